@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import AgentSource, Link, ServicePath, start_of
-from redis_kvpoll.agent.patience import DEFAULT_TIMING, Patience, Timing
+from redis_kvpoll.agent.patience import DEFAULT_TIMING, AgentPatience, Timing
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -77,7 +77,7 @@ class AgentChannel:
         """How many connections failed since the last welcome."""
         self._is_warned = False
         """Whether the log's last line says that there is no agent."""
-        self._patience = Patience(timing)
+        self._patience = AgentPatience(timing)
         self._polls = self._polls_seen = 0
         self._next_tick = 0.0
         self._is_closing = False

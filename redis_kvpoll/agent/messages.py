@@ -60,7 +60,7 @@ NEWS = 94
 """Several of these messages, for one look of the client's: their kinds and payloads."""
 
 PROGRESS = frozenset({OPENED, ENDED, STATE, RANKS, LEASE, NEWS})
-"""The kinds that any thread of the client may take: what they tell changes nothing outside of this package."""
+"""The kinds that any thread of the client may take: their handlers need no lock but that of the rooms."""
 STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
 _NO_STATUS = -1

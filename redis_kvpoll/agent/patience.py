@@ -44,7 +44,7 @@ class Signs(Protocol):
     def answers(self) -> int: ...
 
 
-class Patience:
+class AgentPatience:
     """Counts the questions to an agent that has not answered."""
 
     def __init__(self, timing: Timing) -> None:

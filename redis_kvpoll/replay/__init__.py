@@ -12,7 +12,7 @@ router      the process that assigns rooms and requests, and kills and replaces 
 pacing      how many requests a host carries at once, and how long to wait for it; pure
 plain_dict  what the same messages would have done to SGLang's dict; pure
 ledger      the results of all requests and rooms; pure
-mirror_check  mirrors of both tables, compared with calls
+mirror_check  mirrors of both tables beside the workers, compared with calls
 sweep       checks of both tables, independent of the workers
 counters    the measurements, added up
 report      the figures, and the guarantees that they violate

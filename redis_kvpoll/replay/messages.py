@@ -115,16 +115,9 @@ class Measured(NamedTuple):
 
     updates: list[float]
     polls: list[float]
-    mirror_polls: list[float]
     rooms_updated: int
     rooms_polled: int
     """Read by calls."""
-    rooms_mirrored: int
-    """Read from a mirror, and by a call right after."""
-    mirror_behind: int
-    """Rooms for which the call returned another status than the mirror just before."""
-    mirror_unsynced: int
-    """Polls of a mirror that was not synced."""
     outcomes: Counter[Outcome]
 
 

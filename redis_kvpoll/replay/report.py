@@ -79,13 +79,6 @@ class Report:
     rooms_polled: int
     updates: Latency
     polls: Latency
-    mirror_polls: Latency
-    """Of one mirror a table, beside the workers; each poll is followed by a call for the same rooms."""
-    rooms_mirrored: int
-    mirror_behind: int
-    """Rooms for which the call returned another status than the mirror just before."""
-    mirror_unsynced: int
-    """Polls of a mirror that was not synced."""
     outcomes: dict[str, int]
     late: dict[str, dict[str, int]]
     """Planned late messages: status -> outcome -> how many."""
@@ -109,6 +102,13 @@ class Report:
     """Requests that another request's write affected."""
     cross_contamination: dict[str, int]
     """The same by kind."""
+    mirror_polls: Latency = field(default_factory=lambda: Latency.of([]))
+    """Of one mirror a table, beside the workers; each poll is followed by a call for the same rooms."""
+    rooms_mirrored: int = 0
+    mirror_behind: int = 0
+    """Rooms for which the call returned another status than the mirror just before."""
+    mirror_unsynced: int = 0
+    """Polls of a mirror that was not synced."""
     example_room: int | None = None
     """A room in decode's table with a history to look at: of a killed worker, if there is one."""
     plain_dict: tuple[int, int] | None = None

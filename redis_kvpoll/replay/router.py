@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import random
 import signal
 import time
@@ -29,7 +30,6 @@ from redis_kvpoll.replay.messages import (
     WorkerFailed,
     Written,
 )
-from redis_kvpoll.replay.mirror_check import MirrorCheck
 from redis_kvpoll.replay.pacing import FIRST_WINDOW, HostTooSlowError, Window, carried_speed
 from redis_kvpoll.replay.pool import Pool, Slot
 from redis_kvpoll.replay.report import Report
@@ -37,6 +37,7 @@ from redis_kvpoll.replay.sweep import Sweep
 from redis_kvpoll.replay.traffic import Request
 
 SNAPSHOT_SECONDS = 0.1
+SNAPSHOT_ROOMS = 256
 TURN_SECONDS = 0.02
 """The longest wait for messages, so that kills and requests are on time."""
 
@@ -61,6 +62,8 @@ class ReplayProgress(NamedTuple):
     results: dict[str, int]
     late_skipped: int
     crashes: int
+    rooms: list[int]
+    """Some of the running requests' rooms."""
 
 
 Sent: TypeAlias = ReplayProgress | Report | ReplayError
@@ -93,7 +96,6 @@ class Router:
         self._ledger = Ledger()
         self._counters = Counters()
         self._sweep = Sweep(run.plan)
-        self._mirrors = MirrorCheck(run.plan)
         self._rng = random.Random(run.seed)  # noqa: S311 - room ids, not secrets
         self._free: deque[int] = deque(maxlen=64)  # rooms of ended requests, the latest last
         self._kills: list[tuple[float, int, Slot]] = []  # a heap: when, a number, which worker
@@ -109,7 +111,6 @@ class Router:
 
     def run(self) -> Report:
         total = len(self._run.requests)
-        self._mirrors.start()
         while not all(slot.is_ready for slot in self._pool.all()):
             self._process_events(TURN_SECONDS, "starting workers", 0)
         started = time.monotonic()
@@ -155,7 +156,6 @@ class Router:
 
     def kill(self) -> None:
         self._pool.kill()
-        self._mirrors.close()
         self._sweep.close()
 
     def _dispatch(self, request: Request, now: float) -> None:
@@ -201,7 +201,6 @@ class Router:
         self._sweep.check_orphans(now)
         if self._sweep.is_silent(now):
             raise self._too_slow("no worker renewed its lease for a minute")
-        self._mirrors.compare(self._ledger.running, now)
         if now >= self._check_at:
             self._check_at = now + self._run.plan.ttl / 4
             self._sweep.check_leaks(self._ledger)
@@ -258,11 +257,11 @@ class Router:
         skipped = sum(counts.get("SKIPPED", 0) + counts.get("STALE", 0) for counts in self._ledger.late.values())
         results = {str(result): count for result, count in self._ledger.results.items()}
         ended = sum(results.values())
-        self._pipe.send(ReplayProgress(phase, dispatched, ended, results, skipped, self._ledger.crashes))
+        rooms = list(itertools.islice(self._ledger.running, SNAPSHOT_ROOMS))
+        self._pipe.send(ReplayProgress(phase, dispatched, ended, results, skipped, self._ledger.crashes, rooms))
 
     def _report(self, seconds: float) -> Report:
         run, ledger = self._run, self._ledger
-        self._counters.add(self._mirrors.take())
         cross_contaminated = ledger.cross_contaminated()
         plain = ledger.plain_dict() if run.plan.lease is not None else None
         return Report(

@@ -13,6 +13,7 @@ from redis_kvpoll.errors import InvalidInputError, ReplayError
 from redis_kvpoll.replay import router
 from redis_kvpoll.replay.fault_plan import SIDES
 from redis_kvpoll.replay.messages import Plan
+from redis_kvpoll.replay.mirror_check import MirrorCheck
 from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.router import ReplayProgress, Run
 from redis_kvpoll.replay.side_table import open_store
@@ -73,6 +74,14 @@ def replay(run: Run, progress: Callable[[ReplayProgress], None]) -> Report:
     for side in SIDES:
         with open_store(run.plan, side, CONNECT_SECONDS) as store:
             store.settings()
+    with MirrorCheck(run.plan) as mirrors:
+        report = _run(run, progress, mirrors)
+    mirrors.add_to(report)
+    return report
+
+
+def _run(run: Run, progress: Callable[[ReplayProgress], None], mirrors: MirrorCheck) -> Report:
+    """Start the router, and show its snapshots until its report comes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=router.main, args=(run, theirs), name="kvpoll-router")
@@ -87,6 +96,7 @@ def replay(run: Run, progress: Callable[[ReplayProgress], None]) -> Report:
             if isinstance(message, ReplayError):
                 raise message
             progress(message)
+            mirrors.compare(message.rooms)
     except EOFError:
         raise ReplayError("the router process died; its own message is above") from None
     finally:

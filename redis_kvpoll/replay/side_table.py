@@ -18,7 +18,7 @@ from redis_kvpoll.replay.messages import Measured, Plan
 from redis_kvpoll.sync.failures import Failures
 from redis_kvpoll.sync.store import StatusStore
 
-READ_ALL_SECONDS = 0.5
+READ_ALL_SECONDS = 2.0
 """The time between two reads of all rooms: for news that a killed worker did not send."""
 
 
@@ -52,21 +52,6 @@ class Meter:
         self._measured = self._measured._replace(rooms_polled=self._measured.rooms_polled + rooms)
 
     @contextmanager
-    def mirror_poll(self) -> Iterator[None]:
-        with self._timed(self._measured.mirror_polls):
-            yield
-
-    def compare(self, mirrored: Sequence[KVPoll | None], polled: Sequence[KVPoll | None], synced: bool) -> None:
-        """Count the differences between a mirror's statuses and those of the call right after."""
-        measured = self._measured
-        behind = sum(one is not other for one, other in zip(mirrored, polled, strict=True)) if synced else 0
-        self._measured = measured._replace(
-            rooms_mirrored=measured.rooms_mirrored + len(mirrored),
-            mirror_behind=measured.mirror_behind + behind,
-            mirror_unsynced=measured.mirror_unsynced + (not synced),
-        )
-
-    @contextmanager
     def update(self) -> Iterator[list[Update]]:
         """Time the block as an update; it appends the updates to the list."""
         updates: list[Update] = []
@@ -89,7 +74,7 @@ class Meter:
 
 
 def _nothing() -> Measured:
-    return Measured([], [], [], 0, 0, 0, 0, 0, Counter[Outcome]())
+    return Measured([], [], 0, 0, Counter[Outcome]())
 
 
 class SideTable:

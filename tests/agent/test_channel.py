@@ -97,8 +97,8 @@ class TestMessages:
 
         until(is_taken_here, "a message that this thread takes")
 
-    def test_kinds_that_are_not_polled_reach_the_channels_thread_alone(self, engine):
-        """In their order, whoever has taken them from the socket: what they do may need locks of the caller."""
+    def test_kinds_that_are_not_polled_reach_the_channels_thread(self, engine):
+        """And no other, in their order, whoever took them from the socket: they may need a lock of the caller's."""
         here = engine.channel(polled_kinds={ECHO})
         assert here.channel.send(FLOOD, b"2000")
 

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_kvpoll.agent.patience import Patience, Timing
+from redis_kvpoll.agent.patience import AgentPatience, Timing
 
 TIMING = Timing(unanswered=3, busy=7, unwelcome=5)
 
 
 def questions(agent, each=lambda agent: None, patience=None, limit=50):
     """Return how many questions an agent gets before it is given up; None if it never is."""
-    patience = patience or Patience(TIMING)
+    patience = patience or AgentPatience(TIMING)
     for number in range(limit):
         if patience.is_over(agent):
             return number
@@ -52,13 +52,13 @@ def test_agent_that_counts_its_answers_is_never_given_up(agent):
 
 
 def test_what_comes_from_the_agent_is_an_answer(agent):
-    patience = Patience(TIMING)
+    patience = AgentPatience(TIMING)
     assert questions(agent, lambda _: patience.begin(), patience) is None
 
 
 def test_next_agent_begins_anew(agent):
     """Its numbers are its own; that they are others proves nothing more than one answer."""
-    patience = Patience(TIMING)
+    patience = AgentPatience(TIMING)
     assert questions(agent, patience=patience) == TIMING.unanswered
     patience.begin()
     agent.answers, agent.beats = 17, 17

@@ -17,7 +17,7 @@ from chaos import checker, fenced, followed, following, history, holding, report
 from chaos.history import HistoryWriter
 from chaos.run import run
 from chaos.scenarios import SCENARIOS
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll
 from tests.support import pace
 from tests.support.histories import BOOT, OK
 
@@ -58,17 +58,8 @@ def revive_cleared_rooms(client):
             client.restore(key, 1_000_000, data)
 
 
-def fail_rooms_of_an_engine(client):
-    """Fail rooms as an operator does, once the next agent has told them."""
-    time.sleep(pace.seconds(fenced.RECOVERY_SECONDS))
-    port = client.get_connection_kwargs()["port"]
-    with StatusStore.from_url(f"redis://127.0.0.1:{port}", namespace="chaos-prefill") as store:
-        for room in store.rooms():
-            store.abort(room, "by hand")
-
-
 def lose_rooms_of_an_engine(client):
-    """Delete the rooms that all ranks have, and none clears, at such a moment."""
+    """Delete the rooms that all ranks have, and none clears, once the next agent has told them."""
     time.sleep(pace.seconds(fenced.RECOVERY_SECONDS))
     client.delete(*client.scan_iter("*:room:6?????????"))
 
@@ -89,7 +80,6 @@ def forge_failures(client):
         ("aof", revive_cleared_rooms, "a generation came back"),
         ("lag", lose_held_rooms, "a generation went back"),
         ("wakes", lose_held_rooms, "a generation went back"),
-        ("agent", fail_rooms_of_an_engine, "a room of a living process failed"),
         ("agent", lose_rooms_of_an_engine, "the table does not have what a process has told"),
     ],
 )

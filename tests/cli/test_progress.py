@@ -18,7 +18,7 @@ RESULTS = {"crashed": 825, "success": 1380, "aborted": 106, "timed out": 0}
 def test_progress_line_cuts_no_word(width):
     out = io.StringIO()
     with Progress(Console(file=out, width=width, force_terminal=True, color_system=None), 30000) as progress:
-        progress.show(ReplayProgress(LONGEST_PHASE, 2887, 2311, RESULTS, 81, 8))
+        progress.show(ReplayProgress(LONGEST_PHASE, 2887, 2311, RESULTS, 81, 8, []))
     written = re.sub(r"\x1b\[\??\d*[A-Za-z]", "\n", out.getvalue())
     (line,) = {line.strip() for line in written.splitlines() if " running" in line}
     assert len(line) <= width

@@ -123,7 +123,7 @@ IN_THE_AGENT = [
     ),
     (
         "an agent that counts its answers is given up",
-        f"{_AGENT}.patience:Patience.is_over",
+        f"{_AGENT}.patience:AgentPatience.is_over",
         "if agent.answers != self._answers:",
         "if False:",
         "agent/test_patience.py::test_agent_that_counts_its_answers_is_never_given_up",
@@ -133,7 +133,7 @@ IN_THE_AGENT = [
         f"{_AGENT}.channel:AgentChannel._pass_on",
         "elif kind not in self._polled_kinds:",
         "elif False:",
-        "agent/test_channel.py::TestMessages::test_kinds_that_are_not_polled_reach_the_channels_thread_alone",
+        "agent/test_channel.py::TestMessages::test_kinds_that_are_not_polled_reach_the_channels_thread",
     ),
     (
         "a room from a former agent is not brought back",

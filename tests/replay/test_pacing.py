@@ -17,7 +17,7 @@ from redis_kvpoll.replay.report import Report
 from redis_kvpoll.replay.router import Router, Run
 from redis_kvpoll.replay.runner import server
 
-MEASURED = Measured([], [0.001], [], 0, 1, 0, 0, 0, {})
+MEASURED = Measured([], [0.001], 0, 1, {})
 
 
 def job(request):
