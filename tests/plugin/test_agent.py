@@ -183,6 +183,57 @@ def test_process_without_an_agent_keeps_its_dicts(server, monkeypatch, caplog):
     assert "no connection to the agent" in caplog.text
 
 
+class TestLostData:
+    """The table's data is lost while the processes serve on. A call shows it to the agent."""
+
+    @pytest.fixture(params=[1, 2], ids=["one rank", "two ranks"])
+    def ranks(self, server, agents, request):
+        ranks = [
+            manager(attn_tp_size=request.param, attn_tp_rank=rank, rank_port=40000 + rank)
+            for rank in range(request.param)
+        ]
+        with joined(*ranks), table(server) as store:
+            for sglang in ranks:
+                serve_rooms(sglang, ROOMS)
+            until_equal(store, ranks[0])
+            real.until(lambda: all(sglang.kvpoll_worker.is_idle for sglang in ranks), "they know what the table has")
+            yield ranks
+
+    @staticmethod
+    def lose(server, ranks):
+        """Lose all data; return once the table has all of the first rank again."""
+        with server.client() as client:
+            client.flushall()
+        for sglang in ranks:
+            sglang.request_status[1] = BOOT
+        with table(server) as store:
+            until_equal(store, ranks[0])
+
+    def test_a_replaced_agent_brings_the_rooms_back(self, server, agents, ranks):
+        """Also the rooms that a former agent has opened: nobody else would."""
+        agents.signal(signal.SIGKILL)
+        real.until(lambda: len(agents.pids) == 2, "another agent")
+        for sglang in ranks:
+            sglang.request_status[2] = BOOT
+        with table(server) as store:
+            until_equal(store, ranks[0])
+        real.until(lambda: all(sglang.kvpoll_worker.is_idle for sglang in ranks), "all is told")
+        self.lose(server, ranks)
+        for sglang in ranks:
+            for room in list(sglang.request_status):
+                sglang.request_status[room] = OK
+        with table(server) as store:
+            until_equal(store, ranks[0])
+
+    def test_a_room_that_was_failed_by_hand_stays_failed(self, server, ranks):
+        failed = next(room for room, status in ranks[0].request_status.items() if status == MOVE)
+        with table(server) as store:
+            store.abort(failed, "wrong model")
+            real.until(lambda: {rank.request_status[failed] for rank in ranks} == {FAIL}, "the abort arrives")
+            self.lose(server, ranks)
+            assert (store.get(failed), store.failure_reason(failed)) == (KVPoll.Failed, "wrong model")
+
+
 class TestDeaths:
     def test_killed_process_fails_at_once_after_its_last_message(self, store, agents):
         """Long before its lease expires; what it has sent is told first."""
