@@ -38,4 +38,5 @@ class Outage:
         self._since = self._since or time.monotonic()
         if not self.is_logged:
             self.is_logged = True
-            self._log(logging.WARNING, f"{self._name}: Redis is unreachable; SGLang continues without it")
+            text = f"{self._name}: Redis is unreachable; SGLang continues without it. The agent's log says why"
+            self._log(logging.WARNING, text)
