@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Engine:
         self._count = 0
         self._running: list[Child[ProcessPlan]] = []
         self._ended: list[Child[ProcessPlan]] = []
+        self._leaving: dict[int, float] = {}
+        """When each process that leaves began to."""
         self._held: list[int] = []
         """Children that hold sockets of their parents."""
         self._store = StatusStore.from_url(server.url, namespace=f"{NAMESPACE}-prefill", policy="strict")
@@ -67,7 +70,7 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         for child in self._running:
             child.end()
-        for pid in [*self.agents(), *self._held]:
+        for pid in [*self._agents().values(), *self._held]:
             _signal(pid, signal.SIGKILL)
         self._store.close()
         if self._environment is None:
@@ -75,9 +78,10 @@ class Engine:
         else:
             os.environ["XDG_RUNTIME_DIR"] = self._environment
 
-    def agents(self) -> list[int]:
-        """Return the processes of all agents that have run, in order."""
-        return [int(pid) for pid in re.findall(r"runs as process (\d+)", self._log())]
+    def _agents(self) -> dict[int, int]:
+        """Return the processes of all agents that have run, by their numbers."""
+        found = re.findall(r"agent (\d+) runs as process (\d+)", self._log())
+        return {int(number): int(pid) for number, pid in found}
 
     def calls(self) -> list[CallRecord]:
         children = self._ended + self._running
@@ -103,8 +107,8 @@ class Engine:
         return [*own, restart(self._server), cut_clients(self._server)]
 
     def _kill_agent(self, _: Chance) -> None:
-        number = self._newest()
-        _signal(self._agent(), signal.SIGKILL)
+        number, pid = self._agent()
+        _signal(pid, signal.SIGKILL)
         self._await_newer(number)
 
     def _stop_agent(self, chance: Chance) -> None:
@@ -112,44 +116,50 @@ class Engine:
             time.sleep(chance.uniform(0.05, 0.8))
 
     def _replace_agent(self, _: Chance) -> None:
-        number = self._newest()
-        with self._stopped_agent() as stopped:
+        with self._stopped_agent() as (number, pid):
             self._await_newer(number)
-        until(lambda: not _is_alive(stopped), "the former agent ends", PATIENCE)
+        until(lambda: not _is_alive(pid), "the former agent ends", PATIENCE)
 
     def _start_another_agent(self, _: Chance) -> None:
-        number, former = self._newest(), self._agent()
-        hello = hello_of(self._running[0].plan.settings, self._running[0].plan.identity)
-        Launcher(agent_name(hello), APPLICATION).connect(newer_than=number)[0].close()
-        until(lambda: not _is_alive(former), "the former agent ends", PATIENCE)
+        number, pid = self._agent()
+        Launcher(self._name, APPLICATION).connect(newer_than=number)[0].close()
+        until(lambda: not _is_alive(pid), "the former agent ends", PATIENCE)
         self._await_newer(number)
 
     def _fill_socket(self, chance: Chance) -> None:
-        with self._no_agent():
+        with Rendezvous(self._name).locked(PATIENCE), self._stopped_agent():
             if not all(self._ask_for_calls(1_000 + chance.randrange(500))):
                 raise ChaosError("the socket of a stopped agent took everything")
 
     def _kill_process(self, chance: Chance) -> None:
-        self._kill(self._settled(chance))
+        with self._victim(chance) as victim:
+            victim.end()
+            self._await_failure(victim)
+        self._replace(victim)
 
     def _kill_process_with_child(self, chance: Chance) -> None:
-        victim = self._settled(chance)
-        self._held.append(int(victim.ask(PATIENCE, "hold")))
-        self._kill(victim)
+        with self._victim(chance) as victim:
+            self._held.append(int(victim.ask(PATIENCE, "hold")))
+            victim.end()
+            self._await_failure(victim)
+        self._replace(victim)
 
     def _kill_process_with_messages(self, chance: Chance) -> None:
-        victim = self._settled(chance)
-        with self._no_agent(is_back=lambda: self._await_failure(victim)):
-            victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
-            victim.end()
+        with self._victim(chance) as victim:
+            with self._stopped_agent():
+                victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
+                victim.end()
+            self._await_failure(victim)
         self._replace(victim)
 
     def _leave_with_messages(self, chance: Chance) -> None:
-        victim = self._settled(chance)
-        with self._no_agent(is_back=lambda: self._await_failure(victim)):
-            victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
-            victim.ask(PATIENCE, "leave")
-            victim.end()
+        with self._victim(chance) as victim:
+            with self._stopped_agent():
+                self._leaving[victim.plan.number] = time.monotonic()
+                victim.ask(PATIENCE, "calls", chance.randrange(20, 60))
+                victim.ask(PATIENCE, "leave")
+                victim.end()
+            self._await_failure(victim)
         self._replace(victim)
 
     def _stop_server(self, chance: Chance) -> None:
@@ -160,20 +170,23 @@ class Engine:
             self._server.resume()
         self._server.client.ping()
 
-    def _settled(self, chance: Chance) -> Child[ProcessPlan]:
-        """Return a process that has an agent, which knows it and has all that it has told so far."""
+    @contextlib.contextmanager
+    def _victim(self, chance: Chance) -> Iterator[Child[ProcessPlan]]:
+        """Choose a process whose agent has all that it told before, and let no other agent start within the block.
+
+        Of a process that ends together with its agent only its lease tells.
+        """
         victim = chance.choice(self._running)
-        self._ask_if_told(victim, "settle")
-        return victim
+        while True:
+            self._ask_if_told(victim, "settle")
+            with Rendezvous(self._name).locked(PATIENCE):
+                if int(victim.ask(PATIENCE, "agent")) == self._agent()[0]:
+                    yield victim
+                    return
 
     def _ask_if_told(self, child: Child[ProcessPlan], command: str) -> None:
         if not child.ask(IDLE_SECONDS + PATIENCE, command):
             self._found.append(Violation("the table does not have all changes", f"process {child.plan.number}"))
-
-    def _kill(self, victim: Child[ProcessPlan]) -> None:
-        victim.end()
-        self._await_failure(victim)
-        self._replace(victim)
 
     def _replace(self, victim: Child[ProcessPlan]) -> None:
         self._running.remove(victim)
@@ -199,33 +212,30 @@ class Engine:
 
     # Agents
 
+    @property
+    def _name(self) -> str:
+        plan = self._running[0].plan
+        return agent_name(hello_of(plan.settings, plan.identity))
+
+    def _agent(self) -> tuple[int, int]:
+        """Return the number and the process of the newest agent, once it runs."""
+
+        def newest() -> tuple[int, int] | None:
+            number = Rendezvous(self._name).newest()
+            pid = self._agents().get(number, 0)
+            return (number, pid) if _is_alive(pid) else None
+
+        number, pid = until(newest, "the newest agent runs", PATIENCE)
+        return number, pid
+
     @contextlib.contextmanager
-    def _stopped_agent(self) -> Iterator[int]:
-        pid = self._agent()
+    def _stopped_agent(self) -> Iterator[tuple[int, int]]:
+        number, pid = self._agent()
         _signal(pid, signal.SIGSTOP)
         try:
-            yield pid
+            yield number, pid
         finally:
             _signal(pid, signal.SIGCONT)
-
-    @contextlib.contextmanager
-    def _no_agent(self, is_back: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """Stop the agent, and let no other start, until it is back."""
-        with self._rendezvous.locked(PATIENCE):
-            with self._stopped_agent():
-                yield
-            is_back()
-
-    @property
-    def _rendezvous(self) -> Rendezvous:
-        return Rendezvous(agent_name(hello_of(self._running[0].plan.settings, self._running[0].plan.identity)))
-
-    def _newest(self) -> int:
-        return self._rendezvous.newest()
-
-    def _agent(self) -> int:
-        """Return the process of the newest agent, once it runs."""
-        return int(until(lambda: [pid for pid in self.agents() if _is_alive(pid)], "an agent runs", PATIENCE)[-1])
 
     def _await_newer(self, number: int) -> None:
         """Wait until every process is connected to a newer agent."""
@@ -252,7 +262,9 @@ class Engine:
 
     def check(self) -> list[Violation]:
         """End all calls, and check the table, the processes and what they have printed."""
-        processes = [told.Process(one.plan.number, one.plan.rank, None) for one in self._ended]
+        leaving = [self._leaving.get(one.plan.number, math.inf) for one in self._ended]
+        ended = zip(self._ended, leaving, strict=True)
+        processes = [told.Process(one.plan.number, one.plan.rank, None, since) for one, since in ended]
         for child in self._running:
             self._ask_if_told(child, "quiesce")
             statuses = dict(child.ask(PATIENCE, "statuses"))
@@ -261,8 +273,7 @@ class Engine:
         rooms = {call.room for call in calls}
         table = {room: {rank: int(status) for rank, status in self._store.collect(room).items()} for room in rooms}
         found = [*self._found, *told.check(calls, processes, table, SHARED)]
-        newest = self._agent()
-        until(lambda: not any(_is_alive(pid) for pid in self.agents() if pid != newest), "one agent is left", PATIENCE)
+        until(lambda: sum(map(_is_alive, self._agents().values())) == 1, "one agent is left", PATIENCE)
         printed = [one.errors.read_text(errors="replace") for one in self._ended + self._running]
         errors = [text[-2000:] for text in [*printed, self._log()] if any(word in text for word in ERRORS)]
         return found + [Violation("a process printed an error", text) for text in errors]

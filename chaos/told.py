@@ -31,6 +31,8 @@ class Process(NamedTuple):
     rank: int
     statuses: Mapping[int, int] | None
     """Its own statuses, of which the table has all; None: it has ended."""
+    leaves_at: float = math.inf
+    """When it began to leave. The agent has a second for what it has told since; more than that may be missing."""
 
 
 def check(calls: Iterable[CallRecord], processes: Collection[Process], table: Parts, shared: int) -> list[Violation]:
@@ -57,7 +59,7 @@ def check_part(
     """Check what the table has of a room for one process."""
     found = ranks.get(process.rank)
     if process.statuses is None:
-        wanted = {FAILED if status not in ENDS else status for status in told(part)}
+        wanted = {FAILED if status not in ENDS else status for status in told(part, process.leaves_at)}
     else:
         wanted = {process.statuses.get(room)}
     if found in wanted or (explained and FAILED in ranks.values()):
@@ -85,7 +87,7 @@ def unexplained(process: Process, part: list[CallRecord], explained: bool) -> li
     return []
 
 
-def told(part: list[CallRecord]) -> set[int | None]:
+def told(part: list[CallRecord], leaves_at: float = math.inf) -> set[int | None]:
     """Return the statuses that a process may have told of its part: the last that it gave its agent, and later ones."""
     known: set[int | None] = {None}
     for record in part:
@@ -93,7 +95,7 @@ def told(part: list[CallRecord]) -> set[int | None]:
             known |= {None if record.name == "end" else record.argument}
         else:
             status, is_sent = record.answer
-            known = {status} if is_sent else {*known, status}
+            known = {status} if is_sent and record.ended < leaves_at else {*known, status}
     return known
 
 

@@ -69,6 +69,13 @@ def test_what_an_ended_process_sent_must_be_there():
     assert broken([begin(), advance(OK, is_sent=False)], {OWN: {0: FAIL}}) == []
 
 
+def test_what_a_leaving_process_tells_may_be_cut():
+    calls = [begin(), advance(OK, ended=2.0)]
+    leaving = [Process(0, 0, None, leaves_at=1.5)]
+    for found, rules in ((OK, []), (FAIL, []), (BOOT, [DIFFERS])):
+        assert [one.rule for one in told.check(calls, leaving, {OWN: {0: found}}, SHARED)] == rules
+
+
 def test_part_of_a_living_process_is_its_own_status():
     assert broken([begin()], {OWN: {0: BOOT}}, [{OWN: BOOT}]) == []
     assert broken([begin()], {OWN: {0: FAIL}}, [{OWN: BOOT}]) == [DIFFERS]
