@@ -111,7 +111,7 @@ class AsyncNodePool:
         return self._result(connection, effect, replies)
 
     async def call_packed(self, effect: Send) -> Any:
-        """Send a packed command as ``call`` does: over an idle connection to its server, in half of the time."""
+        """Send a packed command as ``call`` does: over an idle connection to its server, at less cost."""
         loop, free = asyncio.get_running_loop(), self._free
         if not self._idle or loop is not self._loop or free.locked() or not self._is_plain:
             return await self.call(effect)

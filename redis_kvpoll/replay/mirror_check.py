@@ -5,6 +5,7 @@ A difference breaks no promise: a room may change between the two. The report co
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from redis_kvpoll.replay.report import Latency, Report
 from redis_kvpoll.replay.side_table import open_store
 from redis_kvpoll.sync.mirror import Mirror
 from redis_kvpoll.sync.store import StatusStore
+
+logger = logging.getLogger("redis_kvpoll")
 
 
 class MirrorCheck:
@@ -47,6 +50,9 @@ class MirrorCheck:
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
+            # As in the workers: the replay counts unsynced mirrors, and may kill the server on purpose.
+            opened.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
             stores = [opened.enter_context(open_store(self._plan, side)) for side in SIDES]
             self._tables = [(store, opened.enter_context(store.mirror())) for store in stores]
             self._opened = opened.pop_all()
