@@ -92,8 +92,8 @@ class AgentChannel:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection that the agent has welcomed."""
-        return self._link is not None
+        """Whether there is a connection that the agent has welcomed, and ``on_connected`` has returned."""
+        return self._link is not None and self._greeter is None
 
     @property
     def agent(self) -> int:

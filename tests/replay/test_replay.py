@@ -40,7 +40,7 @@ class TestWholeRuns:
         assert found.late_failed_skipped > 0
         assert found.reused > 0
         assert found.rooms_updated > 4 * 150
-        assert found.polls.calls > found.mirror_polls.calls > 0
+        assert min(found.polls.calls, found.mirror_polls.calls) > 0
         assert found.mirror_behind < found.rooms_mirrored / 5  # mostly mirror and call agree, a moment apart
         assert bool(found.leaked) is (policy == "compat")
 

@@ -11,6 +11,7 @@ import pytest
 
 from chaos.proxy import Proxy
 from redis_kvpoll import StoreUnavailableError
+from redis_kvpoll.engine import session
 from redis_kvpoll.protocol import keys
 from tests.support import cluster as clusters
 from tests.support import pace, real
@@ -54,8 +55,9 @@ def announced(client):
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
-def test_calls_to_healthy_shards_succeed(side, cluster, proxies, death):
+def test_calls_to_healthy_shards_succeed(side, cluster, proxies, death, monkeypatch):
     """Rooms of all nodes are held, under a lease, and other threads call the dead one all the time."""
+    monkeypatch.setattr(session, "RESTORE_SECONDS", 1e9)  # heartbeats renew the settings as they verify them
     second = pace.seconds(1)
     store = side.open(
         f"redis+cluster://127.0.0.1:{proxies[0].port}", namespace="prod", shards=SHARDS, deadline=2 * second
