@@ -110,6 +110,7 @@ class TestDataLoss:
         found = examine(server.tcp)["settings"]
         assert (found.level, "FLUSHALL once" in found.found) == (PROBLEM, True)
         assert "nobody has used it yet" in found.found
+        assert "restart those that run" in found.advice
 
     def test_namespace_that_was_evicted_is_a_problem(self, server, client, store):
         store.update_status(1, BOOT)
@@ -125,6 +126,20 @@ class TestDataLoss:
     def test_namespace_that_nobody_used_is_a_warning(self, server):
         found = examine(server.tcp)["settings"]
         assert (found.level, "nobody has used it" in found.found) == (WARNING, True)
+        assert "connected" not in found.found
+
+    def test_loss_before_resetstat_is_not_denied(self, server, client, store):
+        """The counters were cleared: nothing shows that the namespace was in use, nor that it was not."""
+        store.update_status(1, BOOT)
+        client.flushall()
+        client.config_resetstat()
+        open_now = len(client.client_list())
+        found = examine(server.tcp)["settings"]
+        assert (found.level, "or its data is gone" in found.found) == (WARNING, True)
+        assert "no loss since its start" in found.found
+        assert "or CONFIG RESETSTAT" in found.found
+        assert f"{open_now} other clients are connected" in found.found
+        assert "restart those that run" in found.advice
 
 
 class TestReplica:
