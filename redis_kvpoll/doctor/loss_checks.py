@@ -49,7 +49,11 @@ def data_loss(facts: Facts) -> Observation:
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
     kind = losses.cause(facts, min([*older, *rooms], default=at), at)
-    what = f"{'all data' if older else 'data'} was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
+    lost, moment = "all data" if older else "data", when(at, table.now)
+    if kind == "restart":
+        what = f"{lost} was lost: {losses.in_words(facts, kind)}, and the table began anew at {moment}"
+    else:
+        what = f"{lost} was lost at {moment}: {losses.in_words(facts, kind)}"
     what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:
         return note(what)
@@ -69,7 +73,7 @@ def _who(facts: Facts) -> str:
 
 
 ADVICE = {
-    "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
+    "restart": "when and why did the server go down? See its log; what CONFIG SET and ACL SETUSER had set is gone",
     "eviction": "rooms evicted one by one stay gone: CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
     "": "who deletes keys, or did another server take over? See its log",
 }

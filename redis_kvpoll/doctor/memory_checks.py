@@ -73,6 +73,8 @@ def _more_memory(view: NodeView, limit: float) -> str:
     raised = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb, also in the server's file"
     if (share := view.node.kvpoll_share) is not None and share < OTHERS_SHARE:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
+    if view.facts.table is None:
+        return raised
     return f"{raised}; to free some at once: kvpoll clear -n {view.facts.namespace} --status failed --older-than 5m"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -18,6 +19,8 @@ TURNS, TURN_SECONDS = 3, 60.0
 """So many leases of one name, each taken within so many seconds of the one before."""
 TURNS_RECENT = 600.0
 """After which the turns of a name no longer matter."""
+RANK = re.compile(r"/(?:tp|cp|pp)\d+(?![^/@])")
+"""In the name of a process that is one rank of several."""
 
 
 def leases(facts: Facts) -> Observation:
@@ -143,10 +146,10 @@ def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner
         what += "; they are back" if others else f"; it is back, as {min(now)}" if all(now) and now else "; it is back"
         if last.process in now:
             return note(what, "", f"{listed}; it is the same process: it stood still, or its agent or its network did")
-        advice = "a process that was not started again shares its name with another one, and lost its rooms to it"
-        return note(what, "", f"{listed}; {advice}")
+        return note(what, "", f"{listed}; if you did not start it again, two processes share the name")
     where = f"the log of {last.process}" if last.process else "the log of its host"
-    return warning(what, "no lost owner", f"see {where}, and start it again: kvpoll owners -n {facts.namespace}")
+    again = "restart its whole instance" if RANK.search(last.name) else "start it again"
+    return warning(what, "no lost owner", f"see {where}, and {again}: kvpoll owners -n {facts.namespace}")
 
 
 def instances(facts: Facts) -> Observation:

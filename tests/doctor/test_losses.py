@@ -68,8 +68,9 @@ class TestDataLoss:
             real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
             restored_long_after(client, lease)
         found = examine(server.tcp)["data_loss"]
-        assert (found.level, "started anew" in found.found) == (WARNING, True)
-        assert "its log" in found.advice
+        assert (found.level, "started anew, without it, and the table began anew at" in found.found) == (WARNING, True)
+        assert "lost at" not in found.found
+        assert "when and why did the server go down? See its log" in found.advice
 
     def test_flush_long_after_a_restart_is_a_flush(self, world, server, lease, monkeypatch):
         """The owners are older than the server: they have survived its restart, too."""
@@ -155,6 +156,7 @@ class TestReplica:
     def test_linked_replica_names_its_primary(self, server, replica):
         found = examine(replica.tcp)
         assert (found["role"].level, f"127.0.0.1:{server.port}" in found["role"].advice) == (PROBLEM, True)
+        assert "since when it is a replica is in its log" in found["role"].advice
         assert found["leases"].level is Level.WELL
 
     def test_replica_without_its_primary_says_nothing_of_leases(self, world, server, replica, client):
@@ -169,7 +171,7 @@ class TestReplica:
         found = examine(replica.tcp)
         assert "no link" in found["role"].found
         assert "REPLICAOF NO ONE" in found["role"].advice
-        assert {found[name].level for name in ("leases", "stuck", "orphans", "data_loss")} == {UNKNOWN}
+        assert {found[name].level for name in ("leases", "stuck", "orphans", "leaks", "data_loss")} == {UNKNOWN}
         assert not [finding for finding in found.values() if "kvpoll reap" in finding.advice]
 
     def test_reader_learns_of_a_replica(self, server, replica):
@@ -237,6 +239,7 @@ class TestMemory:
         store.update_many(dict.fromkeys(range(300), DONE))
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
         assert "kvpoll clear -n default" in examine(server.tcp)["memory"].advice
+        assert "kvpoll clear" not in examine(server.tcp, "gone")["memory"].advice
 
 
 def test_smallest_user_sees_losses_too(server, client, lease):

@@ -61,6 +61,20 @@ class TestOwners:
             assert "z and 1 more were lost" in found.found
             assert "the log of host-z:1" in found.advice
 
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [("prefill-0/tp1", "restart its whole instance"), ("prefill/10.0.0.1:8998/tp1@10.0.0.1:4", "whole instance")]
+        + [("prefill-0/tpx", "start it again"), ("prefill/10.0.0.1:8998@10.0.0.1:4", "start it again")],
+    )
+    def test_lost_rank_needs_its_whole_instance(self, server, client, store, name, advice):
+        """A request cannot go on without one of its ranks, and SGLang does not take one back."""
+        begin_long_ago(client)
+        ManualLease(store, name).take()
+        store.open(2)
+        with StatusStore.from_url(server.tcp) as other:
+            assert die(client, other) == 1
+        assert advice in examine(server.tcp)["leases"].advice
+
     def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
         """And which process is back: another one may have taken the name."""
         monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)  # else the turns of the name are what it says
@@ -76,7 +90,7 @@ class TestOwners:
             found = examine(server.tcp)["leases"]
             assert "prefill-0 was lost 2 times, the last at" in found.found
             assert "it is back, as host:7" in found.found
-            assert "shares its name with another one" in found.advice
+            assert "if you did not start it again, two processes share the name" in found.advice
             client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
             assert "it is the same process" in examine(server.tcp)["leases"].advice
             back.give_up()
