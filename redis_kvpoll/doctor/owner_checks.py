@@ -86,13 +86,25 @@ def _turns(table: TableFacts) -> Observation | None:
         last = leases[-1]
         if len(gaps) < TURNS - 1 or max(gaps) >= TURN_SECONDS or table.now - last.since > TURNS_RECENT:
             continue
-        what = f"{name} took its lease {len(leases)} times, the last {TURNS} within {sum(gaps):.0f} s; the last at "
-        what += when(last.since, table.now) + ("" if last.state == "alive" else ", and nobody holds it now")
-        processes = sorted({owner.process for owner in leases if owner.process})
+        turns = _run_of(leases)
+        what = f"{name} took its lease {len(turns)} times since {when(turns[0].since, table.now)}, the last {TURNS} "
+        what += f"within {sum(gaps):.0f} s; the last at {when(last.since, table.now)}, and "
+        what += "it is held now" if last.state == "alive" else "nobody holds it now"
+        what += f"; {plural(sum(owner.failed for owner in turns), 'room')} failed"
+        lately = [owner for owner in turns if not owner.lost_at or last.since - owner.lost_at < TURN_SECONDS]
+        processes = sorted({owner.process for owner in lately if owner.process})
         where = f"{', '.join(processes[:4])}. " if processes else ""
         advice = f"{where}Processes of one host and port end each other's leases: stop all but one, or rename them"
         return warning(what, "one process a name", advice)
     return None
+
+
+def _run_of(leases: list[Owner]) -> list[Owner]:
+    """Return the last leases of a name that were each taken soon after the one before."""
+    first = len(leases) - 1
+    while first and leases[first].since - leases[first - 1].since < TURN_SECONDS:
+        first -= 1
+    return leases[first:]
 
 
 def _contested(table: TableFacts) -> Observation | None:

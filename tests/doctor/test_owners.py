@@ -103,9 +103,23 @@ class TestOwners:
                 one.open(room)
             found = examine(server.tcp)["leases"]
             assert (found.level, "dup-0 took its lease 3 times" in found.found) == (WARNING, True)
+            assert "and it is held now; 2 rooms failed" in found.found
             assert "stop all but one" in found.advice
             monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
             assert examine(server.tcp)["leases"].level is not WARNING
+
+    def test_turns_name_only_processes_of_the_last_minute(self, server, client, store):
+        """One that was lost before is dead, or has another name by now."""
+        with contextlib.ExitStack() as stack:
+            taken = []
+            for turn in range(4):
+                one = stack.enter_context(StatusStore.from_url(server.tcp))
+                taken.append(ManualLease(one, "dup-0", ttl=600.0).take().incarnation)
+                client.hset(keys.leases("default"), f"by {taken[-1]}", f"host:{turn}")
+            client.zincrby(keys.due("default"), -100_000, f"gone {taken[0]}")
+            found = examine(server.tcp)["leases"]
+        assert "dup-0 took its lease 4 times since" in found.found
+        assert found.advice.startswith("host:1, host:2, host:3. ")
 
     def test_name_taken_from_a_living_process_is_a_warning(self, server, client, store, monkeypatch):
         """Once is enough: a heartbeat for a name that another process has taken proves that both live."""
