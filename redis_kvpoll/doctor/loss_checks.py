@@ -104,6 +104,8 @@ def refused(facts: Facts) -> Observation:
     shown = ", ".join(f"{name} {count:,}" for name, count in risen.items())
     what = f"{shown} refused in {seconds:.1f} s ({sum(risen.values()) / seconds:,.1f}/s); {since}"
     most = max(risen, key=lambda name: risen[name])
-    advice = f"no room was changed. It points at {SENDERS[most]}: kvpoll stats -n {facts.namespace} --watch"
+    evicted = losses.evicted(facts)
+    likely = f"rooms and leases that were evicted under their owners ({evicted}), or at " if evicted else ""
+    advice = f"no room was changed. It points at {likely}{SENDERS[most]}: kvpoll stats -n {facts.namespace} --watch"
     is_flood = sum(risen.values()) > FEW_REFUSED and sum(risen.values()) / seconds >= MANY_REFUSED
     return warning(what, "few", advice) if is_flood else note(what, "few", advice)

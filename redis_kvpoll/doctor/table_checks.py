@@ -61,8 +61,12 @@ def gone(facts: Facts, table: TableFacts) -> Observation:
     """Return that the settings alone are gone: the table lives."""
     alive = [owner for owner in table.owners if owner.state == "alive"]
     evicted = losses.evicted(facts)
-    cause = f"{evicted}: CONFIG SET maxmemory-policy noeviction" if evicted else "who deletes single keys?"
-    advice = f"{traces.when_back(alive)}; {cause}; other keys may be gone, too: kvpoll owners -n {facts.namespace}"
+    back, more = traces.when_back(alive), f"other keys may be gone, too: kvpoll owners -n {facts.namespace}"
+    if evicted:
+        first = f"first CONFIG SET maxmemory-policy noeviction, and raise maxmemory ({evicted}; else they go again)"
+        advice = f"{first}; then {back}; {more}"
+    else:
+        advice = f"{back}; who deletes single keys? {more[0].upper()}{more[1:]}"
     return problem(traces.described(facts.namespace, alive), "settings", advice)
 
 

@@ -46,6 +46,17 @@ def restored_long_after(client, lease, seconds=100):
     client.hset(keys.leases("default"), "prefill-0", fields["prefill-0"].replace(old, new, 1))
 
 
+def evict_something(client):
+    """Let the server evict a key that is not the table's: it is large, and its TTL the shortest."""
+    client.set("victim", "x" * 2**22, ex=100)
+    client.config_set("maxmemory-policy", "volatile-ttl")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 2**20)
+    client.ping()
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 2**30)
+    assert client.info("stats")["evicted_keys"] == 1
+
+
 class TestDataLoss:
     def test_flushed_table_with_living_owners_is_a_warning(self, server, client, lease, monkeypatch):
         monkeypatch.setattr(losses, "CLOSE_SECONDS", 0.0)
@@ -202,7 +213,24 @@ class TestRefused:
         client.expire(keys.refused("default"), 1000)
         found = by_check(doctor.examine())["refused"]
         assert (found.level, "skipped 1,000,000 refused" in found.found) == (WARNING, True)
-        assert "after the clear" in found.advice
+        assert "It points at messages that come after the clear" in found.advice
+
+    def test_refusals_beside_evictions_name_these_first(self, server, client, store):
+        """A handle to an evicted room is STALE, though nobody sent a message late."""
+        handle, doctor = store.open(7), doctor_of(server.tcp)
+        doctor.examine()
+        evict_something(client)
+        client.delete("kvpoll:{default}:room:7")
+        handle.update(DONE)
+        found = by_check(doctor.examine())["refused"]
+        assert "It points at rooms and leases that were evicted under their owners (" in found.advice
+
+    def test_settings_evicted_alone_come_back_after_the_policy(self, server, client, lease):
+        evict_something(client)
+        client.delete("kvpoll:{default}:settings")
+        found = examine(server.tcp)["settings"]
+        assert found.advice.startswith("first CONFIG SET maxmemory-policy noeviction")
+        assert "; then a heartbeat of an owner writes them again" in found.advice
 
 
 class TestMemory:
