@@ -212,7 +212,9 @@ class Facts:
     namespaces: tuple[str, ...] | None = None
     """All namespaces of the server that SCAN has found in its time."""
     instances: Mapping[str, tuple[Owner, ...]] | None = None
-    """The owners in the tables of a deployment, by namespace; None if none were asked for."""
+    """The owners in the tables of a deployment, by namespace: of all if instances are expected, else of the other role.
+
+    None if none were asked for."""
     permissions: Permissions | None = None
     table: TableFacts | None = None
     table_error: str = ""

@@ -83,9 +83,9 @@ def evicted(view: NodeView) -> Observation:
     if not count:
         return well("nothing was evicted")
     return warning(
-        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them; the "
-        "server does not know since when: the logs of the processes (EvictionWarning, `lost its lease`) and the metrics "
-        "of kvpoll serve may tell",
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them; "
+        "the server does not know since when: the logs of the processes (EvictionWarning, `lost its lease`) and the "
+        "metrics of kvpoll serve may tell",
         "0",
         "raise maxmemory and set maxmemory-policy noeviction; CONFIG RESETSTAT when all owners are back",
     )

@@ -33,6 +33,7 @@ def leases(facts: Facts) -> Observation:
         _turns(table),
         _contested(table),
         _lost(facts, table),
+        _of_other_role(facts, table),
     ):
         if found is not None:
             return found
@@ -134,6 +135,20 @@ def _lost(facts: Facts, table: TableFacts) -> Observation | None:
         advice = f"kvpoll reap -n {facts.namespace} fails them, if no process with a lease is left"
         return warning(what, "no live room", advice)
     return _lost_with_failures(facts, table, [owner for owner in lost if owner.failed])
+
+
+def _of_other_role(facts: Facts, table: TableFacts) -> Observation | None:
+    """Lost owners of the deployment's other table: their loss ends requests of this one."""
+    for namespace, owners in (facts.instances or {}).items():
+        back = {instance(owner) for owner in owners if owner.state == "alive"}
+        lost = [owner for owner in owners if owner.lost_at and owner.failed and instance(owner) not in back]
+        if namespace == facts.namespace or not lost:
+            continue
+        last = max(owner.lost_at for owner in lost)
+        verb = "were lost, the last" if len({owner.name for owner in lost}) > 1 else "was lost"
+        what = f"in {namespace} {names(lost)} {verb} at {when(last, table.now)}"
+        return note(what, "", f"kvpoll doctor -n {namespace} says what to do")
+    return None
 
 
 def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner]) -> Observation | None:

@@ -11,7 +11,7 @@ from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.findings import Level, exit_status
 from redis_kvpoll.protocol import keys
 from tests.support.examining import by_check, doctor_of, examine, live_table
-from tests.support.leasing import ManualLease, begin_long_ago, die
+from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
 
 NOTE, WARNING, DONE = Level.NOTE, Level.WARNING, KVPoll.Success
 
@@ -63,8 +63,13 @@ class TestOwners:
 
     @pytest.mark.parametrize(
         ("name", "advice"),
-        [("prefill-0/tp1", "restart its whole instance"), ("prefill/10.0.0.1:8998/tp1@10.0.0.1:4", "whole instance")]
-        + [("prefill-0/tpx", "start it again"), ("prefill/10.0.0.1:8998@10.0.0.1:4", "start it again")],
+        [
+            ("prefill-0/tp1", "restart its whole instance"),
+            ("prefill/10.0.0.1:8998/tp1@10.0.0.1:4", "restart its whole instance"),
+            ("prefill-0/tpx", "start it again"),
+            ("prefill/10.0.0.1:8998@10.0.0.1:4", "start it again"),
+        ],
+        ids=["rank", "rank of SGLang", "name like a rank", "no rank"],
     )
     def test_lost_rank_needs_its_whole_instance(self, server, client, store, name, advice):
         """A request cannot go on without one of its ranks, and SGLang does not take one back."""
@@ -93,6 +98,29 @@ class TestOwners:
             assert "if you did not start it again, two processes share the name" in found.advice
             client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
             assert "it is the same process" in examine(server.tcp)["leases"].advice
+            back.give_up()
+
+    def test_lost_owner_of_the_other_role_is_a_note(self, server, client):
+        """The loss of a prefill fails requests of decode, too, whose operator looks at decode's table."""
+        pair, tag = ("prod-prefill", "prod-decode"), "prod-prefill"
+        stores = [StatusStore.from_url(server.tcp, namespace=name) for name in (*pair, tag)]
+        with contextlib.ExitStack() as stack:
+            prefill, decode, other = (stack.enter_context(store) for store in stores)
+            decode.update_status(1, DONE)
+            prefill.update_status(1, DONE)
+            begin_long_ago(client, [tag])
+            ManualLease(prefill).take()
+            prefill.open(2)
+            assert examine(server.tcp, "prod-decode")["leases"].level is Level.WELL
+            for seconds in (10.0, 2.0):
+                pass_time(client, seconds, [tag])
+                other.reap()
+            found = examine(server.tcp, "prod-decode")["leases"]
+            assert (found.level, "in prod-prefill prefill-0 was lost at" in found.found) == (NOTE, True)
+            assert "kvpoll doctor -n prod-prefill" in found.advice
+            assert examine(server.tcp, "prod-prefill")["leases"].level is WARNING
+            back = ManualLease(other, ttl=600.0).take()
+            assert examine(server.tcp, "prod-decode")["leases"].level is Level.WELL
             back.give_up()
 
     def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
