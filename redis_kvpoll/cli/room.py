@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.selection import STATUS_CHOICE
 from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
-from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Seen(NamedTuple):
     other: Entry | None
     owners: dict[int, str]
     """The owner of each rank that takes part, and its state."""
+    process: str
+    """The process of the owner, as ``host:pid``; empty if it is not known."""
+    other_process: str
+    """The same for the other side's room."""
 
 
 @click.command(short_help="Show one room in full, with its timeline.")
@@ -71,21 +76,24 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
     except FeedOffError:
         changes = []
     name = other_side(namespace)
-    other = None
+    other, other_process = None, ""
     if name:
-        try:
-            with open_table(url, name) as their_store:
-                other = their_store.entry(room) if their_store.settings() is not None else None
-        except (CorruptEntryError, KVPollError):
-            other = None
-    return Seen(entry, _of_this_life(changes, entry), name, other, _owners(store, entry))
+        with contextlib.suppress(CorruptEntryError, KVPollError), open_table(url, name) as their_store:
+            other = their_store.entry(room) if their_store.settings() is not None else None
+            other_process = _process_of(other, their_store.owners()) if other is not None else ""
+    owners = store.owners()
+    ranks, process = _owners(owners, entry), _process_of(entry, owners)
+    return Seen(entry, _of_this_life(changes, entry), name, other, ranks, process, other_process)
 
 
-def _owners(store: StatusStore, entry: Entry) -> dict[int, str]:
-    if not entry.rank_leases:
-        return {}
-    shown = {one.incarnation: f"{one.name} ({one.state})" for one in store.owners()}
+def _owners(owners: list[Owner], entry: Entry) -> dict[int, str]:
+    shown = {one.incarnation: f"{one.name} ({one.state})" for one in owners}
     return {rank: shown.get(incarnation, "an owner that is gone") for rank, incarnation in entry.rank_leases.items()}
+
+
+def _process_of(entry: Entry, owners: list[Owner]) -> str:
+    """The process that has taken the lease of a room's owner last."""
+    return next((one.process for one in reversed(owners) if one.name == entry.owner), "")
 
 
 def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
@@ -112,12 +120,14 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
                 **as_json.room(None, seen.entry, now),
                 "room_hex": f"{seen.entry.room:#x}",
                 "rank_owners": {str(rank): owner for rank, owner in sorted(seen.owners.items())},
+                "process": seen.process or None,
                 "timeline": [_period(period) for period in timeline],
                 "other_side": (
                     seen.other_side
                     and {
                         "namespace": seen.other_side,
                         "room": as_json.room(None, seen.other, now) if seen.other else None,
+                        "process": seen.other_process or None,
                     }
                 )
                 or None,
@@ -127,10 +137,10 @@ def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
     from redis_kvpoll.cli import terminal
     from redis_kvpoll.cli import timeline as drawn
 
-    terminal.print_entry(seen.entry, seen.owners)
+    terminal.print_entry(seen.entry, seen.owners, seen.process)
     drawn.print_timeline(timeline, seen.entry.restored_at)
     if seen.other_side:
-        drawn.print_other_side(seen.other_side, seen.other)
+        drawn.print_other_side(seen.other_side, seen.other, seen.other_process)
 
 
 def _before_restore(timeline: list[Period], entry: Entry) -> list[Period]:

@@ -95,10 +95,13 @@ def print_plain(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print_table(Console(highlight=False), table)
 
 
-def print_entry(entry: Entry, owners: Mapping[int, str]) -> None:
-    """Print the fields of one room that have a value, in a pipe one a line; ``owners`` has each rank's owner."""
+def print_entry(entry: Entry, owners: Mapping[int, str], process: str) -> None:
+    """Print the fields of one room that have a value, in a pipe one a line.
+
+    ``owners`` has each rank's owner, ``process`` is the owner's.
+    """
     console = Console(highlight=False)
-    fields = [(name, value) for name, value in _fields(entry, owners) if value]
+    fields = [(name, value) for name, value in _fields(entry, owners, process) if value]
     if not console.is_terminal:
         width = 2 + max(len(name) for name, _ in fields)
         for name, value in fields:
@@ -110,13 +113,14 @@ def print_entry(entry: Entry, owners: Mapping[int, str]) -> None:
     console.print(grid)
 
 
-def _fields(entry: Entry, owners: Mapping[int, str]) -> Iterator[tuple[str, str | Text]]:
+def _fields(entry: Entry, owners: Mapping[int, str], process: str) -> Iterator[tuple[str, str | Text]]:
     yield "room", str(entry.room)
     yield "status", Text(entry.status.name, STATUS_STYLES[entry.status])
     yield "reason", printable(entry.reason or "")
     yield "failed by", printable(entry.failed_by or "")
     yield "request", printable(entry.request or "")
     yield "owner", printable(entry.owner or "")
+    yield "process", printable(process)
     yield "generation", "" if entry.generation is None else str(entry.generation)
     yield "opened", local_time(entry.opened_at)
     yield "restored", f"{local_time(entry.restored_at)} after a loss of data" if entry.restored_at else ""

@@ -63,14 +63,16 @@ def _wrapped(words: list[str], width: int) -> Iterator[str]:
     yield line
 
 
-def print_other_side(namespace: str, other: Entry | None) -> None:
-    """Print the room in the other side's table."""
+def print_other_side(namespace: str, other: Entry | None, process: str) -> None:
+    """Print the room in the other side's table; ``process`` is its owner's."""
     line = Text.assemble(("\nother side  ", "dim"), f"{namespace}: ")
     if other is None:
         line.append("has no such room")
     else:
         line.append(other.status.name, STATUS_STYLES[other.status])
         line.append(f" since {_clock(other.updated_at)}")
+        line.append(f", of {printable(other.owner)}" if other.owner else "")
+        line.append(f" ({printable(process)})" if process else "")
         line.append(f", {printable(other.reason)}" if other.reason else "")
     Console(highlight=False).print(line, soft_wrap=True)
 

@@ -143,6 +143,7 @@ class _Look:
         """Walk over the keys of the nodes that serve slots; return those to sample, of each node in turn."""
         namespaces: set[str] | None = None
         found: list[Sequence[tuple[str, keys.KeyName]]] = []
+        is_whole = True
         for number, (member, node) in enumerate(zip(members, nodes, strict=True)):
             if brief or node.error or not node.is_primary:
                 continue
@@ -150,9 +151,12 @@ class _Look:
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
                 found.append(scanned.keys)
+                is_whole = is_whole and scanned.is_whole
                 nodes[number] = replace(node, foreign_keys=scanned.foreign, kvpoll_share=scanned.share)
-        facts = replace(facts, namespaces=None if namespaces is None else tuple(sorted(namespaces)))
         in_turn = [key for of_nodes in zip_longest(*found) for key in of_nodes if key is not None]
+        is_sampled = not is_whole or len(in_turn) > sampling.SAMPLE
+        names = None if namespaces is None else tuple(sorted(namespaces))
+        facts = replace(facts, namespaces=names, is_sampled=is_sampled)
         return facts, nodes, in_turn
 
     def _look_at_table(self, found: Iterable[tuple[str, keys.KeyName]], brief: bool, lag: float | None) -> _Table:

@@ -211,6 +211,8 @@ class Facts:
     """Empty if the namespace does not exist, or if its settings alone are gone: then there is a table."""
     namespaces: tuple[str, ...] | None = None
     """All namespaces of the server that SCAN has found in its time."""
+    is_sampled: bool = False
+    """Whether the namespace has more keys than the sample."""
     instances: Mapping[str, tuple[Owner, ...]] | None = None
     """The owners in the tables of a deployment, by namespace: of all if instances are expected, else of the other role.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts, deployment
-from redis_kvpoll.doctor.findings import Observation, problem, unknown, warning, well
+from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import Check, duration
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.engine.store_options import DEFAULT_TTL
@@ -84,7 +84,10 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.is_live and room.since > STUCK]
     if not found:
-        return well(f"none of {len(sample.rooms):,} sampled rooms has been at a live status for {STUCK:.0f} s")
+        what = f"none of {len(sample.rooms):,} sampled rooms has been at a live status for {STUCK:.0f} s"
+        if not facts.is_sampled:
+            return well(what)
+        return note(f"{what}; there are more rooms", "", f"kvpoll ls -n {facts.namespace} --stuck reads them all")
     oldest = max(found, key=lambda room: room.since)
     name = oldest.status.name if oldest.status is not None else ""
     verb = "has" if len(found) == 1 else "have"

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 
 from redis_kvpoll.doctor.facts import PrefixFacts, RoomFacts, SampleFacts
 from redis_kvpoll.doctor.node_look import ask, read_fields
-from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import printable
 from redis_kvpoll.protocol import keys, lease_commands, replies, script_specs
@@ -23,8 +23,8 @@ from redis_kvpoll.protocol.script_call import CallContext, Command
 from redis_kvpoll.sync.transport import Member
 from redis_kvpoll.validation import MAX_ROOM
 
-SAMPLE = 1000
-"""Keys of the namespace, and entries of each shard's ``owned``."""
+SAMPLE = 10_000
+"""Keys of the namespace: all of a table of usual size."""
 PAGE = 500
 PAUSE = 4.0
 """Times as long as the page took."""
@@ -44,6 +44,8 @@ class Scanned(NamedTuple):
     """Keys of the sample whose slot this node does not serve."""
     share: float | None
     """Which share of the keys that were passed is kvpoll's; None if none was."""
+    is_whole: bool
+    """Whether the sample has all keys of the namespace."""
 
 
 def scan(member: Member, namespace: str) -> Scanned | None:
@@ -75,7 +77,9 @@ def scan(member: Member, namespace: str) -> Scanned | None:
         time.sleep(PAUSE * (time.monotonic() - began))
     slots = member.slots
     foreign = 0 if slots is None else sum(key_slot(found.tag.encode()) not in slots for found in sample.values())
-    return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, min(1.0, ours / passed) if passed else None)
+    share = min(1.0, ours / passed) if passed else None
+    is_whole = cursor == "0" and len(sample) < SAMPLE
+    return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, share, is_whole)
 
 
 def count_keys(member: Member) -> int:
@@ -131,7 +135,10 @@ def read_rooms(executor: Executor, rooms: Sequence[int], now: float) -> Flow[lis
 
     found: list[RoomFacts] = []
     for chunk in chunks(rooms):
+        began = time.monotonic()
         found += yield from executor.run(Command("doctor", script_specs.ENTRY, chunk, [], decode, lambda _, v: v), [])
+        if len(chunk) == CHUNK:
+            yield Sleep(PAUSE * (time.monotonic() - began))
     return found
 
 

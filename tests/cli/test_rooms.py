@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -162,6 +163,22 @@ class TestFindShowWait:
                     shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill"]).output
                     assert ("other side  p-decode: " in shown, expected in " ".join(shown.split())) == (True, True)
                     decode.update_status(1, MOVE)
+
+    def test_owners_of_both_sides_have_their_processes(self, url):
+        with (
+            StatusStore.from_url(url, namespace="p-prefill") as prefill,
+            StatusStore.from_url(url, namespace="p-decode") as decode,
+            prefill.lease("prefill-0"),
+            decode.lease("decode-0"),
+        ):
+            prefill.open(1)
+            decode.open(1)
+            shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill"]).stdout
+            process = f"{os.uname().nodename}:{os.getpid()}"
+            assert f"process     {process}\n" in shown
+            assert f", of decode-0 ({process})" in shown
+            found = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill", "--json"]).stdout
+            assert json.loads(found)["other_side"]["process"] == process
 
     def test_abort_says_where_the_other_side_is(self, url):
         """One side is aborted; the other one ends by SGLang, or not at all."""

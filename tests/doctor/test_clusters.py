@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.doctor import sampling
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import cluster as clusters
@@ -42,12 +43,14 @@ def test_healthy_cluster_has_no_finding(nodes):
     assert found["cluster"].found.startswith("3 nodes serve all slots")
 
 
-def test_sample_is_of_all_nodes(nodes):
+def test_sample_is_of_all_nodes(nodes, monkeypatch):
     """Each node alone has enough keys for it."""
     with StatusStore.from_url(nodes.url, namespace="large", shards=8) as store:
         store.update_many(dict.fromkeys(range(1, 10_000), KVPoll.Success))
-    sample = doctor_of(nodes.url, "large").look().table.sample
-    assert sample.keys == 1000
+    monkeypatch.setattr(sampling, "SAMPLE", 1000)
+    facts = doctor_of(nodes.url, "large").look()
+    sample = facts.table.sample
+    assert (sample.keys, facts.is_sampled) == (1000, True)
     assert len({nodes.owner(keys.tag("large", 8, room.room)) for room in sample.rooms}) == 3
 
 

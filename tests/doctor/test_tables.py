@@ -147,7 +147,8 @@ class TestKeys:
         client.delete("kvpoll:{default}:room:\x1b[31mred")
         assert found.found.endswith(r"room:\x1b[31mred")
 
-    def test_sample_is_bounded(self, server, store):
+    def test_sample_is_bounded(self, server, store, monkeypatch):
+        monkeypatch.setattr(sampling, "SAMPLE", 1000)
         store.update_many(dict.fromkeys(range(3, 3000), KVPoll.Success))
         found = examine(server.tcp)["ttls"].found
         assert found == "each of 1,000 sampled keys has one"
@@ -160,6 +161,19 @@ class TestRooms:
         found = found_by("stuck", server)
         assert (found.level, "room 1 at Bootstrapping" in found.found) == (level, True)
         assert "decode has not asked" in found.advice
+
+    def test_one_stuck_room_among_thousands_is_found(self, server, store, client):
+        store.update_many(dict.fromkeys(range(1000, 4000), KVPoll.Bootstrapping))
+        make_older(client, 1, 90)
+        assert "room 1 at Bootstrapping" in found_by("stuck", server).found
+
+    def test_rooms_beyond_the_sample_are_a_note(self, server, store, client, monkeypatch):
+        store.update_many(dict.fromkeys(range(1000, 1500), KVPoll.Bootstrapping))
+        assert examine(server.tcp)["stuck"].level is Level.WELL
+        monkeypatch.setattr(sampling, "SAMPLE", 100)
+        found = examine(server.tcp)["stuck"]
+        assert (found.level, "there are more rooms" in found.found) == (Level.NOTE, True)
+        assert "kvpoll ls -n default --stuck" in found.advice
 
     def test_ended_room_is_not_stuck(self, server, store, client):
         store.update_status(1, KVPoll.Success)
