@@ -176,15 +176,15 @@ class _Look:
         return table
 
     def _look_around(self, facts: Facts, brief: bool) -> Facts:
-        """Ask what concerns more than this table: the user's rights, and the deployment's instances."""
+        """Ask for more than this table: the user's rights, and the owners of the deployment's other tables."""
         if brief:
             return facts
         tag = keys.home(facts.namespace, self._executor.session.expected_settings.shards or 1)
         facts = replace(facts, permissions=permissions.look_at(self._transport, tag))
-        if not facts.expected.instances:
-            return facts
+        base, *roles = deployment(facts.namespace)
+        others = [name for name in roles if name != facts.namespace and name in (facts.namespaces or ())]
         instances = {}
-        for namespace in deployment(facts.namespace):
+        for namespace in (base, *roles) if facts.expected.instances else others * (facts.namespace != base):
             try:
                 instances[namespace] = tuple(self._owners_of(namespace))
             except KVPollError:

@@ -214,7 +214,9 @@ class Facts:
     is_sampled: bool = False
     """Whether the namespace has more keys than the sample."""
     instances: Mapping[str, tuple[Owner, ...]] | None = None
-    """The owners in the tables of a deployment, by namespace; None if none were asked for."""
+    """The owners in the tables of a deployment, by namespace: of all if instances are expected, else of the other role.
+
+    None if none were asked for."""
     permissions: Permissions | None = None
     table: TableFacts | None = None
     table_error: str = ""

@@ -49,7 +49,11 @@ def data_loss(facts: Facts) -> Observation:
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
     kind = losses.cause(facts, min([*older, *rooms], default=at), at)
-    what = f"{'all data' if older else 'data'} was lost at {when(at, table.now)}: {losses.in_words(facts, kind)}"
+    lost, moment = "all data" if older else "data", when(at, table.now)
+    if kind == "restart":
+        what = f"{lost} was lost: {losses.in_words(facts, kind)}, and the table began anew at {moment}"
+    else:
+        what = f"{lost} was lost at {moment}: {losses.in_words(facts, kind)}"
     what += f"; back since: {' and '.join(back)}"
     if table.now - at > RECENT_SECONDS:
         return note(what)
@@ -69,7 +73,7 @@ def _who(facts: Facts) -> str:
 
 
 ADVICE = {
-    "restart": "why did the server stop? See its log; what CONFIG SET and ACL SETUSER had set is gone",
+    "restart": "when and why did the server go down? See its log; what CONFIG SET and ACL SETUSER had set is gone",
     "eviction": "rooms evicted one by one stay gone: CONFIG SET maxmemory-policy noeviction, and raise maxmemory",
     "": "who deletes keys, or did another server take over? See its log",
 }
@@ -100,6 +104,8 @@ def refused(facts: Facts) -> Observation:
     shown = ", ".join(f"{name} {count:,}" for name, count in risen.items())
     what = f"{shown} refused in {seconds:.1f} s ({sum(risen.values()) / seconds:,.1f}/s); {since}"
     most = max(risen, key=lambda name: risen[name])
-    advice = f"no room was changed. It points at {SENDERS[most]}: kvpoll stats -n {facts.namespace} --watch"
+    evicted = losses.evicted(facts)
+    likely = f"rooms and leases that were evicted under their owners ({evicted}), or at " if evicted else ""
+    advice = f"no room was changed. It points at {likely}{SENDERS[most]}: kvpoll stats -n {facts.namespace} --watch"
     is_flood = sum(risen.values()) > FEW_REFUSED and sum(risen.values()) / seconds >= MANY_REFUSED
     return warning(what, "few", advice) if is_flood else note(what, "few", advice)

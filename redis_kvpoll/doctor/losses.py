@@ -14,6 +14,8 @@ RESTORE_SECONDS = 20.0
 """After the start of an empty server, in which owners restore their rooms."""
 CLOSE_SECONDS = 1.0
 """Times within so much of each other are of one moment."""
+OWN_CONNECTIONS = 1
+"""Of a look, to each server."""
 
 
 def cause(facts: Facts, before: float, at: float) -> str:
@@ -90,7 +92,25 @@ def why_absent(facts: Facts) -> str:
         )
         return f"its data is gone ({reason}), or nobody has used it yet; {known}"
     started = last_start(facts)
-    return f"{started}, and what it held before is gone unless it was on disk" if started else ""
+    if not started:
+        return ""
+    before = f"{started}, and what it held before is gone unless it was on disk"
+    return f"{before}; its counters show no loss since then or CONFIG RESETSTAT{_connected(facts)}"
+
+
+def no_loss_known(facts: Facts) -> str:
+    """Return what counters that show no loss prove: CONFIG RESETSTAT clears them, and leaves no time."""
+    ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
+    if not ups:
+        return "whether data was lost is not known: this user may not call INFO"
+    since = f"since its start ({duration(min(ups))} ago) or CONFIG RESETSTAT"
+    return f"the server's counters show no loss {since}{_connected(facts)}"
+
+
+def _connected(facts: Facts) -> str:
+    """Return how many clients are connected besides this look, to append; empty for none."""
+    others = sum(int(number(node.info or {}, "connected_clients")) - OWN_CONNECTIONS for node in facts.nodes)
+    return f"; {plural(others, 'other client')} {'is' if others == 1 else 'are'} connected" if others > 0 else ""
 
 
 def times(count: int) -> str:

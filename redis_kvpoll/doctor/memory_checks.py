@@ -73,6 +73,8 @@ def _more_memory(view: NodeView, limit: float) -> str:
     raised = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb, also in the server's file"
     if (share := view.node.kvpoll_share) is not None and share < OTHERS_SHARE:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
+    if view.facts.table is None:
+        return raised
     return f"{raised}; to free some at once: kvpoll clear -n {view.facts.namespace} --status failed --older-than 5m"
 
 
@@ -81,9 +83,11 @@ def evicted(view: NodeView) -> Observation:
     if not count:
         return well("nothing was evicted")
     return warning(
-        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them",
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them; "
+        "the server does not know since when: the logs of the processes (EvictionWarning, `lost its lease`) and the "
+        "metrics of kvpoll serve may tell",
         "0",
-        "raise maxmemory and set maxmemory-policy noeviction; then CONFIG RESETSTAT",
+        "raise maxmemory and set maxmemory-policy noeviction; CONFIG RESETSTAT when all owners are back",
     )
 
 

@@ -73,7 +73,8 @@ def role(view: NodeView) -> Observation:
         return problem(
             f"this server is a replica of {replica.primary}: it refuses writes",
             "the primary",
-            f"use the primary's address ({replica.primary}), or redis+sentinel://, which follows it",
+            f"use the primary's address ({replica.primary}), or redis+sentinel://, which follows it; since when it is "
+            "a replica is in its log",
         )
     return problem(
         f"this server is a replica of {replica.primary}: it refuses writes; {replica.described}",

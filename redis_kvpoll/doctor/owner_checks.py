@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -18,6 +19,8 @@ TURNS, TURN_SECONDS = 3, 60.0
 """So many leases of one name, each taken within so many seconds of the one before."""
 TURNS_RECENT = 600.0
 """After which the turns of a name no longer matter."""
+RANK = re.compile(r"/(?:tp|cp|pp)\d+(?![^/@])")
+"""In the name of a process that is one rank of several."""
 
 
 def leases(facts: Facts) -> Observation:
@@ -30,6 +33,7 @@ def leases(facts: Facts) -> Observation:
         _turns(table),
         _contested(table),
         _lost(facts, table),
+        _of_other_role(facts, table),
     ):
         if found is not None:
             return found
@@ -83,13 +87,25 @@ def _turns(table: TableFacts) -> Observation | None:
         last = leases[-1]
         if len(gaps) < TURNS - 1 or max(gaps) >= TURN_SECONDS or table.now - last.since > TURNS_RECENT:
             continue
-        what = f"{name} took its lease {len(leases)} times, the last {TURNS} within {sum(gaps):.0f} s; the last at "
-        what += when(last.since, table.now) + ("" if last.state == "alive" else ", and nobody holds it now")
-        processes = sorted({owner.process for owner in leases if owner.process})
+        turns = _run_of(leases)
+        what = f"{name} took its lease {len(turns)} times since {when(turns[0].since, table.now)}, the last {TURNS} "
+        what += f"within {sum(gaps):.0f} s; the last at {when(last.since, table.now)}, and "
+        what += "it is held now" if last.state == "alive" else "nobody holds it now"
+        what += f"; {plural(sum(owner.failed for owner in turns), 'room')} failed"
+        lately = [owner for owner in turns if not owner.lost_at or last.since - owner.lost_at < TURN_SECONDS]
+        processes = sorted({owner.process for owner in lately if owner.process})
         where = f"{', '.join(processes[:4])}. " if processes else ""
         advice = f"{where}Processes of one host and port end each other's leases: stop all but one, or rename them"
         return warning(what, "one process a name", advice)
     return None
+
+
+def _run_of(leases: list[Owner]) -> list[Owner]:
+    """Return the last leases of a name that were each taken soon after the one before."""
+    first = len(leases) - 1
+    while first and leases[first].since - leases[first - 1].since < TURN_SECONDS:
+        first -= 1
+    return leases[first:]
 
 
 def _contested(table: TableFacts) -> Observation | None:
@@ -121,6 +137,20 @@ def _lost(facts: Facts, table: TableFacts) -> Observation | None:
     return _lost_with_failures(facts, table, [owner for owner in lost if owner.failed])
 
 
+def _of_other_role(facts: Facts, table: TableFacts) -> Observation | None:
+    """Lost owners of the deployment's other table: their loss ends requests of this one."""
+    for namespace, owners in (facts.instances or {}).items():
+        back = {instance(owner) for owner in owners if owner.state == "alive"}
+        lost = [owner for owner in owners if owner.lost_at and owner.failed and instance(owner) not in back]
+        if namespace == facts.namespace or not lost:
+            continue
+        last = max(owner.lost_at for owner in lost)
+        verb = "were lost, the last" if len({owner.name for owner in lost}) > 1 else "was lost"
+        what = f"in {namespace} {names(lost)} {verb} at {when(last, table.now)}"
+        return note(what, "", f"kvpoll doctor -n {namespace} says what to do")
+    return None
+
+
 def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner]) -> Observation | None:
     """Owners whose rooms have been failed: a warning until each is back."""
     if not with_failed:
@@ -143,10 +173,10 @@ def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner
         what += "; they are back" if others else f"; it is back, as {min(now)}" if all(now) and now else "; it is back"
         if last.process in now:
             return note(what, "", f"{listed}; it is the same process: it stood still, or its agent or its network did")
-        advice = "a process that was not started again shares its name with another one, and lost its rooms to it"
-        return note(what, "", f"{listed}; {advice}")
+        return note(what, "", f"{listed}; if you did not start it again, two processes share the name")
     where = f"the log of {last.process}" if last.process else "the log of its host"
-    return warning(what, "no lost owner", f"see {where}, and start it again: kvpoll owners -n {facts.namespace}")
+    again = "restart its whole instance" if RANK.search(last.name) else "start it again"
+    return warning(what, "no lost owner", f"see {where}, and {again}: kvpoll owners -n {facts.namespace}")
 
 
 def instances(facts: Facts) -> Observation:

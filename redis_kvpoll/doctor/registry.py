@@ -42,7 +42,7 @@ CHECKS: dict[str, Check] = {
     "refused": of_primary(loss_checks.refused),
     "corrupt": of_sample(sample_checks.corrupt),
     "ttls": of_sample(sample_checks.ttls),
-    "leaks": of_sample(sample_checks.leaks),
+    "leaks": of_primary(of_sample(sample_checks.leaks)),
     "feed": of_primary(table_checks.feed),
     "feed_lag": table_checks.feed_lag,
 }

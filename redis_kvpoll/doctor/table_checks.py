@@ -12,6 +12,7 @@ QUIET_SECONDS = 3600.0
 MIN_SPAN_SECONDS = 300.0
 MAX_LAG_SECONDS = 2.0
 NO_SETTINGS = "not known: the settings are gone"
+AGAIN = "start its processes again, and restart those that run and log `lost its lease`"
 
 
 def not_read(facts: Facts) -> Observation:
@@ -47,10 +48,12 @@ def absent(facts: Facts) -> Observation:
     found = f"namespace {facts.namespace!r} not found: "
     if not roles and losses.may_be_gone(facts):
         what = f"{found}{losses.why_absent(facts)}"
-        more = "nobody has restored it: start its processes again; their former rooms do not come back"
+        more = f"nobody has restored it: {AGAIN}; their former rooms do not come back"
         return problem(what, "a namespace in use", f"{advice}; {more}")
-    started = losses.last_start(facts)
-    why = f"nobody has used it since {started}" if started and not roles else "nobody has used it yet"
+    why = "nobody has used it yet"
+    if not roles:
+        why += f", or its data is gone: {losses.no_loss_known(facts)}"
+        advice += f"; if it was in use: {AGAIN}"
     return warning(found + why, "a namespace in use", advice)
 
 
@@ -58,8 +61,12 @@ def gone(facts: Facts, table: TableFacts) -> Observation:
     """Return that the settings alone are gone: the table lives."""
     alive = [owner for owner in table.owners if owner.state == "alive"]
     evicted = losses.evicted(facts)
-    cause = f"{evicted}: CONFIG SET maxmemory-policy noeviction" if evicted else "who deletes single keys?"
-    advice = f"{traces.when_back(alive)}; {cause}; other keys may be gone, too: kvpoll owners -n {facts.namespace}"
+    back, more = traces.when_back(alive), f"other keys may be gone, too: kvpoll owners -n {facts.namespace}"
+    if evicted:
+        first = f"first CONFIG SET maxmemory-policy noeviction, and raise maxmemory ({evicted}; else they go again)"
+        advice = f"{first}; then {back}; {more}"
+    else:
+        advice = f"{back}; who deletes single keys? {more[0].upper()}{more[1:]}"
     return problem(traces.described(facts.namespace, alive), "settings", advice)
 
 

@@ -46,6 +46,17 @@ def restored_long_after(client, lease, seconds=100):
     client.hset(keys.leases("default"), "prefill-0", fields["prefill-0"].replace(old, new, 1))
 
 
+def evict_something(client):
+    """Let the server evict a key that is not the table's: it is large, and its TTL the shortest."""
+    client.set("victim", "x" * 2**22, ex=100)
+    client.config_set("maxmemory-policy", "volatile-ttl")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 2**20)
+    client.ping()
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 2**30)
+    assert client.info("stats")["evicted_keys"] == 1
+
+
 class TestDataLoss:
     def test_flushed_table_with_living_owners_is_a_warning(self, server, client, lease, monkeypatch):
         monkeypatch.setattr(losses, "CLOSE_SECONDS", 0.0)
@@ -68,8 +79,9 @@ class TestDataLoss:
             real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
             restored_long_after(client, lease)
         found = examine(server.tcp)["data_loss"]
-        assert (found.level, "started anew" in found.found) == (WARNING, True)
-        assert "its log" in found.advice
+        assert (found.level, "started anew, without it, and the table began anew at" in found.found) == (WARNING, True)
+        assert "lost at" not in found.found
+        assert "when and why did the server go down? See its log" in found.advice
 
     def test_flush_long_after_a_restart_is_a_flush(self, world, server, lease, monkeypatch):
         """The owners are older than the server: they have survived its restart, too."""
@@ -110,6 +122,7 @@ class TestDataLoss:
         found = examine(server.tcp)["settings"]
         assert (found.level, "FLUSHALL once" in found.found) == (PROBLEM, True)
         assert "nobody has used it yet" in found.found
+        assert "restart those that run" in found.advice
 
     def test_namespace_that_was_evicted_is_a_problem(self, server, client, store):
         store.update_status(1, BOOT)
@@ -125,6 +138,20 @@ class TestDataLoss:
     def test_namespace_that_nobody_used_is_a_warning(self, server):
         found = examine(server.tcp)["settings"]
         assert (found.level, "nobody has used it" in found.found) == (WARNING, True)
+        assert "connected" not in found.found
+
+    def test_loss_before_resetstat_is_not_denied(self, server, client, store):
+        """The counters were cleared: nothing shows that the namespace was in use, nor that it was not."""
+        store.update_status(1, BOOT)
+        client.flushall()
+        client.config_resetstat()
+        open_now = len(client.client_list())
+        found = examine(server.tcp)["settings"]
+        assert (found.level, "or its data is gone" in found.found) == (WARNING, True)
+        assert "no loss since its start" in found.found
+        assert "or CONFIG RESETSTAT" in found.found
+        assert f"{open_now} other clients are connected" in found.found
+        assert "restart those that run" in found.advice
 
 
 class TestReplica:
@@ -140,6 +167,7 @@ class TestReplica:
     def test_linked_replica_names_its_primary(self, server, replica):
         found = examine(replica.tcp)
         assert (found["role"].level, f"127.0.0.1:{server.port}" in found["role"].advice) == (PROBLEM, True)
+        assert "since when it is a replica is in its log" in found["role"].advice
         assert found["leases"].level is Level.WELL
 
     def test_replica_without_its_primary_says_nothing_of_leases(self, world, server, replica, client):
@@ -154,7 +182,7 @@ class TestReplica:
         found = examine(replica.tcp)
         assert "no link" in found["role"].found
         assert "REPLICAOF NO ONE" in found["role"].advice
-        assert {found[name].level for name in ("leases", "stuck", "orphans", "data_loss")} == {UNKNOWN}
+        assert {found[name].level for name in ("leases", "stuck", "orphans", "leaks", "data_loss")} == {UNKNOWN}
         assert not [finding for finding in found.values() if "kvpoll reap" in finding.advice]
 
     def test_reader_learns_of_a_replica(self, server, replica):
@@ -185,7 +213,24 @@ class TestRefused:
         client.expire(keys.refused("default"), 1000)
         found = by_check(doctor.examine())["refused"]
         assert (found.level, "skipped 1,000,000 refused" in found.found) == (WARNING, True)
-        assert "after the clear" in found.advice
+        assert "It points at messages that come after the clear" in found.advice
+
+    def test_refusals_beside_evictions_name_these_first(self, server, client, store):
+        """A handle to an evicted room is STALE, though nobody sent a message late."""
+        handle, doctor = store.open(7), doctor_of(server.tcp)
+        doctor.examine()
+        evict_something(client)
+        client.delete("kvpoll:{default}:room:7")
+        handle.update(DONE)
+        found = by_check(doctor.examine())["refused"]
+        assert "It points at rooms and leases that were evicted under their owners (" in found.advice
+
+    def test_settings_evicted_alone_come_back_after_the_policy(self, server, client, lease):
+        evict_something(client)
+        client.delete("kvpoll:{default}:settings")
+        found = examine(server.tcp)["settings"]
+        assert found.advice.startswith("first CONFIG SET maxmemory-policy noeviction")
+        assert "; then a heartbeat of an owner writes them again" in found.advice
 
 
 class TestMemory:
@@ -222,6 +267,7 @@ class TestMemory:
         store.update_many(dict.fromkeys(range(300), DONE))
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
         assert "kvpoll clear -n default" in examine(server.tcp)["memory"].advice
+        assert "kvpoll clear" not in examine(server.tcp, "gone")["memory"].advice
 
 
 def test_smallest_user_sees_losses_too(server, client, lease):

@@ -11,7 +11,7 @@ from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.findings import Level, exit_status
 from redis_kvpoll.protocol import keys
 from tests.support.examining import by_check, doctor_of, examine, live_table
-from tests.support.leasing import ManualLease, begin_long_ago, die
+from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
 
 NOTE, WARNING, DONE = Level.NOTE, Level.WARNING, KVPoll.Success
 
@@ -61,6 +61,25 @@ class TestOwners:
             assert "z and 1 more were lost" in found.found
             assert "the log of host-z:1" in found.advice
 
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            ("prefill-0/tp1", "restart its whole instance"),
+            ("prefill/10.0.0.1:8998/tp1@10.0.0.1:4", "restart its whole instance"),
+            ("prefill-0/tpx", "start it again"),
+            ("prefill/10.0.0.1:8998@10.0.0.1:4", "start it again"),
+        ],
+        ids=["rank", "rank of SGLang", "name like a rank", "no rank"],
+    )
+    def test_lost_rank_needs_its_whole_instance(self, server, client, store, name, advice):
+        """A request cannot go on without one of its ranks, and SGLang does not take one back."""
+        begin_long_ago(client)
+        ManualLease(store, name).take()
+        store.open(2)
+        with StatusStore.from_url(server.tcp) as other:
+            assert die(client, other) == 1
+        assert advice in examine(server.tcp)["leases"].advice
+
     def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
         """And which process is back: another one may have taken the name."""
         monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)  # else the turns of the name are what it says
@@ -76,9 +95,32 @@ class TestOwners:
             found = examine(server.tcp)["leases"]
             assert "prefill-0 was lost 2 times, the last at" in found.found
             assert "it is back, as host:7" in found.found
-            assert "shares its name with another one" in found.advice
+            assert "if you did not start it again, two processes share the name" in found.advice
             client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
             assert "it is the same process" in examine(server.tcp)["leases"].advice
+            back.give_up()
+
+    def test_lost_owner_of_the_other_role_is_a_note(self, server, client):
+        """The loss of a prefill fails requests of decode, too, whose operator looks at decode's table."""
+        pair, tag = ("prod-prefill", "prod-decode"), "prod-prefill"
+        stores = [StatusStore.from_url(server.tcp, namespace=name) for name in (*pair, tag)]
+        with contextlib.ExitStack() as stack:
+            prefill, decode, other = (stack.enter_context(store) for store in stores)
+            decode.update_status(1, DONE)
+            prefill.update_status(1, DONE)
+            begin_long_ago(client, [tag])
+            ManualLease(prefill).take()
+            prefill.open(2)
+            assert examine(server.tcp, "prod-decode")["leases"].level is Level.WELL
+            for seconds in (10.0, 2.0):
+                pass_time(client, seconds, [tag])
+                other.reap()
+            found = examine(server.tcp, "prod-decode")["leases"]
+            assert (found.level, "in prod-prefill prefill-0 was lost at" in found.found) == (NOTE, True)
+            assert "kvpoll doctor -n prod-prefill" in found.advice
+            assert examine(server.tcp, "prod-prefill")["leases"].level is WARNING
+            back = ManualLease(other, ttl=600.0).take()
+            assert examine(server.tcp, "prod-decode")["leases"].level is Level.WELL
             back.give_up()
 
     def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
@@ -89,9 +131,23 @@ class TestOwners:
                 one.open(room)
             found = examine(server.tcp)["leases"]
             assert (found.level, "dup-0 took its lease 3 times" in found.found) == (WARNING, True)
+            assert "and it is held now; 2 rooms failed" in found.found
             assert "stop all but one" in found.advice
             monkeypatch.setattr(owner_checks, "TURNS_RECENT", -1.0)
             assert examine(server.tcp)["leases"].level is not WARNING
+
+    def test_turns_name_only_processes_of_the_last_minute(self, server, client, store):
+        """One that was lost before is dead, or has another name by now."""
+        with contextlib.ExitStack() as stack:
+            taken = []
+            for turn in range(4):
+                one = stack.enter_context(StatusStore.from_url(server.tcp))
+                taken.append(ManualLease(one, "dup-0", ttl=600.0).take().incarnation)
+                client.hset(keys.leases("default"), f"by {taken[-1]}", f"host:{turn}")
+            client.zincrby(keys.due("default"), -100_000, f"gone {taken[0]}")
+            found = examine(server.tcp)["leases"]
+        assert "dup-0 took its lease 4 times since" in found.found
+        assert found.advice.startswith("host:1, host:2, host:3. ")
 
     def test_name_taken_from_a_living_process_is_a_warning(self, server, client, store, monkeypatch):
         """Once is enough: a heartbeat for a name that another process has taken proves that both live."""

@@ -154,7 +154,8 @@ class TestMemory:
         admin.config_set("maxmemory", 2**30)
         admin.config_set("maxmemory-policy", "noeviction")
         found = examine(server.tcp)["evicted"]
-        assert (found.level, "CONFIG RESETSTAT" in found.advice) == (WARNING, True)
+        assert (found.level, "CONFIG RESETSTAT when all owners are back" in found.advice) == (WARNING, True)
+        assert "EvictionWarning" in found.found
 
 
 class TestPersistence:

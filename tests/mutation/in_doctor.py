@@ -120,4 +120,25 @@ IN_THE_DOCTOR = [
         "if False",
         "doctor/test_losses.py::TestRefused::test_flood_of_refused_writes_is_a_warning",
     ),
+    (
+        "a loss that CONFIG RESETSTAT has hidden is denied",
+        "doctor.table_checks:absent",
+        "if not roles:",
+        "if False:",
+        "doctor/test_losses.py::TestDataLoss::test_loss_before_resetstat_is_not_denied",
+    ),
+    (
+        "the turns of a name list processes that were lost long before",
+        "doctor.owner_checks:_turns",
+        "last.since - owner.lost_at < TURN_SECONDS",
+        "True",
+        "doctor/test_owners.py::TestOwners::test_turns_name_only_processes_of_the_last_minute",
+    ),
+    (
+        "a rank that was lost is to be started alone",
+        "doctor.owner_checks:_lost_with_failures",
+        "if RANK.search(last.name)",
+        "if False",
+        "doctor/test_owners.py::TestOwners::test_lost_rank_needs_its_whole_instance[rank]",
+    ),
 ]
