@@ -49,6 +49,8 @@ def restored_long_after(client, lease, seconds=100):
 def evict_something(client):
     """Let the server evict a key that is not the table's: it is large, and its TTL the shortest."""
     client.set("victim", "x" * 2**22, ex=100)
+    client.config_set("lazyfree-lazy-eviction", "no")  # else another key may go before its memory is free
+    client.config_set("maxmemory-samples", 64)  # all keys: else a sample may miss it
     client.config_set("maxmemory-policy", "volatile-ttl")
     client.config_set("maxmemory", client.info("memory")["used_memory"] - 2**20)
     client.ping()
