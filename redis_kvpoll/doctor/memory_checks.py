@@ -82,9 +82,13 @@ def evicted(view: NodeView) -> Observation:
     count = int(number(view.info, "evicted_keys"))
     if not count:
         return well("nothing was evicted")
+    table = view.facts.table
+    first = ""
+    if table is not None and table.refused.since and table.refused.counts.get("stale"):
+        first = f"writes to rooms that were gone (first at {when(table.refused.since, table.now)}), "
     return warning(
-        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them; "
-        "the server does not know since when: the logs of the processes (EvictionWarning, `lost its lease`) and the "
+        f"{plural(count, 'key')} evicted since the server's start or CONFIG RESETSTAT: rooms may be among them; the "
+        f"server does not know since when: {first}the logs of processes (EvictionWarning, `lost its lease`) and the "
         "metrics of kvpoll serve may tell",
         "0",
         "raise maxmemory and set maxmemory-policy noeviction; CONFIG RESETSTAT when all owners are back",

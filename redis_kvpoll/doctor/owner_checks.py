@@ -173,6 +173,11 @@ def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner
         what += "; they are back" if others else f"; it is back, as {min(now)}" if all(now) and now else "; it is back"
         if last.process in now:
             return note(what, "", f"{listed}; it is the same process: it stood still, or its agent or its network did")
+        refused = table.refused.last
+        is_recent = refused is not None and last.lost_at <= refused.at + 1.0 and table.now - refused.at < TURNS_RECENT
+        if refused is not None and is_recent and (refused.outcome, refused.owner) == ("lease", last.name):
+            what += f"; the former process still wrote at {when(refused.at, table.now)}: two processes use the name"
+            return warning(what, "one process a name", f"stop one of the two, or rename it; {listed}")
         return note(what, "", f"{listed}; if you did not start it again, two processes share the name")
     where = f"the log of {last.process}" if last.process else "the log of its host"
     again = "restart its whole instance" if RANK.search(last.name) else "start it again"

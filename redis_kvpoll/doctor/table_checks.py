@@ -49,6 +49,8 @@ def absent(facts: Facts) -> Observation:
     if not roles and losses.may_be_gone(facts):
         what = f"{found}{losses.why_absent(facts)}"
         more = f"nobody has restored it: {AGAIN}; their former rooms do not come back"
+        if evicted := losses.evicted(facts):
+            more = f"first CONFIG SET maxmemory-policy noeviction, and raise maxmemory ({evicted}); then, if {more}"
         return problem(what, "a namespace in use", f"{advice}; {more}")
     why = "nobody has used it yet"
     if not roles:

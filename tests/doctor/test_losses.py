@@ -224,7 +224,9 @@ class TestRefused:
         evict_something(client)
         client.delete("kvpoll:{default}:room:7")
         handle.update(DONE)
-        found = by_check(doctor.examine())["refused"]
+        findings = by_check(doctor.examine())
+        assert "since when: writes to rooms that were gone (first at " in findings["evicted"].found
+        found = findings["refused"]
         assert "It points at rooms and leases that were evicted under their owners (" in found.advice
 
     def test_settings_evicted_alone_come_back_after_the_policy(self, server, client, lease):

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.findings import Level, exit_status
 from redis_kvpoll.protocol import keys
@@ -99,6 +99,21 @@ class TestOwners:
             client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
             assert "it is the same process" in examine(server.tcp)["leases"].advice
             back.give_up()
+
+    def test_former_process_that_still_wrote_is_a_warning(self, server, client, store):
+        """It has left its lease when it was refused, so no heartbeat tells that it lives."""
+        begin_long_ago(client)
+        former = ManualLease(store, ttl=600.0).take()
+        room = store.open(2)
+        with StatusStore.from_url(server.tcp) as other:
+            taker = ManualLease(other, ttl=600.0).take()
+            for lease, process in ((former, "host:7"), (taker, "host:8")):
+                client.hset("kvpoll:{default}:leases", f"by {lease.incarnation}", process)
+            with pytest.raises(LeaseLostError):
+                room.update(KVPoll.Transferring)
+            found = examine(server.tcp)["leases"]
+            assert (found.level, "the former process still wrote at" in found.found) == (WARNING, True)
+            taker.give_up()
 
     def test_lost_owner_of_the_other_role_is_a_note(self, server, client):
         """The loss of a prefill fails requests of decode, too, whose operator looks at decode's table."""
