@@ -48,7 +48,7 @@ def test_without_url_dicts_stay(bare: Deployment) -> None:
     assert is_plain(*workers)
     for worker in workers:
         ((_, level, text),) = worker.lines()
-        assert (level, text.partition(" ")[0]) == ("DEBUG", "KVPOLL_URL")
+        assert (level, text.startswith("redis_kvpoll: KVPOLL_URL")) == ("DEBUG", True)
 
 
 def test_pipeline_without_url_keeps_sglangs_store(bare: Deployment) -> None:
