@@ -59,7 +59,7 @@ class SharedFailures:
         """Tell a client the failures of its rooms, those that it has by now included."""
         self._clients[rooms] = on_failure
         try:
-            if self._entering is None or (self._entering.done() and not self._is_entered):
+            if self._entering is None or (self._entering.done() and self._follower is None):
                 self._entering = asyncio.create_task(self._enter())
                 await asyncio.shield(self._entering)
             else:
@@ -76,10 +76,6 @@ class SharedFailures:
             await asyncio.wait([self._entering])
         if self._follower is not None:
             await self._follower.aclose()
-
-    @property
-    def _is_entered(self) -> bool:
-        return self._follower is not None
 
     async def _enter(self) -> AsyncFailures:
         follower = self._store.failures(self._rooms)

@@ -80,10 +80,15 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
     if name:
         with contextlib.suppress(CorruptEntryError, KVPollError), open_table(url, name) as their_store:
             other = their_store.entry(room) if their_store.settings() is not None else None
-            other_process = _process_of(other, their_store.owners()) if other is not None else ""
-    owners = store.owners()
+            other_process = _process_of(other, _leases(their_store, other)) if other is not None else ""
+    owners = _leases(store, entry)
     ranks, process = _owners(owners, entry), _process_of(entry, owners)
     return Seen(entry, _of_this_life(changes, entry), name, other, ranks, process, other_process)
+
+
+def _leases(store: StatusStore, entry: Entry) -> list[Owner]:
+    """The leases of a table, if the room has an owner."""
+    return store.owners() if entry.owner or entry.rank_leases else []
 
 
 def _owners(owners: list[Owner], entry: Entry) -> dict[int, str]:

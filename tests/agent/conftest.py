@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll.agent.table_parts import TableParts
 from tests.support import agents
 
 
@@ -11,3 +12,17 @@ from tests.support import agents
 def engine(monkeypatch):
     with agents.engine(monkeypatch) as made:
         yield made
+
+
+@pytest.fixture
+def client(url, real_servers):
+    with real_servers.get("valkey").client() as client:
+        yield client
+
+
+@pytest.fixture
+async def parts():
+    parts = TableParts()
+    yield parts
+    await parts.close()
+    assert parts.is_told()

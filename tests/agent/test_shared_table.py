@@ -10,7 +10,6 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.table_parts import TableParts
 from redis_kvpoll.protocol import keys
 from tests.support import pace
 from tests.support.table_clients import Process
@@ -59,20 +58,6 @@ async def until(condition):
 async def store(url):
     async with AsyncStatusStore.from_url(url, namespace="t", policy="strict", rank=0, world_size=RANKS) as store:
         yield store
-
-
-@pytest.fixture
-def client(url, real_servers):
-    with real_servers.get("valkey").client() as client:
-        yield client
-
-
-@pytest.fixture
-async def parts():
-    parts = TableParts()
-    yield parts
-    await parts.close()
-    assert parts.is_told()
 
 
 @pytest.fixture

@@ -13,24 +13,10 @@ from redis_kvpoll.doctor.replica import read_replica
 from redis_kvpoll.protocol import keys
 from tests.support import real
 from tests.support.examining import HEALTHY, by_check, doctor_of, examine, raised, user_of
-from tests.support.leasing import ManualLease, pass_time
+from tests.support.leasing import pass_time
 
 NOTE, WARNING, PROBLEM, UNKNOWN = Level.NOTE, Level.WARNING, Level.PROBLEM, Level.UNKNOWN
 BOOT, DONE = KVPoll.Bootstrapping, KVPoll.Success
-
-
-@pytest.fixture
-def store(server):
-    with StatusStore.from_url(server.tcp) as store:
-        yield store
-
-
-@pytest.fixture
-def lease(store):
-    """A lease with room 2, which no thread renews."""
-    lease = ManualLease(store, ttl=600.0).take()
-    store.open(2, request="rid-2")
-    return lease
 
 
 def age_epoch(client, seconds):

@@ -16,20 +16,6 @@ from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
 NOTE, WARNING, DONE = Level.NOTE, Level.WARNING, KVPoll.Success
 
 
-@pytest.fixture
-def store(server):
-    with StatusStore.from_url(server.tcp) as store:
-        yield store
-
-
-@pytest.fixture
-def lease(store):
-    """A lease with room 2, which no thread renews."""
-    lease = ManualLease(store, ttl=600.0).take()
-    store.open(2, request="rid-2")
-    return lease
-
-
 class TestOwners:
     def test_lost_owner_is_a_warning_until_it_is_back(self, server, client, store):
         store.update_status(1, DONE)
