@@ -34,7 +34,7 @@ LAYERS: tuple[dict[str, str], ...] = (
     },
     {"engine": "batching, retries, recovery, leases: decisions, no I/O"},
     {"protocol": "keys, scripts, commands, replies, the feed: pure"},
-    {"validation": "argument checks", "_fork": "resets after a fork"},
+    {"validation": "argument checks", "_fork": "resets after a fork", "_process": "its name"},
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )

@@ -15,10 +15,10 @@ from typing import Self
 
 from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
+from redis_kvpoll._process import this_process
 from redis_kvpoll.aio.lease import LOOK_SECONDS, never
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
-from redis_kvpoll.engine.lease_base import this_process
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.rank_group import RankGroup

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from redis_kvpoll._process import this_process
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.lease import LeaseKeeper
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-
-
-def this_process() -> str:
-    """Return this process as the owners' list names it, ``host:pid``."""
-    return f"{os.uname().nodename}:{os.getpid()}"
 
 
 class LeaseBase:

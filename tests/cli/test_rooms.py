@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
+from redis_kvpoll._process import this_process
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.timeline import print_timeline
 from redis_kvpoll.protocol.periods import Period
@@ -174,7 +174,7 @@ class TestFindShowWait:
             prefill.open(1)
             decode.open(1)
             shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill"]).stdout
-            process = f"{os.uname().nodename}:{os.getpid()}"
+            process = this_process()
             assert f"process     {process}\n" in shown
             assert f", of decode-0 ({process})" in shown
             found = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill", "--json"]).stdout

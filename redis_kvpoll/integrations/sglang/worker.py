@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from redis_kvpoll._process import this_process
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.merge import FAILED
@@ -186,7 +186,7 @@ def hello_of(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello
         settings.join,
         other=f"{settings.namespace}-{_other_role(identity)}",
         collects=identity.rank in identity.stages[1:],  # the first stage collects from SGLang's own store
-        process=f"{os.uname().nodename}:{os.getpid()}",
+        process=this_process(),
     )
 
 
