@@ -46,7 +46,7 @@ class _RoomError(KVPollError):
 
 
 class RoomNotFoundError(_RoomError, KeyError):
-    """The room is not in the table: never opened, cleared, or expired."""
+    """The room is not in the table: never opened, cleared, expired or evicted."""
 
     def __init__(self, room: int, operation: str = "check_status") -> None:
         super().__init__(room, operation)
@@ -54,7 +54,7 @@ class RoomNotFoundError(_RoomError, KeyError):
 
     # KeyError would print the repr of its argument, with quotes.
     def __str__(self) -> str:
-        return f"{self.operation}: room {self.room} is not in the table (never opened, cleared, or expired)"
+        return f"{self.operation}: room {self.room} is not in the table (never opened, cleared, expired or evicted)"
 
 
 class RoomBusyError(_RoomError):

@@ -203,4 +203,4 @@ def _at(status: KVPoll | None) -> str:
 
 
 def absent(room: int, namespace: str) -> str:
-    return f"room {room} is not in namespace {namespace!r} (never opened, cleared, or expired)"
+    return f"room {room} is not in namespace {namespace!r} (never opened, cleared, expired or evicted)"

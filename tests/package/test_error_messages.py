@@ -22,7 +22,7 @@ from tests.support.fuzzing import examples
 
 def test_a_room_that_is_not_found_prints_without_quotes():
     text = str(RoomNotFoundError(2**63 - 1))
-    assert text == f"check_status: room {2**63 - 1} is not in the table (never opened, cleared, or expired)"
+    assert text == f"check_status: room {2**63 - 1} is not in the table (never opened, cleared, expired or evicted)"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class NotShown(NamedTuple):
     text: str
 
 
-ABSENT = NotShown("absent", "This room is not in the table: never opened, cleared, or expired.")
+ABSENT = NotShown("absent", "This room is not in the table: never opened, cleared, expired or evicted.")
 
 
 async def read(watch: Watch, room: int) -> Entry | NotShown:

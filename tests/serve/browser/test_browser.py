@@ -103,7 +103,7 @@ def look(browser, url, name, expected, tmp_path):
         ("/doctor", "CONFIG SET maxmemory-policy noeviction"),
         ("/room/4398046511105299417", "0x3d0900000013d3d9"),
         ("/room/77", "WaitingForInput"),
-        ("/room/1", "never opened, cleared, or expired"),
+        ("/room/1", "never opened, cleared, expired or evicted"),
         ("/?n=prod-absent", "Namespace not found"),
     ],
 )
