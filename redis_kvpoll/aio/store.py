@@ -157,7 +157,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
         Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
-        may have been down for all); a sweep at least 0.6 s or two heartbeats later finds it lost.
+        may have been down for all); one at least 0.6 s and two heartbeats later finds it lost.
         """
         return await self._dispatcher.run(reaper.reap(self._executor))
 

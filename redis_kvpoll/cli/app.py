@@ -82,7 +82,7 @@ class LazyGroup(click.Group):
 def kvpoll() -> None:
     """Inspect a table of KV-transfer statuses in Redis, and test it under traffic.
 
-    Exit status: 0 all is well; 1 not found, refused, or no answer (stderr says why); 2 wrong usage; 3 a promise was
-    broken, or something needs attention; 4 doctor found a problem. For replay: 3 a guarantee was violated, 4 the
-    machine is too slow.
+    Exit status: 0 all is well; 1 not found, refused, or no answer (stderr says why); 2 wrong usage; 3
+    something needs attention: a room Failed, or doctor warns; 4 doctor found a problem. For replay: 3 a guarantee was
+    violated, 4 the machine is too slow.
     """

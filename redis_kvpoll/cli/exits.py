@@ -13,7 +13,7 @@ STATUSES = {
     0: "well",
     1: "not found, refused, or the server did not answer; the reason is on stderr",
     2: "wrong usage",
-    3: "a promise was broken, or something needs attention",
+    3: "something needs attention: a room Failed, doctor warns, or replay found a violated guarantee",
     4: "a problem",
     130: "interrupted by Ctrl-C",
 }
