@@ -13,6 +13,7 @@ It knows nothing of what the messages mean; a session does.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import select
@@ -27,6 +28,9 @@ from redis_kvpoll.agent.peer_socket import MAX_PACKETS, Peer
 from redis_kvpoll.agent.process_death import credentials_of, has_ended
 
 BEAT_SECONDS = 0.1
+ACCEPT_PAUSE_SECONDS = 1.0
+"""After a connection that could not be accepted, as this process or the host has no descriptor or memory left."""
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 REFUSED_SECONDS = 60.0
 """Between two log lines of one user who is refused."""
 
@@ -175,18 +179,18 @@ class AgentServer:
             if events & select.EPOLLOUT:
                 peer.flush()
             self._read(peer)
-            if peer.is_open:
-                self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if peer.has_queued else 0))
 
     def _accept(self) -> None:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._accept_later(error)
                 return
             connection.setblocking(False)
             pid, uid = credentials_of(connection)
-            peer = Peer(connection, pid, uid, self._on_full)
+            peer = Peer(connection, pid, uid, self._on_full, self._on_queued)
             if uid not in self._uids:
                 self._log_refused(uid)
                 peer.refuse(f"user {uid} is not in the agent's KVPOLL_AGENT_UIDS")
@@ -194,6 +198,16 @@ class AgentServer:
                 continue
             self._peers[connection.fileno()] = peer
             self._epoll.register(connection, select.EPOLLIN)
+
+    def _accept_later(self, error: OSError) -> None:
+        """Leave who waits for a while: the listener would stay readable, and its event would come without end."""
+        logger.warning("no process can join for %g s: %s", ACCEPT_PAUSE_SECONDS, error)
+        self._epoll.modify(self._listener, 0)
+        asyncio.get_running_loop().call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.modify(self._listener, select.EPOLLIN)
 
     def _log_refused(self, uid: int) -> None:
         """Log a refused user once a minute: its processes try again every few seconds."""
@@ -242,6 +256,10 @@ class AgentServer:
         self.dropped += 1
         logger.warning("process %d does not read: its connection is closed", peer.pid)
         asyncio.get_running_loop().call_soon(self._drop, peer)
+
+    def _on_queued(self, peer: Peer) -> None:
+        """Wait for room, too, while something is queued."""
+        self._epoll.modify(peer.socket, select.EPOLLIN | (select.EPOLLOUT if peer.has_queued else 0))
 
     def _drop(self, peer: Peer) -> None:
         self._read(peer, limit=None)

@@ -17,7 +17,8 @@ class Timing:
     tick: float = 0.3
     """Seconds between two questions to the agent."""
     early: float = 0.2
-    """The same if a message wakes the channel's thread; less than the time between two reports of a table part."""
+    """If a message has just woken the channel's thread, it asks as soon as so many seconds have passed since the last
+    question; less than the time between two reports of a table part."""
     unanswered: int = 3
     """After so many ticks without an answer another agent is started."""
     busy: int = 100

@@ -26,9 +26,19 @@ _PACKET = frames.PIECE + frames.HEADER.size
 
 
 class Peer:
-    """A process, as a session knows it."""
+    """A process, as a session knows it.
 
-    def __init__(self, connection: socket.socket, pid: int, uid: int, on_full: Callable[[Peer], None]) -> None:
+    ``on_full`` is called when more than MAX_QUEUED waits for it, ``on_queued`` whenever ``has_queued`` has changed.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        pid: int,
+        uid: int,
+        on_full: Callable[[Peer], None],
+        on_queued: Callable[[Peer], None],
+    ) -> None:
         self.socket = connection
         self.pid = pid
         """As the agent sees it; 0 if it is in a foreign PID namespace."""
@@ -40,13 +50,16 @@ class Peer:
         self.is_open = True
         self.last_heard = time.monotonic()
         self._on_full = on_full
+        self._on_queued = on_queued
         self._assembler = frames.Assembler()
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._sent = 0
         self._counter: memoryview | None = None
         self._is_welcome = False
-        self._attached: int | None = None
+        self._awaits_room = False
+        self._counter_to_send: int | None = None
+        """The descriptor that goes with the welcome; None once it is sent."""
 
     @property
     def is_watched(self) -> bool:
@@ -70,6 +83,7 @@ class Peer:
             if self._queue or not self._is_welcome or not self._transmit(packet):
                 self._queue.append(packet)
                 self._queued += len(packet)
+        self._note_queue()
         if self._queued > MAX_QUEUED:
             self._on_full(self)
             return False
@@ -78,7 +92,7 @@ class Peer:
     def welcome(self, welcome: frames.Welcome) -> None:
         """Send the welcome, with the counter of packets as shared memory, before all that is queued."""
         with contextlib.suppress(OSError):  # Without it, the process asks the kernel.
-            self._attached = self._share()
+            self._counter_to_send = self._share()
         first = list(frames.packets(frames.WELCOME, welcome.pack()))
         self._queue.extendleft(reversed(first))
         self._queued += sum(map(len, first))
@@ -95,6 +109,7 @@ class Peer:
         """Send what waits, as far as there is room."""
         while self._queue and self._transmit(self._queue[0]):
             self._queued -= len(self._queue.popleft())
+        self._note_queue()
 
     def messages(self, limit: int | None = MAX_PACKETS) -> Iterator[tuple[int, bytes]]:
         """Yield the messages that have come; ``is_open`` is False after the last one. FrameError if one is invalid."""
@@ -127,24 +142,37 @@ class Peer:
 
     def beat(self) -> None:
         """Show the process that this one runs, however busy it is."""
-        if self._counter is not None:
-            self._counter[1] = (self._counter[1] + 1) % 2**32
+        counter = self._counter  # a thread calls this, beside ``close``
+        if counter is not None:
+            counter[1] = (counter[1] + 1) % 2**32
 
     def close(self) -> None:
         """Close the socket. The watch stays."""
         self.is_open = False
         self.socket.close()
         self._queue.clear()
+        self._close_counter()
+        self._counter = None  # its mapping has a descriptor, too
+
+    def _note_queue(self) -> None:
+        """Say when something begins to wait for room, and when nothing does any more."""
+        if self._is_welcome and self._awaits_room is not self.has_queued:
+            self._awaits_room = self.has_queued
+            self._on_queued(self)
+
+    def _close_counter(self) -> None:
+        descriptor, self._counter_to_send = self._counter_to_send, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _transmit(self, packet: bytes) -> bool:
         """Give a packet to the kernel. False if there is no room. One for a process that is gone is lost."""
         try:
-            if self._attached is None:
+            if self._counter_to_send is None:
                 self.socket.send(packet, socket.MSG_NOSIGNAL)
             else:
-                socket.send_fds(self.socket, [packet], [self._attached], socket.MSG_NOSIGNAL)
-                os.close(self._attached)
-                self._attached = None
+                socket.send_fds(self.socket, [packet], [self._counter_to_send], socket.MSG_NOSIGNAL)
+                self._close_counter()
         except BlockingIOError:
             return False
         except OSError:

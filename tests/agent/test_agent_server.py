@@ -1,0 +1,131 @@
+"""The agent's side of its connections, in the event loop of the test: descriptors, and what waits for room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+
+from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.agent_server import AgentServer
+from redis_kvpoll.agent.link import connect_to
+from tests.agent.application import RECORD
+from tests.support import agents, pace
+
+COUNT = 20
+
+
+class Listener(socket.socket):
+    """A listening socket that counts how often it was asked for a connection."""
+
+    asked = 0
+
+    def accept(self):
+        self.asked += 1
+        return super().accept()
+
+
+class Session:
+    def __init__(self, peer, hello):
+        self.peer = peer
+
+    def welcome(self):
+        return b""
+
+    def received(self, kind, payload):
+        """Nothing is to be done."""
+
+    def ended(self, how):
+        """Nothing is to be done."""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """Relative, as the address of a socket has room for 107 bytes."""
+    monkeypatch.chdir(tmp_path)
+    return "agent.sock"
+
+
+@pytest.fixture
+async def server(path):
+    """A server, its listener, and the sessions that it has opened."""
+    listener = Listener(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen(2 * COUNT)
+    sessions = []
+
+    def open_session(peer, hello):
+        sessions.append(Session(peer, hello))
+        return sessions[-1]
+
+    server = AgentServer(listener, open_session)
+    server.listener, server.sessions = listener, sessions
+    running = asyncio.create_task(server.run())
+    yield server
+    server.stop()
+    await running
+
+
+def descriptors():
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def until(condition):
+    async with asyncio.timeout(pace.seconds(30)):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_process_gone_before_its_welcome_leaves_nothing(server, path):
+    """The counter that goes with the welcome is a descriptor, which cannot be sent any more. The watches stay, as the
+    process with these connections lives."""
+    before = descriptors()
+    for number in range(COUNT):
+        agents.Raw(path, channel=b"%016d" % number).socket.close()
+    await until(lambda: len(server.sessions) == COUNT and server.is_idle)
+    assert descriptors() == before + COUNT
+
+
+async def test_what_waits_for_room_goes_when_there_is_room(server, path):
+    """Though the process says nothing meanwhile, and the session sent it at a time of its own."""
+    raw = agents.Raw(path)
+    raw.socket.setblocking(False)
+    await until(lambda: server.sessions)
+    peer, sent = server.sessions[0].peer, 0
+    while not peer.has_queued:
+        assert peer.send(RECORD, b"%06d" % sent + bytes(1_000))
+        sent += 1
+    for _ in range(sent):
+        assert peer.send(RECORD, b"%06d" % sent + bytes(1_000))
+        sent += 1
+    loop, came = asyncio.get_running_loop(), []
+    async with asyncio.timeout(pace.seconds(30)):
+        while len(came) < sent:
+            kind, payload = frames.Assembler().add(await loop.sock_recv(raw.socket, 10_000))
+            came += [payload[:6]] if kind == RECORD else []
+    raw.socket.close()
+    assert not peer.has_queued
+
+
+async def test_listener_rests_when_there_is_no_descriptor_left(server, path):
+    """It stays readable; to ask it again and again would take a CPU from the engine. Who waits is served later."""
+    loop = asyncio.get_running_loop()
+    raw = connect_to(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.dup(raw.fileno()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    began = loop.time()
+    try:
+        await until(lambda: server.listener.asked)
+        for _ in range(5_000):
+            await asyncio.sleep(0)
+        assert server.listener.asked <= 2 + (loop.time() - began)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await until(lambda: not server.is_idle)
+    raw.close()
