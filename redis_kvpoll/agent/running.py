@@ -58,6 +58,8 @@ def run_started(options: argparse.Namespace) -> int:
     except Exception:
         logger.exception("the agent ends by an error")
         return 1
+    finally:
+        Rendezvous(options.name).remove(options.number)
     return 0
 
 
@@ -126,6 +128,8 @@ class _Started:
         self._idle: float = options.idle
         self._limit: float = options.limit
         self._rendezvous = Rendezvous(options.name)
+        self._logged = ""
+        """Why the folder cannot be used, as it was logged last."""
 
     async def run(self, make: Callable[[], AgentApplication], listener: socket.socket) -> None:
         await _serve(make, listener, number=self._number, beside=self._beside, is_newest=self._is_newest)
@@ -152,14 +156,19 @@ class _Started:
             await asyncio.sleep(min(1.0, self._idle / 4))
             try:
                 self._keep_place(server)
-                if not server.is_idle:
-                    busy_until = loop.time()
-                elif (idle := loop.time() - busy_until) >= self._idle and (
-                    application.is_told() or idle >= self._limit
-                ):
-                    self._retire(server)
+                self._logged = ""
             except OSError as error:
-                logger.warning("the agent's folder cannot be used: %s", error)
+                self._log(error)
+            if not server.is_idle:
+                busy_until = loop.time()
+            elif (idle := loop.time() - busy_until) >= self._idle and (application.is_told() or idle >= self._limit):
+                self._retire(server)
+
+    def _log(self, error: OSError) -> None:
+        """Log once why the folder cannot be used: it is tried every second."""
+        if str(error) != self._logged:
+            self._logged = str(error)
+            logger.warning("the agent's folder cannot be used: %s", error)
 
     def _keep_place(self, server: AgentServer) -> None:
         """Listen at the path again after something removed it."""
@@ -172,10 +181,16 @@ class _Started:
                 logger.info("the agent's socket was removed, and is there again")
 
     def _retire(self, server: AgentServer) -> None:
-        """End, so that whoever connects from now on starts another agent."""
-        with self._rendezvous.locked(0):
-            self._rendezvous.remove(self._number)
-            server.stop()
+        """End, so that whoever connects from now on starts another agent. Not while a process may be connecting."""
+        try:
+            with self._rendezvous.locked(0):
+                self._rendezvous.remove(self._number)
+                server.stop()
+        except BlockingIOError:
+            pass  # tried again within a second
+        except OSError as error:
+            self._log(error)
+            server.stop()  # nobody can find this agent there, or start another one
 
 
 def _gid_of(group: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +117,43 @@ class TestEnd:
         back.channel.close()
         is_behind.unlink()
         until(lambda: not is_alive(agent), "its end")
+
+    def test_it_ends_though_its_folder_cannot_be_used(self, engine):
+        """Others may use it now. The log says so once, however often it is tried."""
+        here = engine.channel(source=engine.launcher(idle=0.2))
+        (agent,) = engine.agents()
+        folder, log = places.private_folder(), engine.rendezvous.log_path()
+        folder.chmod(0o755)
+        here.channel.close()
+        until(lambda: not is_alive(agent), "its end")
+        assert log.read_text().count("the agent's folder cannot be used") == 1
+        assert log.read_text().count("has ended") == 1
+
+    def test_it_ends_though_its_folder_is_gone_for_good(self, engine, monkeypatch):
+        """As when the folder of temporary files is removed while there is no other."""
+        place = engine.folder / "t"
+        place.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+        monkeypatch.setenv("TMPDIR", str(place))
+        here = engine.channel(source=engine.launcher(idle=0.2))
+        (agent,) = engine.agents()
+        shutil.rmtree(place)
+        here.channel.close()
+        until(lambda: not is_alive(agent), "its end")
+
+    def test_it_leaves_no_socket_when_it_is_terminated(self, engine):
+        here = engine.channel()
+        path = Path(engine.rendezvous.socket_path(engine.rendezvous.newest()))
+        here.channel.close()
+        assert path.exists()
+        os.kill(engine.agents()[0], signal.SIGTERM)
+        until(lambda: not path.exists(), "its removal")
+
+    def test_it_leaves_no_socket_when_it_cannot_begin(self, engine):
+        with contextlib.suppress(OSError):
+            engine.launcher("fail").connect(0)[0].close()
+        path = Path(engine.rendezvous.socket_path(engine.rendezvous.newest()))
+        until(lambda: not path.exists(), "its removal")
 
     def test_it_ends_at_its_limit_though_not_all_is_told(self, engine):
         Path(f"{engine.file}.behind").touch()
