@@ -79,6 +79,7 @@ class AgentServer:
         """When the refusal of a user was logged last."""
         self._is_blocking = False
         self._timer: asyncio.TimerHandle | None = None
+        self._next_check: asyncio.TimerHandle | None = None
         self._last_message = self._last_turn = 0.0
         self._stopped = asyncio.Event()
 
@@ -93,17 +94,17 @@ class AgentServer:
         self._last_turn = loop.time()
         self._listener.setblocking(False)
         self._epoll.register(self._listener, select.EPOLLIN)
-        checks = asyncio.create_task(self._check_often())
         ended = threading.Event()
         threading.Thread(target=self._beat, args=(ended,), name="kvpoll-beat", daemon=True).start()
         self._turn()
+        self._check_often()
         try:
             await self._stopped.wait()
         finally:
             ended.set()
-            checks.cancel()
-            if self._timer:
-                self._timer.cancel()
+            for timer in (self._timer, self._next_check):
+                if timer is not None:
+                    timer.cancel()
             loop.remove_reader(self._epoll.fileno())
             self._end_all()
             self._epoll.close()
@@ -135,15 +136,16 @@ class AgentServer:
             self._stopped.set()
         return not self._stopped.is_set()
 
-    async def _check_often(self) -> None:
-        while True:
-            await asyncio.sleep(self._timing.check)
-            self.is_current()
-            now = asyncio.get_running_loop().time()
-            self._last_turn = now
-            for peer in list(self._peers.values()):
-                if peer not in self._sessions and peer.silent_for() > self._timing.hello:
-                    self._close(peer)
+    def _check_often(self) -> None:
+        """Check what time brings. By a timer: when an agent that stood still wakes, it precedes the steps of tasks."""
+        loop = asyncio.get_running_loop()
+        if not self.is_current():
+            return
+        self._last_turn = loop.time()
+        for peer in list(self._peers.values()):
+            if peer not in self._sessions and peer.silent_for() > self._timing.hello:
+                self._close(peer)
+        self._next_check = loop.call_later(self._timing.check, self._check_often)
 
     def _turn(self) -> None:
         """Read what has come, then look again soon, or block until something comes."""

@@ -89,6 +89,7 @@ class OutboxPublisher:
         self._said: dict[int, RoomLife] = {}
         """By room: what a round has of it."""
         self._answered = asyncio.Event()
+        self._is_stopped = False
         self._rejected_at = -math.inf
 
     @property
@@ -115,12 +116,13 @@ class OutboxPublisher:
 
     def resume(self) -> None:
         """Publish all that is pending: the server is reachable again."""
-        if not self.is_online.is_set():
+        if not self.is_online.is_set() and not self._is_stopped:
             self.is_online.set()
             self.publish(self._rooms.pending_rooms())
 
     def stop(self) -> None:
-        """Publish nothing more; what was under way may be in the table or not."""
+        """Publish nothing more, for good; what was under way may be in the table or not."""
+        self._is_stopped = True
         self.is_online.clear()
         for task in self._tasks.values():
             task.cancel()

@@ -22,6 +22,7 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
+from redis_kvpoll.agent.part_ending import PartEnding
 from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
@@ -68,12 +69,9 @@ class TableSession:
         self._tables = tables or SharedTables()
         self._news = ClientNews(send)
         self._rounds: Rounds | None = None
-        self.ending: Ending | None = None
-        """How it ends, once that is known."""
-        self._awaits_death = False
+        self._end = PartEnding()
+        self._joining: asyncio.Task[ReplaceableLease] | None = None
         self._has_joined = False
-        self._ending = asyncio.Event()
-        self._end_is_known = asyncio.Event()
         self._others: OtherFailures | None = None
         self._of_others: SharedFailures | None = None
         self._ranks: RankFollower | None = None
@@ -101,21 +99,22 @@ class TableSession:
             self.end(Ending.LEAVE)
 
     def end(self, how: Ending, *, may_be_dead: bool = False) -> None:
-        """Publish what is pending, and end, in the first way that is told.
+        """Publish what is pending, and end. The first call decides how.
 
-        ``may_be_dead``: only the client's connection has ended, so its death may still be told.
+        One with ``may_be_dead`` is provisional, as only the client's connection has ended: the next call decides. If
+        another part takes over, nothing more is sent: what is opened now might never be cleared.
         """
-        is_known = self.ending is not None and not self._awaits_death
-        if not is_known:
-            self.ending, self._awaits_death = how, may_be_dead
-        self._ending.set()
-        if not self._awaits_death:
-            self._end_is_known.set()
+        self._end.tell(how, may_be_dead=may_be_dead)
+        if self._end.is_taken_over:
+            if self._joining is not None:
+                self._joining.cancel()
+            if self.publisher is not None:
+                self.publisher.stop()
 
     @property
     def lease_ending(self) -> Ending:
         """What becomes of the lease. One from a former table part stays for the next try to join."""
-        return self.ending or (Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE)
+        return self._end.how or (Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE)
 
     def stands_still(self) -> bool:
         """Whether the client may stand still; it says four times a second that it does not."""
@@ -126,11 +125,11 @@ class TableSession:
     async def run(self) -> None:
         """Join the table, and stay until the client leaves. A client that has joined before is not refused."""
         try:
-            while not self._has_joined and not self._ending.is_set():
+            while not self._has_joined and not self._end.has_begun.is_set():
                 try:
                     async with AsyncExitStack() as stack:
-                        async with asyncio.timeout(self.hello.join):
-                            lease = await self._enter(stack)
+                        if (lease := await self._join(stack)) is None:
+                            return
                         self._has_joined = True
                         await self._run_until_end(lease)
                 except (KVPollError, TimeoutError) as error:
@@ -146,6 +145,17 @@ class TableSession:
         finally:
             self._send(messages.LEFT, b"")
 
+    async def _join(self, stack: AsyncExitStack) -> ReplaceableLease | None:
+        """Join the table until the stack closes; return the client's lease, or None if another part has taken over."""
+        joining = self._joining = asyncio.create_task(self._enter(stack))
+        try:
+            async with asyncio.timeout(self.hello.join):
+                await asyncio.wait([joining])
+        finally:
+            if joining.cancel():
+                await asyncio.wait([joining])
+        return None if joining.cancelled() else joining.result()
+
     async def _pause(self, error: Exception) -> None:
         """Wait a moment for a server that does not let the client join again."""
         logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
@@ -154,19 +164,19 @@ class TableSession:
         self._report()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REJOIN_SECONDS):
-                await self._ending.wait()
+                await self._end.has_begun.wait()
 
     async def _run_until_end(self, lease: ReplaceableLease) -> None:
         self._is_up = all(follower.synced for follower in self._followers)
         self._report()
         self._send(messages.JOINED, b"")
         running = [asyncio.create_task(task) for task in (self._replace_lost_lease(lease), self._monitor(lease))]
-        ending = asyncio.create_task(self._ending.wait())
+        ending = asyncio.create_task(self._end.has_begun.wait())
         try:
             ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
             if ending not in ended:
                 ended.pop().result()  # raises: the tasks end only by an exception
-            if self.ending is not Ending.KEEP:
+            if self._end.how is not Ending.KEEP:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(SHUTDOWN_SECONDS):
                         await self._publisher.flush()
@@ -175,11 +185,11 @@ class TableSession:
             for task in (ending, *running):
                 task.cancel()
             self._publisher.stop()  # first: what is opened without the lease would have no owner
-        if self._awaits_death:
+        if self._end.awaits_death:
             await lease.abandon()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
-                    await self._end_is_known.wait()
+                    await self._end.is_known.wait()
 
     @property
     def _publisher(self) -> OutboxPublisher:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.agent_server import AgentServer
+from redis_kvpoll.agent.agent_server import AgentServer, ServerTiming
 from redis_kvpoll.agent.link import connect_to
 from tests.agent.application import RECORD
 from tests.support import agents, pace
@@ -30,8 +31,9 @@ class Listener(socket.socket):
 
 
 class Session:
-    def __init__(self, peer, hello):
+    def __init__(self, peer, events):
         self.peer = peer
+        self.events = events
 
     def welcome(self):
         return b""
@@ -40,7 +42,7 @@ class Session:
         """Nothing is to be done."""
 
     def ended(self, how):
-        """Nothing is to be done."""
+        self.events.append(how)
 
 
 @pytest.fixture
@@ -52,18 +54,19 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 async def server(path):
-    """A server, its listener, and the sessions that it has opened."""
+    """A server that blocks as soon as nothing comes, with its listener, and the sessions that it has opened."""
     listener = Listener(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen(2 * COUNT)
-    sessions = []
+    sessions, events, newest = [], [], [True]
 
     def open_session(peer, hello):
-        sessions.append(Session(peer, hello))
+        sessions.append(Session(peer, events))
         return sessions[-1]
 
-    server = AgentServer(listener, open_session)
-    server.listener, server.sessions = listener, sessions
+    timing = ServerTiming(quiet=0.0, check=0.05)
+    server = AgentServer(listener, open_session, is_newest=lambda: newest[0], timing=timing)
+    server.listener, server.sessions, server.events, server.newest = listener, sessions, events, newest
     running = asyncio.create_task(server.run())
     yield server
     server.stop()
@@ -129,3 +132,21 @@ async def test_listener_rests_when_there_is_no_descriptor_left(server, path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     await until(lambda: not server.is_idle)
     raw.close()
+
+
+async def test_one_that_stood_still_ends_before_its_tasks_go_on(server, path):
+    """They might send what the newer agent's processes have taken back. Here the task is due first."""
+    raw = agents.Raw(path)
+    await until(lambda: server.sessions)
+
+    async def go_on():
+        await asyncio.sleep(0.001)
+        server.events.append("a task went on")
+
+    task = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
+    server.newest[0] = False
+    time.sleep(0.06)  # noqa: ASYNC251 - the process stands still
+    await task
+    assert server.events == ["superseded", "a task went on"]
+    raw.socket.close()

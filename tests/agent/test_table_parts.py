@@ -11,6 +11,7 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.aio.failures import AsyncFailures
+from redis_kvpoll.protocol import keys
 from tests.support.table_clients import Process
 
 OWNER = "h:1"
@@ -158,3 +159,36 @@ async def test_namespace_with_other_settings_refuses_a_process(parts, hello, url
     refused = Process(parts, hello)
     reason, setting = messages.decode_words(await refused.until(messages.REFUSED))
     assert (setting, "policy=compat" in reason) == ("policy", True)
+
+
+class TestTakenOver:
+    """Another part speaks for the process: what this one opened now, nobody might clear."""
+
+    @pytest.fixture(params=[{}, {"rank": 0, "world_size": 2}], ids=["alone", "rank"])
+    def hello(self, hello, request):
+        return replace(hello, options=hello.options | request.param)
+
+    @pytest.mark.parametrize("turns", range(8))
+    async def test_nothing_is_opened_after_the_end(self, process, client, turns):
+        """Wherever the change is on its way. What was sent before is on the server by the second answer."""
+        process.change(2, is_new=True, status=1)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        process.session.ended("superseded")
+        process.session.part.publisher.resume()  # as when the server is seen again in the same turn
+        client.ping(), client.ping()
+        before = client.xlen(keys.feed("t"))
+        await process.until(messages.LEFT)
+        assert client.xlen(keys.feed("t")) == before
+
+    @pytest.mark.parametrize("turns", range(0, 40, 4))
+    async def test_no_lease_is_taken_after_the_end(self, parts, hello, client, turns):
+        """A process that is joining has none yet. To take one would end the lease of the part that has taken over."""
+        process = Process(parts, hello)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        process.session.ended("superseded")
+        client.ping(), client.ping()
+        before = client.exists(keys.leases("t"))
+        await process.until(messages.LEFT)
+        assert client.exists(keys.leases("t")) == before

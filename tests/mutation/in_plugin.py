@@ -260,6 +260,13 @@ IN_THE_PLUGIN = [
         "agent/test_table_parts.py::test_process_that_is_not_heard_opens_no_room",
     ),
     (
+        "a table part whose process another agent has taken over opens rooms",
+        "agent.session:TableSession.end",
+        "self.publisher.stop()",
+        "pass",
+        "agent/test_table_parts.py::TestTakenOver::test_nothing_is_opened_after_the_end[rank-2]",
+    ),
+    (
         "a try to join again that fails ends the lease",
         "agent.session:TableSession.lease_ending",
         "Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE",
