@@ -1,4 +1,4 @@
-"""What a table part tells its client of its progress: in one message, since each wakes a thread there."""
+"""What a table part tells its client: of its progress in one message, since each wakes a thread there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.model import Entry
 
 
 class ClientNews:
-    """Collects news for a client. ``send`` sends it a message."""
+    """Collects news for a client, and tells it at once what cannot wait. ``send`` sends it a message."""
 
     def __init__(self, send: Callable[[int, bytes], object]) -> None:
         self._send = send
@@ -46,3 +47,22 @@ class ClientNews:
             self._send(messages.NEWS, messages.encode_news(parts))
         elif parts:
             self._send(*parts[0])
+
+    # At once
+
+    def fail(self, room: int, number: int, reason: str, by_hand: bool) -> None:
+        """A life has failed in the table."""
+        self._send(messages.FAILED, messages.encode_words(room, number, reason, by_hand))
+
+    def fail_as_found(self, room: int, number: int, entry: Entry) -> None:
+        """The table had a life as Failed."""
+        is_by_hand = entry.reason is not None and entry.failed_by is None
+        self.fail(room, number, entry.reason or "", is_by_hand)
+
+    def deliver_reason(self, room: int, reason: str) -> None:
+        """Give it another rank's reason, for which a thread waits."""
+        self._send(messages.REASON, messages.encode_words(room, reason))
+
+    def log(self, level: int, text: str) -> None:
+        """Have it log a line."""
+        self._send(messages.LOG, messages.encode_words(level, f"redis_kvpoll: {text}"))

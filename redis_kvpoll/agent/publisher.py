@@ -12,14 +12,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable
 
 from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.request_ids import RoomWriter, request_of
 from redis_kvpoll.agent.table_member import MemberRoom, TableMember
+from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,
@@ -44,19 +44,6 @@ REASON_POLL_SECONDS = 0.01
 logger = logging.getLogger("redis_kvpoll")
 
 
-class UnpublishedRooms(Protocol):
-    """The rooms of a client, and what the table does not have of them yet."""
-
-    @property
-    def awaiting_reason(self) -> Collection[int]: ...
-    def current_life(self, room: int) -> int | None: ...
-    def pending_rooms(self) -> list[int]: ...
-    def is_pending(self, room: int) -> bool: ...
-    def take(self, room: int) -> RoomLife | None: ...
-    def put_back(self, room: int, life: RoomLife) -> None: ...
-    def deliver_reason(self, room: int, reason: str) -> None: ...
-
-
 class OutboxPublisher:
     """Publishes the changes of one client.
 
@@ -67,7 +54,7 @@ class OutboxPublisher:
     def __init__(
         self,
         member: TableMember,
-        rooms: UnpublishedRooms,
+        rooms: ToldRooms,
         writer: RoomWriter,
         on_opened: Callable[[int, int, int], object],
         on_ended: Callable[[int, int], object] = lambda room, number: None,
@@ -89,6 +76,7 @@ class OutboxPublisher:
         self._said: dict[int, RoomLife] = {}
         """By room: what a round has of it."""
         self._answered = asyncio.Event()
+        self._pauses = 0
         self._is_stopped = False
         self._rejected_at = -math.inf
 
@@ -96,6 +84,11 @@ class OutboxPublisher:
     def is_idle(self) -> bool:
         """Whether no room is being published."""
         return not self._tasks and not self._said
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the server has been asked for something and has not answered yet."""
+        return bool(self._said) or self._pauses < len(self._tasks)
 
     def published_life(self, room: int) -> int | None:
         """Return the number of a room's current life if the table knows it, else None."""
@@ -128,12 +121,14 @@ class OutboxPublisher:
             task.cancel()
 
     async def flush(self) -> None:
-        """Publish everything before returning."""
-        await self.is_online.wait()
-        self.publish(self._rooms.pending_rooms())
-        while not self.is_idle:
-            self._answered.clear()
-            await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
+        """Publish everything before returning; while the server is unreachable, this waits."""
+        while (pending := self._rooms.pending_rooms()) or not self.is_idle:
+            if pending:
+                await self.is_online.wait()
+                self.publish(pending)
+            while not self.is_idle:
+                self._answered.clear()
+                await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
 
     def _say(self, room: int) -> bool:
         """Have a round write a room's changes. False if they need more than that."""
@@ -201,13 +196,13 @@ class OutboxPublisher:
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_online.clear()
             except LeaseLostError:
-                await asyncio.sleep(pause)  # until the worker has failed the lost rooms and taken a new lease
+                await self._pause(pause)  # until the worker has failed the lost rooms and taken a new lease
             except RoomBusyError:
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(pause * 2, BUSY_RETRY_SECONDS)
             except ServerRefusedError as error:
                 self._log_rejected(error)
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(pause * 2, REJECTED_RETRY_SECONDS)
             except KVPollError as error:
                 self._log_rejected(error)
@@ -221,6 +216,13 @@ class OutboxPublisher:
             life = latest
             if life.is_new and life.is_over and pause >= BUSY_RETRY_SECONDS:
                 return life  # it ended before its room was free or the server accepted it
+
+    async def _pause(self, seconds: float) -> None:
+        self._pauses += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._pauses -= 1
 
     async def _send(self, room: int, life: RoomLife) -> None:
         """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 
 from redis_kvpoll.agent import messages
@@ -22,7 +22,7 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
-from redis_kvpoll.agent.part_ending import PartEnding
+from redis_kvpoll.agent.part_ending import PartEnding, publish_rest
 from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
@@ -34,12 +34,9 @@ from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.model import Entry
 
 MONITOR_SECONDS = 0.25
 """Pause between checks whether the server is reachable, and reports to the client, each of which wakes it."""
-SILENT_SECONDS = 0.75
-"""A client that was not heard for so long counts as standing still."""
 REJOIN_SECONDS = 1.0
 """Pause before a client that has joined before tries it again."""
 
@@ -61,24 +58,23 @@ class TableSession:
         tables: SharedTables | None = None,
     ) -> None:
         self.hello = hello
-        self.rooms = ToldRooms(self._wake, self._deliver_reason, self._has_begun)
+        self._news = ClientNews(send)
+        self.rooms = ToldRooms(self._wake, self._news.deliver_reason, self._has_begun)
         self.publisher: OutboxPublisher | None = None
         """None until it has joined the table."""
         self._send = send
-        self._silent_for = silent_for
         self._tables = tables or SharedTables()
-        self._news = ClientNews(send)
         self._rounds: Rounds | None = None
-        self._end = PartEnding()
+        self._end = PartEnding(silent_for, had_part=bool(hello.former))
         self._joining: asyncio.Task[ReplaceableLease] | None = None
-        self._has_joined = False
+        self._after: Collection[asyncio.Task[None]] = ()
         self._others: OtherFailures | None = None
         self._of_others: SharedFailures | None = None
         self._ranks: RankFollower | None = None
         self._followers: list[SharedFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
         self._is_up = False
-        self._outage = Outage(hello.name, self._log)
+        self._outage = Outage(hello.name, self._news.log)
         self.rooms.outbox.on_dropped = self._is_over
 
     # The client's side
@@ -91,7 +87,7 @@ class TableSession:
             self.rooms.hold(*messages.decode_life(payload))
         elif kind == messages.WANT_REASON:
             room, _, is_wanted, _ = messages.decode_life(payload)
-            self.rooms.want_reason(room, is_wanted)
+            self.rooms.want_reason(room, is_wanted and not self._end.has_begun.is_set())
         elif kind == messages.READ_FAILURE and self._others is not None:
             room, number, *_ = messages.decode_life(payload)
             self._others.read(room, number)
@@ -105,39 +101,41 @@ class TableSession:
         another part takes over, nothing more is sent: what is opened now might never be cleared.
         """
         self._end.tell(how, may_be_dead=may_be_dead)
+        self.rooms.awaiting_reason.clear()  # no thread of the client waits any more
         if self._end.is_taken_over:
             if self._joining is not None:
                 self._joining.cancel()
             if self.publisher is not None:
                 self.publisher.stop()
 
-    @property
-    def lease_ending(self) -> Ending:
-        """What becomes of the lease. One from a former table part stays for the next try to join."""
-        return self._end.how or (Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE)
-
-    def stands_still(self) -> bool:
-        """Whether the client may stand still; it says four times a second that it does not."""
-        return self._silent_for() > SILENT_SECONDS
+    def give_up(self) -> None:
+        """Wait for Redis no longer: the agent ends."""
+        self._end.is_given_up.set()
+        if self._joining is not None:
+            self._joining.cancel()
 
     # Its run
 
-    async def run(self) -> None:
-        """Join the table, and stay until the client leaves. A client that has joined before is not refused."""
+    async def run(self, after: Collection[asyncio.Task[None]] = ()) -> None:
+        """Join the table once other parts have ended, and stay until the client leaves.
+
+        A client that has joined before is not refused: it has rooms in the table, whose ends must be told.
+        """
+        self._after = after
         try:
-            while not self._has_joined and not self._end.has_begun.is_set():
+            while self._end.has_to_join:
                 try:
                     async with AsyncExitStack() as stack:
                         if (lease := await self._join(stack)) is None:
                             return
-                        self._has_joined = True
+                        self._end.has_joined = True
                         await self._run_until_end(lease)
                 except (KVPollError, TimeoutError) as error:
-                    if self._has_joined or not self.hello.former:
+                    if self._end.has_joined or not self.hello.former:
                         raise
                     await self._pause(error)
         except Exception as error:
-            if self._has_joined:
+            if self._end.has_joined:
                 logger.exception("redis_kvpoll: %s left the status table because of a bug", self.hello.name)
                 self._send(messages.BROKEN, messages.encode_words(traceback.format_exc()))
             else:
@@ -158,28 +156,25 @@ class TableSession:
 
     async def _pause(self, error: Exception) -> None:
         """Wait a moment for a server that does not let the client join again."""
+        news = self._end.is_given_up if self._end.has_begun.is_set() else self._end.has_begun
         logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
         self._outage.begin()
         self._followers.clear()
         self._report()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REJOIN_SECONDS):
-                await self._end.has_begun.wait()
+                await news.wait()
 
     async def _run_until_end(self, lease: ReplaceableLease) -> None:
-        self._is_up = all(follower.synced for follower in self._followers)
+        self._is_up = self._are_synced()
         self._report()
         self._send(messages.JOINED, b"")
         running = [asyncio.create_task(task) for task in (self._replace_lost_lease(lease), self._monitor(lease))]
-        ending = asyncio.create_task(self._end.has_begun.wait())
+        ending = asyncio.create_task(self._finish())
         try:
             ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
-            if ending not in ended:
-                ended.pop().result()  # raises: the tasks end only by an exception
-            if self._end.how is not Ending.KEEP:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SHUTDOWN_SECONDS):
-                        await self._publisher.flush()
+            for task in ended:
+                task.result()  # raises what has ended it
             self._report()
         finally:
             for task in (ending, *running):
@@ -191,6 +186,15 @@ class TableSession:
                 async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
                     await self._end.is_known.wait()
 
+    async def _finish(self) -> None:
+        """Return once the table has what it must have before the lease ends. The client need not wait for Redis."""
+        await self._end.has_begun.wait()
+        if self._end.how is not Ending.KEEP:
+            await publish_rest(self._publisher, self._end, self._are_synced, lambda: self._send(messages.LEFT, b""))
+
+    def _are_synced(self) -> bool:
+        return all(follower.synced for follower in self._followers)
+
     @property
     def _publisher(self) -> OutboxPublisher:
         assert self.publisher is not None  # noqa: S101 - set when it joined
@@ -198,17 +202,19 @@ class TableSession:
 
     async def _enter(self, stack: AsyncExitStack) -> ReplaceableLease:
         """Join the table until the stack closes; return the client's lease."""
+        if self._after:
+            await asyncio.wait(self._after)
         hello = self.hello
         table = await stack.enter_async_context(self._tables.table_of(hello))
         member = table.member(hello)
         former = LeaseState(hello.former[0], tuple(map(tuple, hello.former[1]))) if hello.former else None
-        lease = self._lease = ReplaceableLease(member, hello.lease, self, former)
+        lease = self._lease = ReplaceableLease(member, hello.lease, self._end, former)
         await stack.enter_async_context(lease)
         if lease.was_lost:
-            self._log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
-        publisher = OutboxPublisher(member, self.rooms, hello, self._has_opened, self._is_over, self._log)
-        publisher.on_found_failed = self._fail_as_found
-        own = OwnFailures(member.store, self.rooms, publisher.life_of, self._fail)
+            self._news.log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
+        publisher = OutboxPublisher(member, self.rooms, hello, self._has_opened, self._is_over, self._news.log)
+        publisher.on_found_failed = self._news.fail_as_found
+        own = OwnFailures(member.store, self.rooms, publisher.life_of, self._news.fail)
         self._on_opened: Callable[[int], object] = lambda room: own.on_failure(table.failures.get(room))
         self.publisher = publisher
         await self._follow(stack, table, own)
@@ -242,16 +248,16 @@ class TableSession:
             await asyncio.sleep(lease.ttl / 10)
             if lease.is_lost:
                 for room, number in self._publisher.reset():
-                    self._fail(room, number, f"{name} lost its lease", False)
+                    self._news.fail(room, number, f"{name} lost its lease", False)
                 with contextlib.suppress(KVPollError):
                     await lease.replace()  # first: a room opened before that would have no owner
                     self._publisher.resume()
-                    self._log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
+                    self._news.log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
 
     async def _monitor(self, lease: ReplaceableLease) -> None:
         """Follow whether the server is reachable, and resume publishing when it is again."""
         while True:
-            self._is_up = all(follower.synced for follower in self._followers)
+            self._is_up = self._are_synced()
             if self._is_up and not lease.is_lost:
                 self._publisher.resume()
             self._outage.note(self._is_up)
@@ -287,19 +293,6 @@ class TableSession:
         self._news.ended(room, number)
         if self._ranks is not None:
             self._ranks.forget(room)
-
-    def _fail(self, room: int, number: int, reason: str, by_hand: bool) -> None:
-        self._send(messages.FAILED, messages.encode_words(room, number, reason, by_hand))
-
-    def _fail_as_found(self, room: int, number: int, entry: Entry) -> None:
-        is_by_hand = entry.reason is not None and entry.failed_by is None
-        self._fail(room, number, entry.reason or "", is_by_hand)
-
-    def _deliver_reason(self, room: int, reason: str) -> None:
-        self._send(messages.REASON, messages.encode_words(room, reason))
-
-    def _log(self, level: int, text: str) -> None:
-        self._send(messages.LOG, messages.encode_words(level, f"redis_kvpoll: {text}"))
 
     def _wake(self) -> None:
         if self._rounds is not None:

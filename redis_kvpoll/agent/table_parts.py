@@ -22,6 +22,8 @@ CLOSE_SECONDS = 4.0
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
+_Key = tuple[str, str, str]
+"""Server, namespace and owner."""
 _ENDINGS: dict[str, Ending] = {
     "goodbye": Ending.LEAVE,
     "killed": Ending.LOST,
@@ -34,44 +36,34 @@ class TableParts:
     """The table parts of all processes."""
 
     def __init__(self) -> None:
-        self._tasks: dict[tuple[str, str, str], asyncio.Task[None]] = {}
-        """By server, namespace and owner: the run of the latest table part."""
-        self._parts: dict[tuple[str, str, str], HostedPart] = {}
-        self._all: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], tuple[_Key, HostedPart]] = {}
+        """By its run: each table part that has not ended."""
         self._tables = SharedTables()
 
     def open_session(self, peer: Peer, hello: bytes) -> HostedPart:
         """Begin the table part of a process. Its messages are kept until it has joined."""
         found = ClientHello.decode(hello)
         key = found.url, str(found.options.get("namespace")), found.owner
-        former, former_task = self._parts.get(key), self._tasks.get(key)
-        if former is not None:
+        formers = {task: part for task, (other, part) in self._running.items() if other == key}
+        for former in formers.values():
             former.part.end(Ending.KEEP)
-        part = self._parts[key] = HostedPart(TableSession(found, peer.send, peer.silent_for, self._tables))
-        task = self._tasks[key] = asyncio.create_task(self._run(key, part, former_task))
-        self._all.add(task)
-        task.add_done_callback(self._all.discard)
+        part = HostedPart(TableSession(found, peer.send, peer.silent_for, self._tables))
+        task = asyncio.create_task(part.part.run(after=list(formers)))
+        self._running[task] = key, part
+        task.add_done_callback(self._running.pop)
         return part
 
     def is_told(self) -> bool:
         """Whether no table part has anything left to do."""
-        return not self._all
+        return not self._running
 
     async def close(self) -> None:
-        """End all table parts; their leases stay for another agent."""
-        for part in self._parts.values():
+        """End all table parts; the leases of processes that live stay for another agent."""
+        for _, part in self._running.values():
             part.part.end(Ending.KEEP)
-        if self._all:
-            await asyncio.wait(self._all, timeout=CLOSE_SECONDS)
-
-    async def _run(self, key: tuple[str, str, str], part: HostedPart, former: asyncio.Task[None] | None) -> None:
-        if former is not None:
-            await asyncio.wait([former])
-        try:
-            await part.part.run()
-        finally:
-            if self._parts.get(key) is part:
-                del self._parts[key], self._tasks[key]
+            part.part.give_up()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
 
 
 class HostedPart:

@@ -268,9 +268,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "a try to join again that fails ends the lease",
-        "agent.session:TableSession.lease_ending",
-        "Ending.KEEP if self.hello.former and not self._has_joined else Ending.LEAVE",
-        "Ending.LEAVE",
+        "agent.part_ending:PartEnding.lease_ending",
+        "Ending.KEEP if tries_on else self.how or Ending.LEAVE",
+        "self.how or Ending.LEAVE",
         "agent/test_table_parts.py::test_lease_stays_while_a_process_cannot_join_again",
     ),
 ]

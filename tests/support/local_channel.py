@@ -80,7 +80,10 @@ class LocalChannel:
         return True
 
     def close(self, timeout: float) -> None:
-        """Wait for the thread's end, which the client has asked for."""
+        """Wait for the thread's end, which the client has asked for; it waits for no server that is away."""
+        if self._loop is not None and self.session is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self.session.give_up)
         if self.thread is not threading.current_thread():
             self.thread.join(timeout)
 
