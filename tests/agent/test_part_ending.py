@@ -11,7 +11,9 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.lease import Ending
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.part_ending import PartEnding
 from tests.support import pace, real
 from tests.support.table_clients import Process
 
@@ -70,6 +72,16 @@ async def has(hello, server):
 def told(word):
     rooms = {CLEARED: None, FINISHED: KVPoll.Success, LIVE: KVPoll.Failed, NEW: KVPoll.Success}
     return rooms, f"owner {OWNER} {word}"
+
+
+def test_lease_is_renewed_for_one_who_has_left():
+    """Nobody hears it any more, but its agent speaks for it: its rooms must not fail as those of a lost owner."""
+    end = PartEnding(lambda: 1000.0, had_part=False)
+    assert end.stands_still()
+    end.tell(Ending.LOST, may_be_dead=False)
+    assert not end.stands_still()
+    end.is_given_up.set()
+    assert end.stands_still()
 
 
 @pytest.mark.parametrize(("how", "word"), [("goodbye", "left"), ("killed", "lost")])

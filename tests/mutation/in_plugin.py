@@ -267,6 +267,20 @@ IN_THE_PLUGIN = [
         "agent/test_table_parts.py::TestTakenOver::test_nothing_is_opened_after_the_end[rank-2]",
     ),
     (
+        "the lease of a process that was killed ends before the table has what it told",
+        "agent.part_ending:publish_rest",
+        "if not end.waits_for_redis or",
+        "if True or",
+        "agent/test_part_ending.py::test_rest_is_told_after_the_outage[alone-killed-lost]",
+    ),
+    (
+        "the next process of a name takes its lease while the former one's end is told",
+        "agent.session:TableSession._enter",
+        "if self._after:",
+        "if False:",
+        "agent/test_part_ending.py::test_next_process_of_the_name_waits_for_the_former[alone]",
+    ),
+    (
         "a try to join again that fails ends the lease",
         "agent.part_ending:PartEnding.lease_ending",
         "Ending.KEEP if tries_on else self.how or Ending.LEAVE",
