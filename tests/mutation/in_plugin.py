@@ -278,7 +278,7 @@ IN_THE_PLUGIN = [
         "agent.session:TableSession._enter",
         "if self._after:",
         "if False:",
-        "agent/test_part_ending.py::test_next_process_of_the_name_waits_for_the_former[alone]",
+        "agent/test_part_ending.py::test_next_process_of_the_name_waits_for_the_former[rank]",
     ),
     (
         "a try to join again that fails ends the lease",
