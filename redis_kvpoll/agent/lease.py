@@ -13,7 +13,8 @@ from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 
 SHUTDOWN_SECONDS = 1.0
-"""When a process ends: the time limit for publishing what is pending, and then for giving up the lease."""
+"""When a process ends: the time limit for publishing what is pending, while Redis answers, and then for giving up the
+lease."""
 
 
 LEASE_LOST = (

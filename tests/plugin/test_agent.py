@@ -40,8 +40,12 @@ class Agents:
     @property
     def pids(self):
         """The processes of all agents that have run, in order."""
-        logs = "".join(log.read_text() for log in self.folder.rglob("*.log"))
-        return [int(pid) for pid in re.findall(r"runs as process (\d+)", logs)]
+        return [int(pid) for pid in re.findall(r"runs as process (\d+)", self.logs)]
+
+    @property
+    def logs(self):
+        """What all agents have logged."""
+        return "".join(log.read_text() for log in self.folder.rglob("*.log"))
 
     def signal(self, number):
         """Send the latest agent a signal; return which one that was."""
@@ -344,6 +348,17 @@ class TestOutage:
         with table(world.restart(server)) as store:
             until_equal(store, sglang)
             assert {store.entry(room).owner for room in store.rooms()} == {OWNER}
+
+    def test_process_killed_during_an_outage_is_told_after_it(self, server, store, agents):
+        """Redis keeps its data, and answers nothing until its agent would have given up."""
+        with process_with(40) as process:
+            os.kill(server.pid, signal.SIGSTOP)
+            process.stdin.write("end\n")
+        real.until(lambda: "has ended without a goodbye" in agents.logs, "its end")
+        time.sleep(pace.seconds(2.5))
+        os.kill(server.pid, signal.SIGCONT)
+        real.until(lambda: set(store.poll(range(FIRST, FIRST + 40))) == {KVPoll.Failed}, "its rooms fail")
+        assert KVPoll.Transferring in [change.status for change in store.history(FIRST)]
 
 
 def test_fork_of_a_process_leaves_its_rooms_and_lease_alone(store, sglang):
