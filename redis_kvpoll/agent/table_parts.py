@@ -1,7 +1,7 @@
 """The application of an agent: one table part for each process that is connected, all in one event loop.
 
-Invariant: one owner has one table part in the table at a time. The next one waits for the end of the former ones: of one
-that keeps the lease for it, as after a broken connection, or that has still to publish what a process told which is gone.
+Invariant: one owner has one table part in the table at a time. The next one waits for the end of the former ones: one
+that keeps the lease for it, as after a broken connection, or that has still to publish what a dead process told.
 """
 
 from __future__ import annotations
