@@ -10,6 +10,7 @@ import pytest
 
 from redis_kvpoll.agent import client as client_module
 from redis_kvpoll.agent import frames, messages
+from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import agent_name
@@ -74,8 +75,11 @@ def test_client_leaves_behind_its_changes(joined, monkeypatch):
         rooms.statuses[room] = BOOT
     for late in range(room + 1, room + 10):
         rooms.statuses[late] = BOOT
+    has_left = threading.Event()
+    monkeypatch.setattr(AgentChannel, "is_connected", property(lambda _: not has_left.set()))  # asked behind that
     closing = threading.Thread(target=client.close)
     closing.start()
+    assert has_left.wait(pace.seconds(20))
     assert heard(connection, messages.LEAVE) == [messages.CHANGE] * (room + 9) + [messages.LEAVE]
     say(connection, messages.LEFT, b"")
     closing.join()

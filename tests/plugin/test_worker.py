@@ -221,10 +221,10 @@ class TestJoining:
         sglang = manager(teardown=lambda: None)
         with joined(sglang):
             client, close = sglang.kvpoll_worker.client, sglang.kvpoll_worker.client.close
-            monkeypatch.setattr(client, "close", lambda: (may_end.wait(), ends.append(1), close()))
+            monkeypatch.setattr(client, "close", lambda: (may_end.wait(pace.seconds(20)), ends.append(1), close()))
             tearing = threading.Thread(target=sglang.teardown, daemon=True)
             tearing.start()
-            tearing.join(pace.seconds(20))
+            tearing.join(pace.seconds(10))
             assert not tearing.is_alive()
             ending = threading.Thread(target=lambda: (sglang.kvpoll_worker.close(), ends.append(2)))
             ending.start()
