@@ -19,6 +19,7 @@ from tests.support import pace, real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
 from tests.support.failover import Failover
+from tests.support.loggers import unchanged
 from tests.support.looped import Side
 
 
@@ -40,6 +41,13 @@ def no_store_uses_the_harness_user() -> Iterator[None]:
                 return of(options)
 
             patch.setattr(module, "connection_options", checked)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def loggers() -> Iterator[None]:
+    """Leave the package's loggers as they were."""
+    with unchanged():
         yield
 
 

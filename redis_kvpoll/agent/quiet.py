@@ -17,13 +17,6 @@ def be_quiet() -> None:
         logging.getLogger(name).addFilter(_is_no_advice)
 
 
-def be_loud_again() -> None:
-    """Undo ``be_quiet``."""
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.NOTSET)
-        logging.getLogger(name).removeFilter(_is_no_advice)
-
-
 def _is_no_advice(record: logging.LogRecord) -> bool:
     """Whether a record is not the advice after a lost lease: an agent takes a new one, and tells the client."""
     return not (isinstance(record.args, tuple) and any(isinstance(value, LeaseLostError) for value in record.args))

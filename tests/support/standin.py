@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.agent import outage
-from redis_kvpoll.agent.quiet import be_loud_again
 from redis_kvpoll.integrations.sglang import plugin
 from tests.support import pace, real
 
@@ -157,7 +156,6 @@ def joined(*managers):
     finally:
         for sglang in managers:
             leave(sglang)
-        be_loud_again()
 
 
 def leave(sglang):
