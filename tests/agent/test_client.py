@@ -124,6 +124,7 @@ class TestAgentName:
             "redis://h:6379/1?password=secret",
             "redis://user:secret@h:6379/1?sentinel_password=secret",
         ],
+        ids=["password", "user", "unescaped", "option", "sentinel"],
     )
     def test_no_part_of_it_depends_on_a_password(self, url):
         assert agent_name(hello(url)) == agent_name(hello("redis://h:6379/1"))
