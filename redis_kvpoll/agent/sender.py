@@ -35,7 +35,8 @@ class ChangeSender:
         self._told_ends: dict[tuple[int, int], None] = {}
         """Those of ``_told`` that are over, the oldest first; at most MAX_ENDED_LIVES."""
         self._unsent: OrderedDict[int, None] = OrderedDict()
-        """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach."""
+        """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
+        much was deleted there."""
         self._last: tuple[int, bytes] | None = None
         """A message behind all changes."""
 
