@@ -74,7 +74,9 @@ class AgentChannel:
         self._agent = 0
         self._newer_than = 0
         self._failures = 0
-        """How many connections failed since the last welcome."""
+        """How many connections failed since one lasted."""
+        self._short_ones = 0
+        """How many were welcomed and did not last, one after the other."""
         self._is_warned = False
         """Whether the log's last line says that there is no agent."""
         self._patience = AgentPatience(timing)
@@ -179,8 +181,8 @@ class AgentChannel:
         poller.register(self._waker, select.POLLIN)
         while not (link.is_ended or self._is_closing):
             has_room, received = self._wait(poller, link), link.received
-            if not link.receive(self._deliver):
-                time.sleep(0.001)  # Another thread does it now; the socket may stay readable until it is done.
+            if not link.receive(self._deliver) or (has_room and link.is_in_use):
+                time.sleep(0.001)  # Another thread receives or sends now; the socket may stay ready until it is done.
             self._deliver_kept()
             if has_room:
                 link.wants_room = False
@@ -217,8 +219,9 @@ class AgentChannel:
             link.is_ended = True
             if not link.is_in_use:  # Else it is this process that stands still.
                 self._newer_than = max(self._newer_than, link.agent)
-        elif link.is_welcome:
-            self._failures = 0
+        elif link.is_welcome and not link.is_ended:
+            link.questions += 1
+            self._failures = 0 if link.has_lasted else self._failures
             link.send(frames.PING, b"")
 
     def _deliver(self, link: Link, kind: int, payload: bytes) -> None:
@@ -267,7 +270,8 @@ class AgentChannel:
             return
         if was_connected:
             self._call(self._on_away)
-        if self._failures or not link.is_welcome:
+        self._short_ones = 0 if link.has_lasted else self._short_ones + link.is_welcome
+        if self._failures or not link.is_welcome or self._short_ones > 1:
             self._fail(link.refusal or "it ended the connection")
 
     def _fail(self, why: str) -> None:

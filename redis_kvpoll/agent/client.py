@@ -82,6 +82,8 @@ class TableClient:
         self._left = threading.Event()
         self._refusal: RefusedError | None = None
         self._had_agent = False
+        self._dropped_before = 0
+        """How many lives former connections' table parts have dropped."""
 
     # Called by the client's threads
 
@@ -105,10 +107,12 @@ class TableClient:
             raise self._refusal
 
     def close(self) -> None:
-        """Have what is pending published, and leave the table."""
+        """Have what is pending published, and leave the table. Waits for that for CLOSE_SECONDS, and once more at most.
+
+        A goodbye, which the channel sends at its end, means the same to the agent as LEAVE.
+        """
         if self.channel is not None:
-            self._rooms.change(self._sender.send_changes)
-            self.post(messages.LEAVE, b"")
+            self._rooms.change(self._send_last)
             if self.channel.is_connected:
                 self._left.wait(CLOSE_SECONDS)
             self.channel.close(CLOSE_SECONDS)
@@ -138,15 +142,15 @@ class TableClient:
         if self.channel is not None:
             self.channel.poll()
 
-    def add(self, kind: int, payload: bytes) -> None:
-        """Have a message that is no change sent by the next ``send_changes``."""
-        self._sender.post(kind, payload)
+    def add_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
+        """Have a message that names a life sent by the next ``send_changes``."""
+        self._sender.post_life(kind, room, number, flag, moment)
 
-    def post(self, kind: int, payload: bytes) -> None:
-        """Send a message that is no change."""
+    def post_life(self, kind: int, room: int, number: int) -> None:
+        """Send a message that names a life."""
 
         def post() -> None:
-            self._sender.post(kind, payload)
+            self._sender.post_life(kind, room, number)
             self._sender.send_changes()
 
         self._rooms.change(post)
@@ -156,6 +160,15 @@ class TableClient:
     def _send(self, kind: int, payload: bytes) -> bool:
         return self.channel is not None and self.channel.send(kind, payload)
 
+    def _send_last(self) -> None:
+        self._sender.post_last(messages.LEAVE, b"")
+        self._sender.send_changes()
+
+    def _leave_at_once(self) -> None:
+        self._sender.post(messages.LEAVE, b"")
+        self._sender.send_changes()
+        self._sender.disconnected()
+
     def _on_connected(self, _: bytes) -> None:
         self._had_agent = True
         self._rooms.change(self._tell_all)
@@ -164,16 +177,17 @@ class TableClient:
         self.state = self.state._replace(received=0, is_idle=False)
         self._sender.connected()
         for room, number, since in self._rooms.held():
-            self._sender.post(messages.HOLD, messages.encode_life(room, number, False, since))
+            self._sender.post_life(messages.HOLD, room, number, False, since)
         self._sender.send_changes()
 
     def _on_away(self) -> None:
         self._rooms.change(self._sender.disconnected)
-        self.state = TableState(is_reachable=False, dropped=self.state.dropped)
+        self._dropped_before = self.state.dropped
+        self.state = TableState(is_reachable=False, dropped=self._dropped_before)
         self._guard(self._handlers.state_changed)
 
     def _on_tick(self) -> None:
-        if self._rooms.outbox.has_changes:  # what was not urgent
+        if self._sender.is_behind:  # what was not urgent
             self._rooms.change(self._sender.send_changes)
         self._guard(self._handlers.tick)
 
@@ -209,7 +223,8 @@ class TableClient:
 
     def _handle_words(self, kind: int, words: list[Any]) -> None:
         if kind == messages.STATE:
-            self.state = TableState(*words)
+            state = TableState(*words)
+            self.state = state._replace(dropped=self._dropped_before + state.dropped)
             self._handlers.state_changed()
         elif kind == messages.FAILED:
             self._handlers.fail_own(*words)
@@ -238,8 +253,7 @@ class TableClient:
 
     def _go_on_alone(self) -> None:
         """End the link for good; the next agent must not be told of rooms that nobody here follows."""
-        self.post(messages.LEAVE, b"")
-        self._rooms.change(self._sender.disconnected)
+        self._rooms.change(self._leave_at_once)
         if self.channel is not None:
             self.channel.close(0.0)
         self._handlers.went_on_alone()

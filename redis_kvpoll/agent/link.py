@@ -82,7 +82,9 @@ class Link:
         self.is_welcome = False
         self.is_ended = False
         self.wants_room = False
-        """A message was refused since this was last set to False."""
+        """A message was refused, or its rest was not sent, since this was last set to False."""
+        self.questions = 0
+        """How often the agent was asked whether it is there, since its welcome."""
         self.refusal = ""
         """Why the agent does not serve this process."""
         self._sending = threading.Lock()
@@ -116,6 +118,11 @@ class Link:
         return self._received
 
     @property
+    def has_lasted(self) -> bool:
+        """Whether the connection has lasted for a while since its welcome: from one question to the next."""
+        return self.questions > 1
+
+    @property
     def is_in_use(self) -> bool:
         """Whether a thread is sending or receiving now; for ever if an exception of a signal handler ended that."""
         return self._sending.locked() or self._receiving.locked()
@@ -141,8 +148,12 @@ class Link:
         return False
 
     def flush(self) -> bool:
-        """Send what is left of a message; False if there is no room for it."""
+        """Send what is left of a message; False if there is no room for it, or another thread is sending.
+
+        Then ``wants_room`` is set: what that thread kept from being sent is still to come.
+        """
         if not self._sending.acquire(blocking=False):
+            self.wants_room = True
             return False
         try:
             return self._send_rest()

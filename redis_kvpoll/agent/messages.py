@@ -152,7 +152,10 @@ def decode_change(payload: bytes) -> tuple[int, RoomLife]:
 
 
 def encode_life(room: int, number: int, flag: bool = False, moment: float = 0.0) -> bytes:
-    """Return the payload of a message that names one life: HOLD, WANT_REASON, READ_FAILURE, FAILURE_WAITS."""
+    """Return the payload of a message that names one life: HOLD, WANT_REASON, READ_FAILURE, FAILURE_WAITS.
+
+    ``flag``: HOLD: it is over; WANT_REASON: a thread waits. ``moment``: HOLD: since when. Unused in the others.
+    """
     return _LIFE.pack(_room(room), number, flag, moment)
 
 

@@ -45,5 +45,16 @@ def open_channel(
 
 
 def agent_name(hello: ClientHello) -> str:
-    """Return the name of the agent of an instance: one for each server and deployment, without the password."""
-    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(hello.url.encode()):08x}"
+    """Return the name of the agent of an instance: one for each server and deployment.
+
+    Everybody on the host can read it in the list of processes, so no checksum in it is of a password.
+    """
+    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(_servers(hello.url).encode()):08x}"
+
+
+def _servers(url: str) -> str:
+    """Return a URL without user, password and options; where the password ends is doubtful, nothing that follows it."""
+    scheme, separator, rest = url.partition("://")
+    before, _, after = rest.rpartition("@")
+    place = "" if "?" in before else after.partition("?")[0]
+    return f"{scheme}://{place}" if separator else ""

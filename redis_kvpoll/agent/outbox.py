@@ -1,7 +1,7 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
 The caller holds the lock of the rooms. The changes of a live room are never dropped. Of lives that began
-and ended unpublished, the oldest are dropped first.
+and ended unpublished, or that a new agent has not been told of, the oldest are dropped first.
 """
 
 from __future__ import annotations

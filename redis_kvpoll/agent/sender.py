@@ -10,7 +10,7 @@ Invariant: changes of a room are sent in the order of its lives, whichever threa
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
@@ -33,13 +33,36 @@ class ChangeSender:
         self._told: dict[tuple[int, int], RoomLife] = {}
         """By room and life: all that was told of it. The oldest first."""
         self._told_ends: dict[tuple[int, int], None] = {}
-        self._unsent: dict[int, None] = {}
-        """Rooms that were taken from the outbox's changes, and could not be sent."""
+        """Those of ``_told`` that are over, the oldest first; at most MAX_ENDED_LIVES."""
+        self._unsent: OrderedDict[int, None] = OrderedDict()
+        """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
+        much was deleted there."""
+        self._last: tuple[int, bytes] | None = None
+        """A message behind all changes."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to send, and a connection."""
+        waits = self._unsent or self._others or self._last is not None or self._outbox.has_changes
+        return self.is_online and bool(waits)
 
     def post(self, kind: int, payload: bytes) -> None:
         """Let ``send_changes`` send a message that is no change. It is dropped while there is no connection."""
         if self.is_online:
             self._others.append((kind, payload))
+
+    def post_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
+        """Post a message that names one life. A room that cannot be written is logged, and not raised."""
+        try:
+            payload = messages.encode_life(room, number, flag, moment)
+        except Exception:
+            logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", room)
+        else:
+            self.post(kind, payload)
+
+    def post_last(self, kind: int, payload: bytes) -> None:
+        """Let ``send_changes`` send a message once all changes are sent, also if that takes another connection."""
+        self._last = kind, payload
 
     def send_changes(self) -> None:
         """Send what there is, as far as the channel takes it."""
@@ -51,12 +74,15 @@ class ChangeSender:
             self._others.popleft()
         rooms = self._outbox.take_changed()
         if self._unsent:
-            rooms = list({**self._unsent, **dict.fromkeys(rooms)})
-            self._unsent = {}
-        for at, room in enumerate(rooms):
-            if not self._send_room(room):
-                self._unsent = dict.fromkeys(rooms[at:])
-                return
+            self._unsent.update(dict.fromkeys(rooms))
+            self._send_unsent()
+        else:
+            for at, room in enumerate(rooms):
+                if not self._send_room(room):
+                    self._unsent.update(dict.fromkeys(rooms[at:]))
+                    return
+        if self._last is not None and not len(self._outbox) and self._send(*self._last):
+            self._last = None
 
     def connected(self) -> None:
         """Tell everything once more, to a table part that knows nothing."""
@@ -69,7 +95,7 @@ class ChangeSender:
         for room, former in lives.items():
             for life in reversed(former):
                 self._outbox.put_back(room, life)
-        self._unsent = dict.fromkeys([*lives, *self._outbox.rooms()])
+        self._unsent = OrderedDict.fromkeys([*lives, *self._outbox.rooms()])
         self.is_online = True
 
     def disconnected(self) -> None:
@@ -84,8 +110,17 @@ class ChangeSender:
 
     def ended(self, room: int, number: int) -> None:
         """Forget a life: the table has all of it."""
-        if self._told_ends.pop((room, number), self) is None:
-            self._told.pop((room, number), None)
+        key = room, number
+        if key in self._told_ends:
+            del self._told_ends[key]
+            self._told.pop(key, None)
+
+    def _send_unsent(self) -> None:
+        while self._unsent:
+            room = next(iter(self._unsent))
+            if not self._send_room(room):
+                return
+            del self._unsent[room]
 
     def _send_room(self, room: int) -> bool:
         while (life := self._outbox.take(room)) is not None:

@@ -233,6 +233,28 @@ class TestConnection:
         until(lambda: here.channel.send(ECHO, b"") and len(ticks) > 4, "ticks")
         assert all(tick - began >= 0.2 * number for number, tick in enumerate(ticks, 1))
 
+    def test_an_agent_that_ends_each_connection_is_asked_rarely(self, engine, caplog):
+        """Its welcome is no success: an agent that breaks at what it is told is not started in a tight loop."""
+        agent = agents.StandIn(engine.folder / "socket")
+        ticks = []
+        here = engine.channel(source=agent.path, start=False, on_tick=lambda: ticks.append(1))
+        here.channel.start()
+        connections = 0
+        while len(ticks) < 6:
+            agent.accept().close()
+            connections += 1
+        assert 2 <= connections < 20
+        assert caplog.text.count("it ended the connection; trying again") == 1
+        connection = agent.accept()
+        until(lambda: here.channel.is_connected, "a connection that lasts")
+        before = len(ticks)
+        until(lambda: len(ticks) > before + 2, "questions")
+        connection.close()
+        for _ in range(3):  # which begins anew
+            agent.accept().close()
+        until(lambda: caplog.text.count("it ended the connection; trying again") == 2, "another line")
+        agent.close()
+
     def test_a_refused_process_is_told_why(self, engine, caplog):
         here = engine.channel(b"refuse", start=False)
         here.channel.start()

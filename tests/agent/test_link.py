@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import Link
-from tests.support import agents
+from tests.support import agents, pace
 
 
 @pytest.fixture
@@ -64,3 +66,33 @@ def test_a_link_whose_other_end_is_gone_has_ended(ends):
     link.end()
     assert not link.send(1, b"x")
     assert not link.receive(lambda *_: pytest.fail("nothing can come"))
+
+
+def test_what_another_thread_kept_from_being_sent_wants_room(ends):
+    """Also if the room is there before that thread is done: else nobody would say so again."""
+    link, other = ends
+    link.socket = sending = Slow(link.socket)
+    thread = threading.Thread(target=link.send, args=(1, b"slow"))
+    thread.start()
+    assert sending.has_begun.wait(pace.seconds(20))
+    assert not link.send(1, b"refused")
+    link.wants_room = False  # as by the channel's thread, which sees that the kernel has room
+    assert not link.flush()
+    assert link.wants_room
+    sending.may_end.set()
+    thread.join()
+    assert link.flush()
+    assert take(other, frames.Assembler()) == (1, b"slow")
+
+
+class Slow:
+    """A socket that sends when it may."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def send(self, *arguments):
+        self.has_begun.set()
+        self.may_end.wait(pace.seconds(20))
+        return self.inner.send(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import pytest
 
@@ -108,6 +109,79 @@ class TestSender:
         client.change(ROOM, 2, BOOT, is_new=True)
         assert [room for room, _ in client.sent] == [ROOM]
         assert "cannot be told" in caplog.text
+
+    def test_last_message_follows_all_changes(self, client):
+        client.room_left = 0
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.change(ROOM + 1, 2, BOOT, is_new=True)
+        client.sender.post_last(messages.LEAVE, b"")
+        client.room_left = 1
+        client.sender.send_changes()
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT))]
+        client.room_left = 10
+        client.sender.send_changes()
+        client.sender.send_changes()
+        assert client.sent[1:] == [(ROOM + 1, RoomLife(2, is_new=True, status=BOOT)), messages.LEAVE]
+
+    def test_last_message_waits_for_a_change_that_is_withheld(self, client):
+        with client.outbox.withholding(ROOM):
+            client.change(ROOM, 1, BOOT, is_new=True)
+            client.sender.post_last(messages.LEAVE, b"")
+            client.sender.send_changes()
+            assert client.sent == []
+        client.sender.send_changes()
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
+
+    def test_last_message_follows_a_reconnection(self, client):
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.room_left = 0
+        client.change(ROOM, 1, OK)
+        client.sender.post_last(messages.LEAVE, b"")
+        client.sender.send_changes()
+        client.sender.disconnected()
+        client.room_left = 10
+        client.connect()
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=OK)), messages.LEAVE]
+
+    def test_change_beside_many_unsent_ones_is_cheap(self, client):
+        """It copies none of them: SGLang's thread makes it, with the lock of the rooms."""
+        client.room_left = 0
+        for number in range(1, 5001):
+            client.change(number, number, BOOT, is_new=True)
+        tracemalloc.start()
+        try:
+            client.change(5000, 5000, WAIT)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 20_000
+        client.room_left = 10**6
+        client.sender.send_changes()
+        assert [room for room, _ in client.sent] == list(range(1, 5001))
+
+    def test_message_about_a_room_that_cannot_be_written_is_dropped(self, client, caplog):
+        """SGLang's thread posts it, in its update_status: nothing is raised there."""
+        for room in (2**200, ROOM):
+            client.sender.post_life(messages.HOLD, room, 1)
+        client.sender.send_changes()
+        assert client.sent == [messages.HOLD]
+        assert "cannot be told" in caplog.text
+
+    @pytest.mark.parametrize("what", ["a change", "a message", "the last message"])
+    def test_what_cannot_be_sent_is_known_to_wait(self, client, what):
+        """A tick sends it, if nobody says that there is room."""
+        client.room_left = 0
+        if what == "a change":
+            client.change(ROOM, 1, BOOT, is_new=True)
+        elif what == "a message":
+            client.sender.post_life(messages.HOLD, ROOM, 1)
+        else:
+            client.sender.post_last(messages.LEAVE, b"")
+        client.sender.send_changes()
+        assert client.sender.is_behind
+        client.room_left = 10
+        client.sender.send_changes()
+        assert not client.sender.is_behind
 
 
 class TestTold:

@@ -156,4 +156,32 @@ IN_THE_AGENT = [
         "process=lease._keeper.config.process",
         "agent/test_table_parts.py::test_owner_is_the_process_and_not_its_agent",
     ),
+    (
+        "a client's end overtakes its changes",
+        f"{_AGENT}.client:TableClient._send_last",
+        "self._sender.post_last(",
+        "self._sender.post(",
+        "agent/test_client.py::test_client_leaves_behind_its_changes",
+    ),
+    (
+        "a count of a former agent is forgotten",
+        f"{_AGENT}.client:TableClient._handle_words",
+        "self._dropped_before + state.dropped",
+        "state.dropped",
+        "agent/test_client.py::test_dropped_lives_of_a_former_agent_stay_counted",
+    ),
+    (
+        "a connection that ends behind its welcome is tried again at once",
+        f"{_AGENT}.channel:AgentChannel._leave",
+        "or self._short_ones > 1",
+        "",
+        "agent/test_channel.py::TestConnection::test_an_agent_that_ends_each_connection_is_asked_rarely",
+    ),
+    (
+        "a checksum of the password is in the agent's name",
+        f"{_AGENT}.open_channel:agent_name",
+        "_servers(hello.url)",
+        "hello.url",
+        "agent/test_client.py::TestAgentName::test_no_part_of_it_depends_on_a_password[password]",
+    ),
 ]

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -378,3 +379,25 @@ def test_fork_of_a_process_leaves_its_rooms_and_lease_alone(store, sglang):
     sglang.request_status[3] = BOOT
     until_equal(store, sglang)
     assert (store.get(1), incarnations(store)) == (KVPoll.Bootstrapping, before)
+
+
+def test_fork_while_a_thread_has_the_lock_ends(store, sglang):
+    """The child's exit leaves a table in which it has no part; there is nobody who would release that lock."""
+    with sglang.kvpoll_worker.registry.changes.lock:
+        forking = threading.Thread(target=lambda: ended.append(end_of_child(sglang.kvpoll_worker.close)))
+        ended = []
+        forking.start()
+        forking.join()
+    assert ended == [0]
+    sglang.request_status[3] = BOOT
+    until_equal(store, sglang)
+
+
+def end_of_child(call):
+    """How a forked child ends that makes a call; the kernel ends one that waits in it for ever."""
+    child = os.fork()
+    if not child:
+        signal.alarm(round(pace.seconds(20)))
+        call()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import lease, outbox, own_failures
 from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.integrations.sglang import hooks
 from tests.support import pace, real
 from tests.support.standin import OWNER, joined, manager, serve, session_of, table
 
@@ -170,3 +172,27 @@ def test_repeated_rejections_log_one_line(server, caplog):
             sglang.request_status[room] = BOOT
             real.until(lambda: its_worker.is_idle, "it is handled")
     assert caplog.text.count("the status table rejected") == 1
+
+
+def test_room_that_no_message_can_name_is_logged(server, caplog):
+    """Decode's message opens it on prefill, before it has a sender; SGLang's thread gets what a dict gives."""
+    sglang = manager()
+    with joined(sglang):
+        sglang.request_status.registry.awaits_claims = True
+        for room in (2**127, ROOM):
+            sglang.update_status(room, WAIT)
+            assert sglang.request_status.pop(room) == WAIT
+    assert caplog.text.count(f"a change of room {2**127} cannot be told") == 2
+
+
+def test_names_of_prefill_that_are_none_raise_nothing(server, caplog):
+    """An exception of SGLang's own, which is under way, is the one that its scheduler gets."""
+    decode = manager("decode")
+    with joined(decode):
+        decode.request_status[ROOM] = WAIT
+        infos = [{"rank_ip": "10.0.0.1", "rank_port": "a port"}]
+        receiver = SimpleNamespace(kv_mgr=decode, bootstrap_room=ROOM, bootstrap_infos=infos)
+        assert hooks.around_receiver_init(lambda _: "done", receiver) == "done"
+        with pytest.raises(ZeroDivisionError):
+            hooks.around_receiver_init(lambda _: 1 / 0, receiver)
+    assert caplog.text.count("names the processes of prefill in another way") == 2

@@ -32,6 +32,23 @@ def test_dropped_rooms_of_a_second_join_are_added():
     assert value("kvpoll_link_dropped_rooms_total", "prefill/b") == 8
 
 
+def test_total_that_falls_changes_no_counter():
+    metrics = LinkMetrics("prefill", "prefill/c")
+    for dropped in (5, 2, 6):
+        metrics.update(True, 0, dropped, dropped)
+    assert value("kvpoll_link_dropped_rooms_total", "prefill/c") == 6
+    assert value("kvpoll_link_orphaned_rooms_total", "prefill/c") == 6
+
+
+def test_metrics_that_cannot_be_set_raise_nothing(monkeypatch, caplog):
+    """With several processes their values are in files, and a disk may be full: no reason to leave the table."""
+    metrics = LinkMetrics("prefill", "prefill/d")
+    monkeypatch.setattr(prometheus_client.Gauge, "set", lambda *_: 1 / 0)
+    for _ in range(3):
+        metrics.update(True, 0, 1, 1)
+    assert caplog.text.count("the metrics of the link cannot be set") == 1
+
+
 def test_joined_process_is_up_until_it_leaves(url, monkeypatch):
     monkeypatch.setenv("KVPOLL_URL", url)
     owner = "prefill/10.0.0.1:8998"

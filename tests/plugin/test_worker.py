@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import re
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -211,7 +213,36 @@ class TestJoining:
         with joined(sglang):
             sglang.teardown()
             assert ended == [1]
+            real.until(lambda: table.owners() == [], "it has left")
+
+    def test_teardown_keeps_no_thread_waiting(self, table, monkeypatch):
+        """SGLang goes on in it. The end of the process waits, for what is pending."""
+        may_end, ends = threading.Event(), []
+        sglang = manager(teardown=lambda: None)
+        with joined(sglang):
+            client, close = sglang.kvpoll_worker.client, sglang.kvpoll_worker.client.close
+            monkeypatch.setattr(client, "close", lambda: (may_end.wait(pace.seconds(20)), ends.append(1), close()))
+            tearing = threading.Thread(target=sglang.teardown, daemon=True)
+            tearing.start()
+            tearing.join(pace.seconds(10))
+            assert not tearing.is_alive()
+            ending = threading.Thread(target=lambda: (sglang.kvpoll_worker.close(), ends.append(2)))
+            ending.start()
+            may_end.set()
+            ending.join()
+            assert ends == [1, 2]
             assert table.owners() == []
+
+    def test_manager_that_is_torn_down_is_forgotten(self, table):
+        """Also by the thread in which its rooms fail, where it has one."""
+        sglang = manager(teardown=lambda: None, deferred_bootstrap=object())
+        gone = weakref.ref(sglang)
+        with joined(sglang):
+            assert "kvpoll-background" in {thread.name for thread in threading.enumerate()}
+            sglang.teardown()
+        del sglang
+        real.until(lambda: gc.collect() and gone() is None, "it is forgotten")
+        assert "kvpoll-background" not in {thread.name for thread in threading.enumerate()}
 
 
 class TestOneLife:

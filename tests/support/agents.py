@@ -78,6 +78,28 @@ class Raw:
         return frames.Assembler().add(self.socket.recv(100_000))
 
 
+class StandIn:
+    """What listens in an agent's place, in this process: a test answers for it."""
+
+    def __init__(self, path):
+        self.path = str(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(self.path)
+        self._listener.listen(64)
+        self._listener.settimeout(pace.seconds(20))
+
+    def accept(self):
+        """The next connection, once it has said hello and was welcomed."""
+        connection, _ = self._listener.accept()
+        connection.settimeout(pace.seconds(20))
+        assert frames.Assembler().add(connection.recv(100_000))[0] == frames.HELLO
+        connection.send(frames.HEADER.pack(frames.WELCOME, 0) + frames.Welcome(1).pack())
+        return connection
+
+    def close(self):
+        self._listener.close()
+
+
 class Engine:
     """One engine: its agents, clients and recorded events."""
 

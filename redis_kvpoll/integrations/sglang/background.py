@@ -12,19 +12,22 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class Background:
-    """A function whose calls return at once, and run in their order."""
+    """A function whose calls return at once, and run in their order. ``end`` it, or its thread keeps what it holds."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="kvpoll-background", daemon=True).start()
 
     def __call__(self, *arguments: Any) -> None:
         self._calls.put(arguments)
 
+    def end(self) -> None:
+        """End the thread after the calls that were made; later ones are dropped."""
+        self._calls.put(None)
+
     def _run(self) -> None:
-        while True:
-            arguments = self._calls.get()
+        while (arguments := self._calls.get()) is not None:
             try:
                 self._function(*arguments)
             except Exception:

@@ -27,7 +27,7 @@ ROUNDING = 0.001
 
 def around_defer(original: Callable[..., Any], queue: Any, decode_req: Any, *args: Any, **kwargs: Any) -> Any:
     """SGLang begins to hold the pages of a failed request."""
-    receiver = decode_req.kv_receiver
+    receiver = getattr(decode_req, "kv_receiver", None)
     failures = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_failures", None)
     if failures is not None and not failures.is_prolonged(receiver):
         failures = None

@@ -9,6 +9,7 @@ To add a hook: a function here or in holds, and its target in one of the tables 
 from __future__ import annotations
 
 import contextlib
+import logging
 import pkgutil
 import sys
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 from redis_kvpoll.integrations.sglang import duplicates, holds
 from redis_kvpoll.integrations.sglang.compat import CONN
 from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
+
+logger = logging.getLogger("redis_kvpoll")
 
 _PACKAGE = CONN.rpartition(".common.")[0]
 
@@ -114,10 +117,21 @@ def around_receiver_init(original: Callable[..., Any], receiver: Any, *args: Any
     try:
         return around_step(original, receiver, *args, **kwargs)
     finally:
-        worker = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_worker", None)
-        infos = getattr(receiver, "bootstrap_infos", None)
+        _learn_servers(receiver)
+
+
+def _learn_servers(receiver: Any) -> None:
+    """Take note of who serves a receiver's room. It raises nothing: an exception of the original's may be under way."""
+    worker = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_worker", None)
+    infos = getattr(receiver, "bootstrap_infos", None)
+    try:
         if worker is not None and infos:
             worker.learn_servers(receiver.bootstrap_room, infos)
+    except Exception:
+        logger.exception(
+            "redis_kvpoll: SGLang names the processes of prefill in another way than expected; a failure of theirs in "
+            "the table does not end this room: report this traceback"
+        )
 
 
 def _registry(manager: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -41,7 +40,7 @@ def install(manager: Any) -> None:
     worker = _join(manager)
     if has_consensus_store(manager) and not _all_stages_joined(manager, worker is not None):
         if worker is not None:
-            worker.close()
+            worker.leave()
             log_disabled("another stage of this pipeline could not join (its log says why)")
         return
     if worker is not None:
@@ -112,9 +111,10 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
         manager.req_to_decode_prefix_len = registry.lengths
     manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
     if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
-        manager.teardown = _chain(manager.teardown, worker.close)
+        manager.teardown = _chain(manager.teardown, worker.leave)
     if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
-        worker.fail = Background(registry.fail_from_table)
+        worker.fail = background = Background(registry.fail_from_table)
+        worker.end_background = background.end
         manager.update_status = until_told(registry, manager.update_status)
     if identity.role == "prefill":
         worker.receivers_of = partial(receivers_of, manager)
@@ -151,7 +151,7 @@ def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: st
             own.update(getattr(manager, name))
         setattr(manager, name, own)
     vars(manager).pop("update_status", None)
-    threading.Thread(target=worker.close, name="kvpoll-leave", daemon=True).start()
+    worker.leave()
     log_incompatible(IncompatibleSGLangError(why))
 
 

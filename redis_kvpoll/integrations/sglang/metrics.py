@@ -5,8 +5,11 @@ To add a metric: define it in ``_metrics``, and set it in ``LinkMetrics.update``
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any
+
+logger = logging.getLogger("redis_kvpoll")
 
 
 @cache
@@ -44,7 +47,7 @@ def _metrics() -> tuple[Any, ...] | None:
 
 
 class LinkMetrics:
-    """The metrics of one process, labelled with its role and owner."""
+    """The metrics of one process, labelled with its role and owner. They raise nothing: the table is worth more."""
 
     def __init__(self, role: str, owner: str) -> None:
         found = _metrics()
@@ -54,10 +57,15 @@ class LinkMetrics:
 
     def update(self, is_up: bool, pending: int, dropped: int, orphans: int) -> None:
         """Set the current values; ``dropped`` and ``orphans`` are the totals of this process so far."""
-        if self._children is not None:
-            up, pending_rooms, dropped_rooms, orphaned_rooms = self._children
+        if self._children is None:
+            return
+        up, pending_rooms, dropped_rooms, orphaned_rooms = self._children
+        try:
             up.set(int(is_up))
             pending_rooms.set(pending)
-            dropped_rooms.inc(dropped - self._dropped)
-            orphaned_rooms.inc(orphans - self._orphans)
-            self._dropped, self._orphans = dropped, orphans
+            dropped_rooms.inc(max(0, dropped - self._dropped))
+            orphaned_rooms.inc(max(0, orphans - self._orphans))
+        except Exception:  # as from a full disk: with several processes, their values are in files
+            logger.exception("redis_kvpoll: the metrics of the link cannot be set, and stay as they are")
+            self._children = None
+        self._dropped, self._orphans = max(dropped, self._dropped), max(orphans, self._orphans)

@@ -6,6 +6,7 @@ Both are bounded: in time, and in number or share. The caller holds the registry
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 TOMBSTONE_SECONDS = 300.0
@@ -20,7 +21,8 @@ class Tombstones:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._rooms: dict[int, tuple[int | None, float]] = {}
+        self._rooms: OrderedDict[int, tuple[int | None, float]] = OrderedDict()
+        """The oldest first. A dict's front is slow to reach once much was deleted there."""
 
     def __contains__(self, room: int) -> bool:
         return room in self._rooms

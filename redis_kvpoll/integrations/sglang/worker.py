@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -65,6 +66,12 @@ class TableWorker:
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
         self._ended_orphans = 0
+        self.end_background: Callable[[], object] = lambda: None
+        """Ends a thread that ``fail`` has."""
+        self._closing = threading.RLock()
+        self._is_closed = False
+        self._process = os.getpid()
+        """A child that it forks has no part in the table."""
 
     # Called by SGLang's threads
 
@@ -74,10 +81,19 @@ class TableWorker:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Have what is pending published, and leave the table. Further calls do nothing."""
+        """Have what is pending published, and leave the table. It waits seconds for Redis. Further calls do nothing."""
+        if self._process != os.getpid():
+            return  # A thread that is not here may have had any lock.
+        with self._closing:
+            if not self._is_closed:
+                self.client.close()
+                self.went_on_alone()
+                self._is_closed = True
         atexit.unregister(self.close)
-        self.client.close()
-        self.went_on_alone()
+
+    def leave(self) -> None:
+        """Close in a thread, and return at once; the end of the process waits for it."""
+        threading.Thread(target=self.close, name="kvpoll-leave", daemon=True).start()
 
     @property
     def is_idle(self) -> bool:
@@ -112,10 +128,10 @@ class TableWorker:
         return servers if number is not None and number == self.registry.current_life(room) else None
 
     def _tell_hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
-        self.client.add(messages.HOLD, messages.encode_life(room, number, is_over, moment))
+        self.client.add_life(messages.HOLD, room, number, is_over, moment)
 
     def _tell_waiting(self, room: int, is_waiting: bool) -> None:
-        self.client.add(messages.WANT_REASON, messages.encode_life(room, 0, is_waiting))
+        self.client.add_life(messages.WANT_REASON, room, 0, is_waiting)
 
     # Called by the client, in its channel's thread
 
@@ -136,6 +152,7 @@ class TableWorker:
     def went_on_alone(self) -> None:
         """Go on without the table."""
         self.registry.detach()
+        self.end_background()
         self.client.ranks.clear()
         self._metrics.update(False, 0, self.dropped, self._ended_orphans)
 
@@ -152,7 +169,7 @@ class TableWorker:
         self.fail(room, number, reason, True)
 
     def _read_failure(self, room: int, number: int) -> None:
-        self.client.post(messages.READ_FAILURE, messages.encode_life(room, number))
+        self.client.post_life(messages.READ_FAILURE, room, number)
 
     def _forget(self) -> None:
         """Forget what is known of rooms that are over."""

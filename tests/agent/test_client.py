@@ -1,0 +1,138 @@
+"""A client beside what listens in its agent's place: what it tells at its end, and what it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from redis_kvpoll.agent import client as client_module
+from redis_kvpoll.agent import frames, messages
+from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.client import TableClient
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.open_channel import agent_name
+from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+from tests.support import agents, pace
+from tests.support.real import until
+
+BOOT, OK = 1, 4
+
+
+def hello(url="redis://h", **options):
+    return ClientHello(
+        url, {"namespace": "t"} | options, "owner", "name", "prefill/10.0.0.1:8998", 5.0, pace.seconds(60)
+    )
+
+
+def say(connection, kind, payload):
+    connection.send(frames.HEADER.pack(kind, 0) + payload)
+
+
+def heard(connection, last):
+    """The kinds of all messages up to a kind, without what the channel says for itself."""
+    found, assembler = [], frames.Assembler()
+    while last not in found:
+        message = assembler.add(connection.recv(100_000))
+        if message and message[0] < frames.FIRST_CONTROL:
+            found.append(message[0])
+    return found
+
+
+@pytest.fixture
+def agent(engine):
+    agent = agents.StandIn(engine.folder / "socket")
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def joined(agent):
+    """A client that has joined, its rooms, and the agent's end of its connection."""
+    nothing = lambda *_: None  # noqa: E731
+    handlers = SimpleNamespace(state_changed=nothing, tick=nothing, went_on_alone=nothing)
+    rooms = RoomRegistry(lambda: client.send_changes())
+    client = TableClient(hello(), agent.path, rooms, handlers)
+    joining = threading.Thread(target=client.join)
+    joining.start()
+    with contextlib.closing(agent.accept()) as connection:
+        say(connection, messages.JOINED, b"")
+        joining.join()
+        yield client, rooms, connection
+    client.channel.close(0.0)
+
+
+def test_client_leaves_behind_its_changes(joined, monkeypatch):
+    """The agent takes nothing for a while, so the last changes do not fit: it must not hear of the end before them."""
+    monkeypatch.setattr(client_module, "CLOSE_SECONDS", pace.seconds(20))
+    client, rooms, connection = joined
+    room = 0
+    while client.sent == room:
+        room += 1
+        rooms.statuses[room] = BOOT
+    for late in range(room + 1, room + 10):
+        rooms.statuses[late] = BOOT
+    has_left = threading.Event()
+    monkeypatch.setattr(AgentChannel, "is_connected", property(lambda _: not has_left.set()))  # asked behind that
+    closing = threading.Thread(target=client.close)
+    closing.start()
+    assert has_left.wait(pace.seconds(20))
+    assert heard(connection, messages.LEAVE) == [messages.CHANGE] * (room + 9) + [messages.LEAVE]
+    say(connection, messages.LEFT, b"")
+    closing.join()
+
+
+def test_dropped_lives_of_a_former_agent_stay_counted(joined, agent):
+    """The next one begins at 0; what only grows for Prometheus never falls."""
+    client, _, connection = joined
+    say(connection, messages.STATE, messages.encode_words(*TableState(dropped=5)))
+    until(lambda: client.state.dropped == 5, "the count")
+    connection.close()
+    with contextlib.closing(agent.accept()) as following:
+        until(lambda: client.channel.is_connected, "the next connection")
+        assert client.state.dropped == 5
+        say(following, messages.STATE, messages.encode_words(*TableState(dropped=2, is_up=True)))
+        until(lambda: client.state.is_up, "the next state")
+        assert client.state.dropped == 7
+
+
+def test_held_room_that_cannot_be_written_hides_no_other(joined, agent):
+    """After a reconnection each is told; one that cannot be told keeps nothing else from the agent."""
+    client, rooms, connection = joined
+    rooms.on_hold = lambda room, number, is_over, moment: client.add_life(messages.HOLD, room, number, is_over, moment)
+    rooms.awaits_claims = True
+    for room in (2**200, 7):
+        rooms.statuses[room] = BOOT
+    assert heard(connection, messages.HOLD) == [messages.HOLD]
+    connection.close()
+    with contextlib.closing(agent.accept()) as following:
+        assert heard(following, messages.HOLD) == [messages.HOLD]
+
+
+class TestAgentName:
+    """Everybody on the host can read it in the list of processes."""
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://:secret@h:6379/1",
+            "redis://user:secret@h:6379/1",
+            "redis://user:sec@ret@h:6379/1",
+            "redis://h:6379/1?password=secret",
+            "redis://user:secret@h:6379/1?sentinel_password=secret",
+        ],
+        ids=["password", "user", "unescaped", "option", "sentinel"],
+    )
+    def test_no_part_of_it_depends_on_a_password(self, url):
+        assert agent_name(hello(url)) == agent_name(hello("redis://h:6379/1"))
+
+    @pytest.mark.parametrize("url", ["redis://:se?{}@h", "{}", "redis://h?sentinel_password={}@x", "redis://h?a=x@{}"])
+    def test_url_that_is_wrong_does_not_show_in_it_either(self, url):
+        assert agent_name(hello(url.format("cret"))) == agent_name(hello(url.format("another")))
+
+    def test_servers_and_deployments_have_agents_of_their_own(self):
+        found = [hello(), hello("redis://g"), hello("redis://h/1"), hello("rediss://h"), hello(namespace="u")]
+        assert len(set(map(agent_name, found))) == len(found)
