@@ -75,9 +75,11 @@ class TestOnServers:
 
     def test_open_that_finds_room_failed_is_known_at_once(self, side, server, peer):
         """Another rank has failed it before: no entry is to come."""
-        told, store = Told(), side.over(server, rank=1, world_size=2)
+        told, store = Told(2), side.over(server, rank=1, world_size=2)
         with StatusStore(server.store_client(), rank=0, world_size=2) as first, following(store, told) as failures:
             first.open(1, "rid").fail("early")
+            first.open(2, "marker").fail("behind it")
+            real.until(lambda: told.found, "the follower is past room 1, which nobody holds yet")
             told.held.add(1)
             room = store.open(1, "rid")
             found = failures.get(1)
