@@ -21,7 +21,7 @@ from redis_kvpoll.agent.table_member import StoreMember
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.integrations.sglang import register, settings
+from redis_kvpoll.integrations.sglang import register, settings, worker
 from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from tests.support import pace, real
@@ -338,7 +338,8 @@ class TestOneLife:
             room.clear()
             until_entry_is(table, ROOM, status=KVPoll.WaitingForInput, owner=OWNER)
 
-    def test_reason_of_another_rank_is_returned(self, table):
+    def test_reason_of_another_rank_is_returned(self, table, monkeypatch):
+        monkeypatch.setattr(worker, "REASON_WAIT_SECONDS", 20.0)  # it returns with the reason, however slow that is
         ranks = [manager(attn_tp_size=2, attn_tp_rank=rank) for rank in range(2)]
         with joined(*ranks):
             for sglang in ranks:
