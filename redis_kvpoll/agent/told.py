@@ -7,6 +7,7 @@ bounded, until the publisher takes them.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -46,8 +47,9 @@ class ToldRooms:
         self._clock = clock
         self._lives: dict[int, int] = {}
         self._statuses: dict[int, int | None] = {}
-        self._over: dict[int, tuple[int, float]] = {}
-        """By room: the last life that was over, and when to forget it; the oldest first."""
+        self._over: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        """By room: the last life that was over, and when to forget it; the oldest first. A dict's front is slow to
+        reach once much was deleted there."""
 
     def change(self, room: int, change: RoomLife) -> None:
         """Take note of changes of a life, for the table."""

@@ -14,7 +14,7 @@ before the last proof (see continuity.py), or the room was read since.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -55,7 +55,7 @@ class FailureLog:
     def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
         self.context = context
         self.latest: dict[int, RoomFailure] = {}
-        self.unheld: dict[int, tuple[RoomFailure, float]] = {}
+        self.unheld: OrderedDict[int, tuple[RoomFailure, float]] = OrderedDict()
         """The latest failures of other rooms, and when they were read, in monotonic seconds; the oldest first."""
         self.resyncs_wanted = 0
         """Grows when the store has found another server: a follower's may be the former one."""
