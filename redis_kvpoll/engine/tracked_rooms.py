@@ -185,7 +185,10 @@ class TrackedRooms:
 
     def unmark(self, tag: str, room: int) -> None:
         """Note that something was learned of a room, or changed, without an entry in the feed."""
-        self.unmarked.setdefault(tag, {})[room] = None
+        unmarked, rooms_here = self.unmarked.setdefault(tag, {}), self.in_shard(tag)
+        unmarked[room] = None
+        if len(unmarked) > 2 * len(rooms_here) + SWEEP_EVERY:
+            self.unmarked[tag] = {other: None for other in unmarked if other in rooms_here}
 
     def mark_all(self, tag: str, mark: Mark) -> None:
         """Note that the server has had at this mark whatever was learned of the rooms of a shard so far.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll import KVPoll
 from redis_kvpoll.engine.marks import KEPT, Mark, ShardMarks, last_present, mark_of
+from redis_kvpoll.engine.tracked_rooms import SWEEP_EVERY, TrackedRoom, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from tests.support.calls_of_scripts import replay
 from tests.support.contexts import context
@@ -130,3 +132,15 @@ class TestMarkOf:
     )
     def test_last_changed_room_is_named(self, command, reply, expected):
         assert mark_of(call_of(command), b"100-7", reply) == (Mark(b"100-7", *expected) if expected else None)
+
+
+def test_rooms_that_are_gone_are_not_kept_as_unmarked():
+    """A store without a lease, which attaches one request after the other, never marks them all."""
+    rooms = TrackedRooms(60.0, 60.0, False)
+    for room in range(5 * SWEEP_EVERY):
+        rooms.track("default", room, TrackedRoom(room + 1, "", "attached", KVPoll.Bootstrapping, 0.0), 0.0)
+        rooms.unmark("default", room)
+        if room >= 10:
+            del rooms.in_shard("default")[room - 10]
+    assert len(rooms.unmarked["default"]) <= SWEEP_EVERY + 20
+    assert rooms.in_shard("default").keys() <= rooms.unmarked["default"].keys()
