@@ -15,7 +15,14 @@ from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, p
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.selection import STATUS_CHOICE
-from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
+from redis_kvpoll.errors import (
+    CorruptEntryError,
+    FeedOffError,
+    KVPollError,
+    RoomNotFoundError,
+    WaitTimeoutError,
+    printable,
+)
 from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
@@ -193,7 +200,7 @@ def wait(
     if wants_json:
         as_json.put({"namespace": namespace, "room": room, "status": status.name, "reason": reason})
     else:
-        click.echo(f"Room {room} is at {status.name}" + (f": {reason}" if reason else ""))
+        click.echo(f"Room {room} is at {status.name}" + (f": {printable(reason)}" if reason else ""))
     if status is KVPoll.Failed and KVPoll.Failed not in goal:
         raise click.exceptions.Exit(ATTENTION)
 
