@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
@@ -162,19 +163,20 @@ def _change_many(
 ) -> None:
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
+    clock = ServerClock(url)
     with found_table(url, namespace, "" if dry_run else operation) as (store, _):
-        found = list(islice(_matching(store, wanted, operation), limit + 1))
+        found = list(islice(_matching(store, wanted, operation, clock), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
         rooms = [each.row.room for each in found]
         if not dry_run and rooms and not yes:
-            _ask(operation, store, found)
+            _ask(operation, store, found, clock)
         shown = with_entries(store, found) if dry_run and not wants_json else []
         changed = 0 if dry_run else sum(_in_steps(store, rooms, change))
     if wants_json:
         as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
     elif dry_run:
-        print_found(shown, time.time())
+        print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
         click.echo(
@@ -182,18 +184,18 @@ def _change_many(
         )
 
 
-def _matching(store: StatusStore, wanted: Selection, operation: str) -> Iterator[Found]:
-    for found, is_taken in select(store, wanted):
+def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
+    for found, is_taken in select(store, wanted, clock):
         # What has Failed cannot be failed; to abort what has ended in Success would hide that.
         is_over = found.row.status is not None and found.row.status.is_terminal
         if is_taken and not (operation == "abort" and is_over):
             yield found
 
 
-def _ask(operation: str, store: StatusStore, found: list[Found]) -> None:
+def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerClock) -> None:
     if not sys.stdin.isatty():
         leave(NOT_FOUND, f"Error: {_rooms(len(found))} match: confirm with --yes, or look with --dry-run")
-    print_found(with_entries(store, found[:SHOWN]), time.time())
+    print_found(with_entries(store, found[:SHOWN]), clock.now())
     if len(found) > SHOWN:
         click.echo(f"and {len(found) - SHOWN:,} more", err=True)
     if not click.confirm(f"{operation} {_rooms(len(found))}?", err=True):

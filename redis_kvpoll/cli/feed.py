@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
@@ -86,7 +86,8 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
             + f"; it keeps {kept} entries of a shard, and expires once no room was opened or touched for a day"
         )
     else:
-        print_history([row for period in periods(changes, exists, time.time()) for row in period_rows(period)])
+        now = ServerClock(url).now()
+        print_history([row for period in periods(changes, exists, now) for row in period_rows(period)])
 
 
 def _wanted(

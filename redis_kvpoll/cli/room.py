@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import DURATION, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.found import found_table
@@ -61,12 +61,13 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
+    clock = ServerClock(url)
     with interruptible(), found_table(url, namespace) as (store, _):
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
                 leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
-            _print(namespace, seen, wants_json)
+            _print(namespace, seen, clock.now(), wants_json)
             if not watch or seen.entry.status.is_terminal:
                 return
             pause(WATCH_INTERVAL)
@@ -122,8 +123,7 @@ def other_side(namespace: str) -> str:
     return ""
 
 
-def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
-    now = time.time()
+def _print(namespace: str, seen: Seen, now: float, wants_json: bool) -> None:
     timeline = _before_restore(list(periods(seen.changes, True, now)), seen.entry)
     if wants_json:
         as_json.put(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import DURATION
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Entry, KVPoll, RoomRow
@@ -59,14 +60,15 @@ class Selection(NamedTuple):
         return self.request is not None or self.reason is not None or self.owner is not None
 
     def takes(self, row: RoomRow, now: float) -> bool:
-        """Whether a room matches, as far as its row tells; its owner is another matter."""
+        """Whether a room matches at the server's ``now``, as far as its row tells; its owner is another matter."""
         is_live = row.status is not None and not row.status.is_terminal
         age = now - row.since
         if self.status and (row.status is None or row.status.name.lower() not in map(str.lower, self.status)):
             return False
         if self.stuck is not None and not (is_live and age > self.stuck):
             return False
-        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - now <= self.expiring):
+        # A row is read with the remaining TTL, which has become a time of our own clock.
+        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - time.time() <= self.expiring):
             return False
         return self.older_than is None or (row.status is not None and age > self.older_than)
 
@@ -115,12 +117,12 @@ def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F
     return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
 
 
-def select(store: StatusStore, wanted: Selection) -> Iterator[tuple[Found, bool]]:
+def select(store: StatusStore, wanted: Selection, clock: ServerClock) -> Iterator[tuple[Found, bool]]:
     """Yield every room of the table, and whether it matches."""
     rows = iter(store.rows())
     owners = None if wanted.owner is None else Owners(store, wanted.owner)
     while batch := list(islice(rows, BATCH)):
-        now = time.time()
+        now = clock.now()
         taken = {row.room for row in batch if wanted.takes(row, now)}
         entries = store.entries(taken) if taken and wanted.needs_entries else {}
         for row in batch:

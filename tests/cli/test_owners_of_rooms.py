@@ -128,7 +128,7 @@ def test_lost_leases_of_one_name_are_one_row():
     alive = Owner("dup-0", 99_000_000, 5.0, 0.5, time.time())
     found = owners.fold([*lost, alive])
     assert [len(group) for group in found] == [25, 1]
-    cells = dict(zip(owners.COLUMNS, owners.cells(found[0]), strict=True))
+    cells = dict(zip(owners.COLUMNS, owners.cells(found[0], time.time()), strict=True))
     assert (cells["state"], cells["reason"]) == ("lost 25 times", "its name was taken again")
 
 
