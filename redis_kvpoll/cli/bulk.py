@@ -1,7 +1,8 @@
 """``kvpoll abort`` and ``clear``: one room, or all that match.
 
 Invariant: many rooms are changed only after they were counted and the caller has agreed, at most --limit of them, in
-steps, so that no call holds the server up.
+steps, so that no call holds the server up. Each step reads its rooms again: a room that was opened anew since it was
+counted, or does not match any more, stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
 from redis_kvpoll.cli.options import json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.room import absent, other_side
-from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.statistics.reasons import by_hand
@@ -172,7 +173,11 @@ def _change_many(
         if not dry_run and rooms and not yes:
             _ask(operation, store, found, clock)
         shown = with_entries(store, found) if dry_run and not wants_json else []
-        changed = 0 if dry_run else sum(_in_steps(store, rooms, change))
+        changed, skipped = 0, 0
+        if not dry_run:
+            changed, skipped = _change_in_steps(store, found, Recheck(store, wanted, clock), operation, change)
+    if skipped:
+        click.echo(f"skipped {_rooms(skipped)} that changed in the meantime", err=True)
     if wants_json:
         as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
     elif dry_run:
@@ -202,11 +207,24 @@ def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerCl
         leave(NOT_FOUND, "nothing was changed")
 
 
-def _in_steps(store: StatusStore, rooms: list[int], change: Callable[[StatusStore, list[int]], int]) -> Iterator[int]:
-    for at in range(0, len(rooms), STEP):
+def _change_in_steps(
+    store: StatusStore,
+    found: list[Found],
+    recheck: Recheck,
+    operation: str,
+    change: Callable[[StatusStore, list[int]], int],
+) -> tuple[int, int]:
+    """Return how many rooms were changed, and how many were skipped."""
+    changed = skipped = 0
+    for at in range(0, len(found), STEP):
         if at:
             time.sleep(PAUSE)
-        yield change(store, rooms[at : at + STEP])
+        some = found[at : at + STEP]
+        entries = recheck.matching(some)
+        still = [entry.room for entry in entries if not (operation == "abort" and entry.status.is_terminal)]
+        changed += change(store, still)
+        skipped += len(some) - len(still)
+    return changed, skipped
 
 
 def _rooms(count: int) -> str:

@@ -29,6 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 STUCK = "60s"
 EXPIRING = "60s"
 BATCH = 1000
+SAME_OPENING = 0.0015
+"""Seconds: a row and an entry have the time of one opening to the millisecond."""
 STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
 
 
@@ -129,6 +131,34 @@ def select(store: StatusStore, wanted: Selection, clock: ServerClock) -> Iterato
             entry = entries.get(row.room)
             is_taken = row.room in taken and (not wanted.needs_entries or wanted.takes_entry(entry))
             yield Found(row, entry), is_taken and (owners is None or owners.have(entry))
+
+
+class Recheck:
+    """Tells which of the rooms that a selection has found match still, just before they are changed."""
+
+    def __init__(self, store: StatusStore, wanted: Selection, clock: ServerClock) -> None:
+        self._store, self._wanted, self._clock = store, wanted, clock
+        self._owners = None if wanted.owner is None else Owners(store, wanted.owner)
+
+    def matching(self, found: list[Found]) -> list[Entry]:
+        """Return what they are now, without those that are gone, were opened anew, or do not match any more."""
+        entries = self._store.entries(each.row.room for each in found)
+        now = self._clock.now()
+        pairs = ((each, entries.get(each.row.room)) for each in found)
+        return [entry for each, entry in pairs if isinstance(entry, Entry) and self._matches(each, entry, now)]
+
+    def _matches(self, found: Found, entry: Entry, now: float) -> bool:
+        if abs(entry.opened_at - found.row.opened_at) > SAME_OPENING:
+            return False
+        if isinstance(found.entry, Entry) and found.entry.generation != entry.generation:
+            return False
+        expires_at = time.time() + entry.ttl
+        row = RoomRow(entry.room, entry.status, entry.updated_at, entry.opened_at, expires_at, entry.owner)
+        return (
+            self._wanted.takes(row, now)
+            and self._wanted.takes_entry(entry)
+            and (self._owners is None or self._owners.have(entry))
+        )
 
 
 class Owners:
