@@ -117,7 +117,7 @@ def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:
 def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given: Any) -> None:
     """Remove one room, or all that the options select, from the table.
 
-    Without ROOM, it shows how many rooms match and asks: kvpoll clear --status Failed --older-than 5m.
+    Without ROOM, it shows how many rooms match and asks: kvpoll clear --status Failed --older-than 30s.
     """
     if room is None:
         _change_many(url, namespace, wanted, "clear", _clear_some, **given)
