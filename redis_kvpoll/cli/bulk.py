@@ -1,7 +1,8 @@
 """``kvpoll abort`` and ``clear``: one room, or all that match.
 
 Invariant: many rooms are changed only after they were counted and the caller has agreed, at most --limit of them, in
-steps, so that no call holds the server up.
+steps, so that no call holds the server up. Each step reads its rooms again: a room that was opened anew since it was
+counted, or does not match any more, stays as it is.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
 from redis_kvpoll.cli.options import json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.room import absent, other_side
-from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.statistics.reasons import by_hand
@@ -115,7 +117,7 @@ def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:
 def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given: Any) -> None:
     """Remove one room, or all that the options select, from the table.
 
-    Without ROOM, it shows how many rooms match and asks: kvpoll clear --status Failed --older-than 5m.
+    Without ROOM, it shows how many rooms match and asks: kvpoll clear --status Failed --older-than 30s.
     """
     if room is None:
         _change_many(url, namespace, wanted, "clear", _clear_some, **given)
@@ -162,19 +164,24 @@ def _change_many(
 ) -> None:
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
+    clock = ServerClock(url)
     with found_table(url, namespace, "" if dry_run else operation) as (store, _):
-        found = list(islice(_matching(store, wanted, operation), limit + 1))
+        found = list(islice(_matching(store, wanted, operation, clock), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
         rooms = [each.row.room for each in found]
         if not dry_run and rooms and not yes:
-            _ask(operation, store, found)
+            _ask(operation, store, found, clock)
         shown = with_entries(store, found) if dry_run and not wants_json else []
-        changed = 0 if dry_run else sum(_in_steps(store, rooms, change))
+        changed, skipped = 0, 0
+        if not dry_run:
+            changed, skipped = _change_in_steps(store, found, Recheck(store, wanted, clock), operation, change)
+    if skipped:
+        click.echo(f"skipped {_rooms(skipped)} that changed in the meantime", err=True)
     if wants_json:
         as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
     elif dry_run:
-        print_found(shown, time.time())
+        print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
         click.echo(
@@ -182,29 +189,42 @@ def _change_many(
         )
 
 
-def _matching(store: StatusStore, wanted: Selection, operation: str) -> Iterator[Found]:
-    for found, is_taken in select(store, wanted):
+def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
+    for found, is_taken in select(store, wanted, clock):
         # What has Failed cannot be failed; to abort what has ended in Success would hide that.
         is_over = found.row.status is not None and found.row.status.is_terminal
         if is_taken and not (operation == "abort" and is_over):
             yield found
 
 
-def _ask(operation: str, store: StatusStore, found: list[Found]) -> None:
+def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerClock) -> None:
     if not sys.stdin.isatty():
         leave(NOT_FOUND, f"Error: {_rooms(len(found))} match: confirm with --yes, or look with --dry-run")
-    print_found(with_entries(store, found[:SHOWN]), time.time())
+    print_found(with_entries(store, found[:SHOWN]), clock.now())
     if len(found) > SHOWN:
         click.echo(f"and {len(found) - SHOWN:,} more", err=True)
     if not click.confirm(f"{operation} {_rooms(len(found))}?", err=True):
         leave(NOT_FOUND, "nothing was changed")
 
 
-def _in_steps(store: StatusStore, rooms: list[int], change: Callable[[StatusStore, list[int]], int]) -> Iterator[int]:
-    for at in range(0, len(rooms), STEP):
+def _change_in_steps(
+    store: StatusStore,
+    found: list[Found],
+    recheck: Recheck,
+    operation: str,
+    change: Callable[[StatusStore, list[int]], int],
+) -> tuple[int, int]:
+    """Return how many rooms were changed, and how many were skipped."""
+    changed = skipped = 0
+    for at in range(0, len(found), STEP):
         if at:
             time.sleep(PAUSE)
-        yield change(store, rooms[at : at + STEP])
+        some = found[at : at + STEP]
+        entries = recheck.matching(some)
+        still = [entry.room for entry in entries if not (operation == "abort" and entry.status.is_terminal)]
+        changed += change(store, still)
+        skipped += len(some) - len(still)
+    return changed, skipped
 
 
 def _rooms(count: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
@@ -86,7 +87,8 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
             + f"; it keeps {kept} entries of a shard, and expires once no room was opened or touched for a day"
         )
     else:
-        print_history([row for period in periods(changes, exists, time.time()) for row in period_rows(period)])
+        now = ServerClock(url).now()
+        print_history([row for period in periods(changes, exists, now) for row in period_rows(period)])
 
 
 def _wanted(
@@ -102,23 +104,45 @@ def _wanted(
             yield change
 
 
+class _Met(NamedTuple):
+    """What a tail remembers of a room."""
+
+    is_theirs: bool
+    until: float
+    """When the room expires, by the server's clock: its id may be another's from then on."""
+    ranks: set[int | None]
+    """The ranks that have changed it; one that is not among them may have another owner."""
+
+
 def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str) -> Iterator[Change | FeedGap]:
-    """The changes of an owner's rooms, and every gap. Each room is read once, when it is first met."""
+    """The changes of an owner's rooms, and every gap.
+
+    A room is read when it is first met, once it may have expired, and, as long as it is not the owner's, when a rank
+    changes it for the first time.
+    """
     owners = Owners(store, text)
-    known: dict[int, bool] = {}
+    known: dict[int, _Met] = {}
     for change in changes:
         if isinstance(change, FeedGap):
             yield change
             continue
-        if change.room not in known:
-            if len(known) >= MOST_KNOWN:
-                known.clear()
+        met = known.get(change.room)
+        if met is None or change.at > met.until or not (met.is_theirs or change.rank in met.ranks):
             try:
-                known[change.room] = owners.have(store.entries([change.room]).get(change.room))
+                entry = store.entries([change.room]).get(change.room)
             except StoreUnavailableError:  # rather too many than one too few
                 yield change
                 continue
-        if known[change.room] or owners.ended(change.reason):
+            ranks = set() if met is None or change.at > met.until else met.ranks
+            met = _Met(owners.have(entry), math.inf, ranks)
+            if entry is not None:  # the next of an absent room's id may be theirs
+                if len(known) >= MOST_KNOWN:
+                    known.clear()
+                known[change.room] = met
+        met.ranks.add(change.rank)
+        if change.ttl is not None and change.room in known:
+            known[change.room] = met._replace(until=change.at + change.ttl)
+        if met.is_theirs or owners.ended(change.reason):
             yield change
         if change.status is None:
             known.pop(change.room, None)  # the next of this id is another's

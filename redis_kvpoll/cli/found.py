@@ -5,6 +5,7 @@ Invariant: no command but replay creates a namespace. A table whose settings alo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,7 +46,7 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
         if store.settings() is None:
             shards = _shards_without_settings(url, namespace, writes)
         if (replica := read_replica(url, DEADLINE)) is not None:
-            _warn_of(replica, writes)
+            _warn_of(replica, writes, url)
         if shards is not None or deadline != DEADLINE:
             store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
         yield OpenTable(store, replica)
@@ -66,17 +67,29 @@ def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
     return left.shards
 
 
-def _warn_of(replica: ReplicaLink, writes: str) -> None:
+def _warn_of(replica: ReplicaLink, writes: str, url: str) -> None:
     """Say that a replica is read; exit if the command writes."""
     if writes:
         what = f"{writes}: this server is a replica of {replica.primary}, and takes no writes"
-        advice = f"use --redis redis://{replica.primary}" if replica.is_linked else replica.described
+        advice = f"use --redis {url_of_primary(url, replica.primary)}" if replica.is_linked else replica.described
         leave(NOT_FOUND, f"Error: {what}: {advice}")
     what = f"{replica.described}; trust no state here"
     if replica.is_linked:
         heard = f"it heard of it {replica.behind:.0f} s ago, so " if replica.behind is not None else ""
         what = f"{heard}what it shows may be a moment old"
     click.echo(f"this server is a replica of {replica.primary}: {what}", err=True)
+
+
+def url_of_primary(url: str, primary: str) -> str:
+    """Return the URL of a replica with its primary's host and port, and ``***`` for user and password."""
+    from redis_kvpoll.transport.urls import parse
+
+    target = parse(url)
+    scheme, _, rest = target.shown.partition("://")
+    if scheme == "unix":
+        return f"redis://{primary}/{target.options.get('db', 0)}"
+    before, at, after = rest.rpartition("@")
+    return f"{scheme}://{before}{at}{primary}{after[len(re.split('[/?]', after)[0]) :]}"
 
 
 def _hints(url: str, namespace: str) -> Iterator[str]:

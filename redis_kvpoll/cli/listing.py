@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from redis_kvpoll.cli import as_json, ask_serve
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
@@ -79,14 +79,14 @@ def ls(
     is_reversed = reverse != (sort is None and (wanted.stuck is not None or wanted.older_than is not None))
     order = Order(SORTS[sort or "updated"], is_reversed, None if wants_all else limit)
     with found_table(url, namespace) as (store, replica):
-        listed = None
+        listed, clock = None, ServerClock(url)
         if serve and ask_serve.is_question(wanted):
             listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
         if listed is None:
-            matching = Matching(store, wanted)
+            matching = Matching(store, wanted, clock)
             found = with_entries(store, order.first(matching))
             listed = Listed(found, matching.total, matching.count)
-    _print(namespace, wanted, listed, wants_json, replica)
+    _print(namespace, wanted, listed, clock.now(), wants_json, replica)
 
 
 class Order(NamedTuple):
@@ -135,21 +135,23 @@ def _asked(
 class Matching:
     """The rooms that match, and how many there were and matched once they were read."""
 
-    def __init__(self, store: StatusStore, wanted: Selection) -> None:
-        self._store, self._wanted = store, wanted
+    def __init__(self, store: StatusStore, wanted: Selection, clock: ServerClock) -> None:
+        self._store, self._wanted, self._clock = store, wanted, clock
         self.total = self.count = 0
 
     def __iter__(self) -> Any:
-        for found, is_taken in select(self._store, self._wanted):
+        for found, is_taken in select(self._store, self._wanted, self._clock):
             self.total += 1
             if is_taken:
                 self.count += 1
                 yield found
 
 
-def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, replica: ReplicaLink | None) -> None:
+def _print(
+    namespace: str, wanted: Selection, listed: Listed, now: float, wants_json: bool, replica: ReplicaLink | None
+) -> None:
     found, total, count, source = listed
-    left_out, now = count - len(found), time.time()
+    left_out = count - len(found)
     if wants_json:
         rooms = [as_json.room(each.row, each.entry, now) for each in found]
         head = {"namespace": namespace, "at": now, "replica": as_json.replica(replica)}
@@ -171,7 +173,7 @@ def _print(namespace: str, wanted: Selection, listed: Listed, wants_json: bool, 
 
 
 def print_found(found: Iterable[Found], now: float) -> None:
-    """Print rooms: for a terminal, or tab-separated."""
+    """Print rooms, as of the server's time ``now``: for a terminal, or tab-separated."""
     is_terminal = sys.stdout.isatty()
     lines = [room_line(each.row, each.entry, now, is_terminal) for each in found]
     columns = listed_columns(lines, is_terminal)
@@ -198,13 +200,13 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
 
     Exit status: 1 if there is none.
     """
-    wanted = Selection(request=request)
+    wanted, clock = Selection(request=request), ServerClock(url)
     with found_table(url, namespace) as (store, replica):
-        matching = Matching(store, wanted)
+        matching = Matching(store, wanted, clock)
         found = heapq.nsmallest(limit, matching, key=SORTS["updated"])
     if not found and not wants_json:
         total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
         leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
-    _print(namespace, wanted, Listed(found, matching.total, matching.count), wants_json, replica)
+    _print(namespace, wanted, Listed(found, matching.total, matching.count), clock.now(), wants_json, replica)
     if not found:
         raise click.exceptions.Exit(NOT_FOUND)

@@ -9,6 +9,7 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
+from redis_kvpoll.errors import printable
 
 COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 
@@ -36,7 +37,7 @@ def namespaces(url: str, wants_json: bool) -> None:
         leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
     if wants_json:
         return
-    rows = [tuple("" if cell is None else str(cell) for cell in one) for one in found]
+    rows = [tuple("" if cell is None else printable(str(cell)) for cell in one) for one in found]
     if sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable
 
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import human
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
@@ -35,17 +35,18 @@ def owners(url: str, namespace: str, wants_json: bool) -> None:
     """
     with found_table(url, namespace) as (store, replica):
         found = store.owners()
+    now = ServerClock(url).now()
     if wants_json:
-        head = {"namespace": namespace, "at": time.time(), "replica": as_json.replica(replica)}
+        head = {"namespace": namespace, "at": now, "replica": as_json.replica(replica)}
         as_json.put({**head, "owners": [as_json.owner(one) for one in found]})
     elif not found:
         click.echo(f"Namespace {namespace!r} has no leases.")
     elif sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
 
-        terminal.print_owners(COLUMNS, [(group[-1].state, cells(group)) for group in fold(found)])
+        terminal.print_owners(COLUMNS, [(group[-1].state, cells(group, now)) for group in fold(found)])
     else:
-        for line in (COLUMNS, *map(cells, fold(found))):
+        for line in (COLUMNS, *(cells(group, now) for group in fold(found))):
             click.echo("\t".join(line))
 
 
@@ -82,10 +83,10 @@ def fold(owners: Iterable[Owner]) -> list[list[Owner]]:
     return list(groups.values())
 
 
-def cells(group: list[Owner]) -> tuple[str, ...]:
-    """The cells of an owner, or of the lost leases of one name, in the order of COLUMNS."""
+def cells(group: list[Owner], now: float) -> tuple[str, ...]:
+    """The cells of an owner, or of the lost leases of one name, in the order of COLUMNS, at the server's ``now``."""
     owner, count = group[-1], len(group)
-    heartbeat = f"{human(max(0.0, time.time() - owner.last_heartbeat_at))} ago" if owner.last_heartbeat_at else ""
+    heartbeat = f"{human(max(0.0, now - owner.last_heartbeat_at))} ago" if owner.last_heartbeat_at else ""
     lost_at = max(one.lost_at for one in group)
     processes = sorted({one.process for one in group if one.process})
     more = f" and {len(processes) - SHOWN_PROCESSES} more" if len(processes) > SHOWN_PROCESSES else ""

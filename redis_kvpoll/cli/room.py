@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import DURATION, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
 from redis_kvpoll.cli.selection import STATUS_CHOICE
-from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError, RoomNotFoundError, WaitTimeoutError
+from redis_kvpoll.errors import (
+    CorruptEntryError,
+    FeedOffError,
+    KVPollError,
+    RoomNotFoundError,
+    WaitTimeoutError,
+    printable,
+)
 from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
@@ -54,12 +61,13 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
 
     Exit status: 1 if the room is absent.
     """
+    clock = ServerClock(url)
     with interruptible(), found_table(url, namespace) as (store, _):
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
                 leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
-            _print(namespace, seen, wants_json)
+            _print(namespace, seen, clock.now(), wants_json)
             if not watch or seen.entry.status.is_terminal:
                 return
             pause(WATCH_INTERVAL)
@@ -115,8 +123,7 @@ def other_side(namespace: str) -> str:
     return ""
 
 
-def _print(namespace: str, seen: Seen, wants_json: bool) -> None:
-    now = time.time()
+def _print(namespace: str, seen: Seen, now: float, wants_json: bool) -> None:
     timeline = _before_restore(list(periods(seen.changes, True, now)), seen.entry)
     if wants_json:
         as_json.put(
@@ -193,7 +200,7 @@ def wait(
     if wants_json:
         as_json.put({"namespace": namespace, "room": room, "status": status.name, "reason": reason})
     else:
-        click.echo(f"Room {room} is at {status.name}" + (f": {reason}" if reason else ""))
+        click.echo(f"Room {room} is at {status.name}" + (f": {printable(reason)}" if reason else ""))
     if status is KVPoll.Failed and KVPoll.Failed not in goal:
         raise click.exceptions.Exit(ATTENTION)
 

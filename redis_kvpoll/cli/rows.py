@@ -39,7 +39,7 @@ def room_line(row: RoomRow, entry: Entry | CorruptEntryError | None, now: float,
     if not isinstance(entry, Entry):
         found = printable(entry.found) if entry is not None else ""
         return Line((str(row.room), "corrupt", "", "", "", "", "", found), None)
-    # The times are the server's, "now" is ours: a clock skew must not give a negative age.
+    # "now" is at the latest the server's time, and the room may have changed since: no age is negative.
     ages = (human(max(0.0, now - then)) for then in (entry.opened_at, entry.updated_at))
     reason, request = printable(entry.reason or ""), printable(entry.request or "")
     if is_short and len(reason) > SHORT_REASON:

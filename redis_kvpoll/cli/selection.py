@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
+from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import DURATION
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Entry, KVPoll, RoomRow
@@ -28,6 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 STUCK = "60s"
 EXPIRING = "60s"
 BATCH = 1000
+SAME_OPENING = 0.0015
+"""Seconds: a row and an entry have the time of one opening to the millisecond."""
 STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
 
 
@@ -59,14 +62,15 @@ class Selection(NamedTuple):
         return self.request is not None or self.reason is not None or self.owner is not None
 
     def takes(self, row: RoomRow, now: float) -> bool:
-        """Whether a room matches, as far as its row tells; its owner is another matter."""
+        """Whether a room matches at the server's ``now``, as far as its row tells; its owner is another matter."""
         is_live = row.status is not None and not row.status.is_terminal
         age = now - row.since
         if self.status and (row.status is None or row.status.name.lower() not in map(str.lower, self.status)):
             return False
         if self.stuck is not None and not (is_live and age > self.stuck):
             return False
-        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - now <= self.expiring):
+        # A row is read with the remaining TTL, which has become a time of our own clock.
+        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - time.time() <= self.expiring):
             return False
         return self.older_than is None or (row.status is not None and age > self.older_than)
 
@@ -115,18 +119,46 @@ def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F
     return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
 
 
-def select(store: StatusStore, wanted: Selection) -> Iterator[tuple[Found, bool]]:
+def select(store: StatusStore, wanted: Selection, clock: ServerClock) -> Iterator[tuple[Found, bool]]:
     """Yield every room of the table, and whether it matches."""
     rows = iter(store.rows())
     owners = None if wanted.owner is None else Owners(store, wanted.owner)
     while batch := list(islice(rows, BATCH)):
-        now = time.time()
+        now = clock.now()
         taken = {row.room for row in batch if wanted.takes(row, now)}
         entries = store.entries(taken) if taken and wanted.needs_entries else {}
         for row in batch:
             entry = entries.get(row.room)
             is_taken = row.room in taken and (not wanted.needs_entries or wanted.takes_entry(entry))
             yield Found(row, entry), is_taken and (owners is None or owners.have(entry))
+
+
+class Recheck:
+    """Tells which of the rooms that a selection has found match still, just before they are changed."""
+
+    def __init__(self, store: StatusStore, wanted: Selection, clock: ServerClock) -> None:
+        self._store, self._wanted, self._clock = store, wanted, clock
+        self._owners = None if wanted.owner is None else Owners(store, wanted.owner)
+
+    def matching(self, found: list[Found]) -> list[Entry]:
+        """Return what they are now, without those that are gone, were opened anew, or do not match any more."""
+        entries = self._store.entries(each.row.room for each in found)
+        now = self._clock.now()
+        pairs = ((each, entries.get(each.row.room)) for each in found)
+        return [entry for each, entry in pairs if isinstance(entry, Entry) and self._matches(each, entry, now)]
+
+    def _matches(self, found: Found, entry: Entry, now: float) -> bool:
+        if abs(entry.opened_at - found.row.opened_at) > SAME_OPENING:
+            return False
+        if isinstance(found.entry, Entry) and found.entry.generation != entry.generation:
+            return False
+        expires_at = time.time() + entry.ttl
+        row = RoomRow(entry.room, entry.status, entry.updated_at, entry.opened_at, expires_at, entry.owner)
+        return (
+            self._wanted.takes(row, now)
+            and self._wanted.takes_entry(entry)
+            and (self._owners is None or self._owners.have(entry))
+        )
 
 
 class Owners:

@@ -12,6 +12,8 @@ NEARLY_FULL, FULL = 0.80, 0.95
 FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
 FORK_SECONDS = 0.2
 OTHERS_SHARE = 0.5
+ENDED = "--status failed --status success --older-than 30s --limit 1000000 --yes"
+"""The options that select what has ended. 30 s is well below terminal_ttl, after which the server drops it anyway."""
 STILL_SECONDS = 30.0
 """A heartbeat that found no memory so lately has found what still is."""
 
@@ -75,7 +77,7 @@ def _more_memory(view: NodeView, limit: float) -> str:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
     if view.facts.table is None:
         return raised
-    return f"{raised}; to free some at once: kvpoll clear -n {view.facts.namespace} --status failed --older-than 5m"
+    return f"{raised}; to free some at once: kvpoll clear -n {view.facts.namespace} {ENDED}"
 
 
 def evicted(view: NodeView) -> Observation:

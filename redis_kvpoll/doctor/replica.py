@@ -17,6 +17,7 @@ class ReplicaLink(NamedTuple):
     """What a replica tells of its link."""
 
     primary: str
+    """Its address, as in a URL."""
     is_linked: bool
     behind: float | None
     """Seconds since it heard of its primary; None if it never has."""
@@ -33,7 +34,8 @@ def replica_in(info: Mapping[str, str]) -> ReplicaLink | None:
     """Return the replica that INFO describes; None for a primary."""
     if info.get("role") != "slave":
         return None
-    primary = f"{info.get('master_host', '?')}:{info.get('master_port', '?')}"
+    host = info.get("master_host", "?")
+    primary = f"{f'[{host}]' if ':' in host else host}:{info.get('master_port', '?')}"
     is_linked = info.get("master_link_status") == "up"
     seconds = number(info, "master_last_io_seconds_ago" if is_linked else "master_link_down_since_seconds")
     return ReplicaLink(primary, is_linked, seconds if seconds >= 0 else None)

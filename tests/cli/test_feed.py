@@ -235,6 +235,40 @@ class TestTail:
                     store.update_status(7, 3)
                     assert tailing.line().split("\t")[1:3] == ["7", "Transferring"]
 
+    def test_tail_of_an_owner_notices_who_joins(self, url):
+        """A rank whose owner is asked for takes part in a room that was met before as another owner's."""
+        ranks = [StatusStore.from_url(url, namespace="prod", rank=rank, world_size=2) for rank in (0, 1)]
+        with ranks[0], ranks[1], ranks[0].lease("prefill-0"), ranks[1].lease("prefill-1"):
+            ranks[0].open(8, request="rid")
+            ranks[1].open(7)
+            with Tailing(url, "--owner", "prefill-1") as tailing:
+                assert tailing.line().split("\t")[1] == "7"
+                ranks[1].open(8, request="rid")
+                assert tailing.line().split("\t")[1] == "8"
+
+    def test_tail_of_an_owner_notices_the_next_of_an_id(self, url, store, watched):
+        """A room that was gone when it was met is the owner's once the owner opens it."""
+        store.update_status(5, 1)
+        watched[0].delete("kvpoll:{prod}:room:5")  # leaves no change, as an expiry
+        with store.lease("prefill-0"):
+            store.open(7)
+            with Tailing(url, "--owner", "prefill-0") as tailing:
+                assert tailing.line().split("\t")[1] == "7"
+                store.open(5)
+                assert tailing.line().split("\t")[1] == "5"
+
+    def test_tail_of_an_owner_forgets_what_has_expired(self, store, watched):
+        def changes():
+            store.update_status(1, 1)
+            yield change(10, KVPoll.Bootstrapping, ttl=5)
+            watched[0].delete("kvpoll:{prod}:room:1")
+            with store.lease("prefill-0"):
+                store.open(1)
+                yield change(20, KVPoll.Bootstrapping, ttl=5)
+
+        found = list(feed._of_owner(changes(), store, "prefill-0"))
+        assert [each.at for each in found] == [20]
+
     def test_tail_as_json_prints_gaps_too(self, url, store, watched):
         store.update_status(7, 1)
         with Tailing(url, "--json") as tailing:

@@ -73,7 +73,7 @@ def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
     owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234, 56)
-    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells([owner]))])
+    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells([owner], 0.0))])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)

@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import owners
+from redis_kvpoll.cli import found, owners
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.selection import Owners
+from redis_kvpoll.doctor.replica import replica_in
 from redis_kvpoll.model import Owner
+from redis_kvpoll.transport.urls import parse
 from tests.support import real
 from tests.support.leasing import ManualLease, begin_long_ago, pass_time, reap_lost
 
@@ -128,7 +130,7 @@ def test_lost_leases_of_one_name_are_one_row():
     alive = Owner("dup-0", 99_000_000, 5.0, 0.5, time.time())
     found = owners.fold([*lost, alive])
     assert [len(group) for group in found] == [25, 1]
-    cells = dict(zip(owners.COLUMNS, owners.cells(found[0]), strict=True))
+    cells = dict(zip(owners.COLUMNS, owners.cells(found[0], time.time()), strict=True))
     assert (cells["state"], cells["reason"]) == ("lost 25 times", "its name was taken again")
 
 
@@ -171,3 +173,24 @@ class TestReplica:
         assert (result.exit_code, result.stderr.partition(":")[0]) == (1, "Error")
         assert f"{words[0]}: this server is a replica of {primary}" in result.stderr
         assert f"--redis redis://{primary}" in result.stderr
+
+    def test_advice_keeps_the_rest_of_the_url(self, replica):
+        primary, url = replica
+        given = url.replace("://", "://default:secret@") + "/0?client_name=ops"
+        result = CliRunner().invoke(kvpoll, ["reap", "--redis", given, "-n", "prod"])
+        assert f"--redis redis://***@{primary}/0?client_name=ops\n" in result.stderr
+        assert "secret" not in result.output
+
+    @pytest.mark.parametrize(
+        ("url", "expected"),
+        [
+            ("rediss://ops:secret@replica:6380/2", "rediss://***@[::1]:6379/2"),
+            ("redis://[::2]:6380?db=2", "redis://[::1]:6379?db=2"),
+            ("redis://replica", "redis://[::1]:6379"),
+            ("unix:///run/redis.sock?db=2", "redis://[::1]:6379/2"),
+        ],
+    )
+    def test_url_of_the_primary_is_valid(self, url, expected):
+        link = replica_in({"role": "slave", "master_host": "::1", "master_port": "6379", "master_link_status": "up"})
+        assert found.url_of_primary(url, link.primary) == expected
+        assert parse(expected).hosts == (("::1", 6379),)

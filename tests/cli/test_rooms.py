@@ -208,6 +208,12 @@ class TestFindShowWait:
         result = run("wait", *words)
         assert (result.exit_code, said in result.output) == (status, True), result.output
 
+    def test_wait_prints_a_reason_on_one_line(self, store, run):
+        """A reason is others' text: it may not forge a line, nor speak to the terminal."""
+        store.update_status(1, BOOT)
+        store.abort(1, "why\x1b[2J\nRoom 2 is at Success")
+        assert run("wait", "1").stdout == "Room 1 is at Failed: why\\x1b[2J\\nRoom 2 is at Success\n"
+
 
 class TestMany:
     def test_dry_run_changes_nothing(self, table, run):
@@ -288,6 +294,13 @@ class TestNamespaces:
         result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", url])
         lines = [line.split("\t")[:4] for line in result.stdout.splitlines()]
         assert lines[1:] == [["other", "compat", "decode", "2"], ["prod", "compat", "none", "1"]]
+
+    def test_settings_by_hand_stay_on_their_line(self, url, table, client_of):
+        client_of.hset("kvpoll:{prod}:settings", "mode", "none\x1b[2J\nforged")
+        result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", url])
+        assert [line.split("\t")[:3] for line in result.stdout.splitlines()[1:]] == [
+            ["prod", "compat", "none\\x1b[2J\\nforged"]
+        ]
 
     def test_no_namespace_is_not_0(self, url):
         assert CliRunner().invoke(kvpoll, ["namespaces", "--redis", url]).exit_code == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, Outcome, ServerRefusedError, StatusStore
+from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.doctor.replica import read_replica
@@ -264,6 +266,20 @@ class TestMemory:
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
         assert "kvpoll clear -n default" in examine(server.tcp)["memory"].advice
         assert "kvpoll clear" not in examine(server.tcp, "gone")["memory"].advice
+
+    def test_advice_clears_what_ended_a_minute_ago(self, server, client, store):
+        """As it is written, and however many there are; what ended just now stays."""
+        store.update_many(dict.fromkeys(range(1100), DONE))
+        with client.pipeline(transaction=False) as calls:
+            for room in range(1, 1100):
+                calls.hincrby(f"kvpoll:{{default}}:room:{room}", "updated_ms", -60_000)
+            calls.execute()
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.98))
+        advice = examine(server.tcp)["memory"].advice
+        words = advice[advice.index("kvpoll clear") :].split()[1:]
+        result = CliRunner().invoke(kvpoll, [*words, "--redis", server.tcp], catch_exceptions=False)
+        assert (result.exit_code, result.stdout) == (0, "Cleared 1,099 rooms of 1,099 that matched.\n")
+        assert list(store.rooms()) == [0]
 
 
 def test_smallest_user_sees_losses_too(server, client, lease):

@@ -1,0 +1,123 @@
+"""kvpoll abort and clear of many rooms: which rooms are changed, also while the table changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli.app import kvpoll
+from tests.support import pace
+
+BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
+
+
+@pytest.fixture
+def store(url):
+    with StatusStore.from_url(url, namespace="prod") as store:
+        yield store
+
+
+@pytest.fixture
+def run(url):
+    def run(*words, **options):
+        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
+
+    return run
+
+
+class TestHostAheadOfTheServer:
+    """The clock of the operator's host is two minutes ahead of the server's."""
+
+    @pytest.fixture(autouse=True)
+    def ahead(self, monkeypatch):
+        ours = time.time
+        monkeypatch.setattr(time, "time", lambda: ours() + 120.0)
+
+    def test_new_room_is_neither_stuck_nor_old(self, store, run):
+        store.update_status(1, BOOT)
+        for words in (["--stuck"], ["--older-than", "60s"]):
+            assert run("abort", *words, "--yes").stdout == "Failed 0 rooms of 0 that matched.\n"
+        assert store.get(1) is BOOT
+
+    def test_ages_are_those_of_the_server(self, store, run):
+        with store.lease("prefill-0"):
+            store.open(1)
+            found = [json.loads(run(*words, "--json").stdout) for words in (["ls"], ["show", "1"], ["owners"])]
+            listed, shown, owners = found
+            cells = dict(zip(*(line.split("\t") for line in run("owners").stdout.splitlines()), strict=True))
+        assert max(listed["rooms"][0]["age_seconds"], shown["age_seconds"], shown["timeline"][0]["seconds"]) < 60
+        assert abs(owners["at"] - owners["owners"][0]["last_heartbeat_at"]) < 60
+        assert "min" not in cells["heartbeat"]
+
+    def test_ttl_that_ends_soon_is_found(self, store, run):
+        store.update_status(1, BOOT)
+        for seconds, count in ((800, 0), (1000, 1)):
+            found = json.loads(run("ls", f"--expiring={seconds}s", "--json").stdout)
+            assert found["matching"] == count
+
+
+class TestTableChangesMeanwhile:
+    """The prompt waits for as long as the operator likes, and the table goes on."""
+
+    @pytest.fixture
+    def ask(self, url):
+        """Run a command whose keyboard is a terminal; ``meanwhile`` runs before the question is answered by yes."""
+
+        def ask(meanwhile, *words):
+            keyboard, terminal = pty.openpty()
+            command = [sys.executable, "-m", "redis_kvpoll.cli", *words, "--redis", url, "-n", "prod"]
+            with subprocess.Popen(
+                command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process:
+                try:
+                    while (letter := process.stderr.read(1)) not in ("?", ""):
+                        pass
+                    assert letter == "?"
+                    meanwhile()
+                    os.write(keyboard, b"y\n")
+                    out, errors = process.communicate(timeout=pace.seconds(30))
+                finally:
+                    process.kill()
+                    os.close(keyboard)
+                    os.close(terminal)
+            return process.returncode, out.splitlines()[-1].strip(), errors.strip().splitlines()[-1]
+
+        return ask
+
+    def test_clear_leaves_a_room_that_was_opened_anew(self, store, ask):
+        """Also if the new request's room is Failed, too: nobody has looked at it yet."""
+        for room in (1, 2, 3):
+            store.open(room).fail("why")
+
+        def meanwhile():
+            for room in (2, 3):
+                store.clear(room)
+                store.open(room)
+            store.abort(3, "another reason")
+
+        status, out, error = ask(meanwhile, "clear", "--status", "failed")
+        assert (status, out) == (0, "Cleared 1 room of 3 that matched.")
+        assert error.endswith("skipped 2 rooms that changed in the meantime")
+        assert store.poll([1, 2, 3]) == [None, BOOT, FAILED]
+
+    def test_abort_leaves_what_does_not_match_any_more(self, store, ask):
+        """A room that has moved on is not at the status that was asked for; what has ended is over."""
+        store.update_many(dict.fromkeys((1, 2, 3), BOOT))
+        _, out, _ = ask(lambda: store.update_many({2: MOVE, 3: DONE}), "abort", "--status", "bootstrapping")
+        assert out == "Failed 1 room of 3 that matched."
+        assert store.poll([1, 2, 3]) == [FAILED, MOVE, DONE]
+
+    def test_abort_by_owner_takes_rooms_that_have_moved_on(self, store, ask):
+        with store.lease("prefill-0"):
+            for room in (1, 2):
+                store.open(room)
+            ask(lambda: store.update_many({1: MOVE, 2: DONE}), "abort", "--owner", "prefill-0")
+            assert store.poll([1, 2]) == [FAILED, DONE]
