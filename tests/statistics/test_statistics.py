@@ -86,6 +86,17 @@ def test_changes_are_counted_with_their_durations(store, client):
     assert {status: each.total for status, each in snapshot.room_durations.items()} == {DONE: 1, FAILED: 1}
 
 
+def test_ttl_of_a_century_hinders_no_other_room(store, client):
+    """What was written into keys by hand harms no other room."""
+    store.update_many({1: MOVE, 2: BOOT})
+    client.pexpire("kvpoll:{default}:room:1", 3_000_000_000_000)
+    with store.statistics() as statistics:
+        settled(statistics, {BOOT: 1, MOVE: 1})
+        store.update_status(2, DONE)
+        store.update_status(1, DONE)
+        settled(statistics, {DONE: 2})
+
+
 def test_plain_failure_without_reason_is_counted_later(store):
     with store.statistics() as statistics:
         synced(statistics)
