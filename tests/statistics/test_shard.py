@@ -178,6 +178,13 @@ def test_walk_drops_rooms_that_are_gone_without_counting_them(shard):
     assert shard.totals.transitions() == {("absent", BOOT): 1}
 
 
+def test_owner_longer_than_any_lease_is_none(shard):
+    """It was written by hand; its text is not kept."""
+    shard.tell(0, 1, BOOT, "first", "", "owner", "x" * 301)
+    shard.tell(0, 2, BOOT, "first", "", "owner", "x" * 300)
+    assert (shard.rooms.get(1).owner, shard.rooms.get(2).owner) == (0, 1)
+
+
 class TestRefused:
     def test_count_that_begins_anew_goes_on(self):
         totals = Totals()

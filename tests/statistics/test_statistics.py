@@ -180,6 +180,20 @@ def test_rooms_of_an_owner_are_known(store):
         assert snapshot.failures["owner_left"] == 1
 
 
+def test_unknown_owner_has_no_rooms_and_takes_no_place(store, monkeypatch):
+    """Else as many questions as the table of names has places would hide the owners that come later."""
+    monkeypatch.setattr("redis_kvpoll.statistics.owner_names.MOST", 3)
+    store.update_status(9, MOVE)
+    with store.statistics() as statistics:
+        settled(statistics, {MOVE: 1})
+        for number in range(4):
+            assert statistics.rooms(owner=f"nobody-{number}") == []
+        with store.lease("prefill-0"):
+            store.open(1)
+            settled(statistics, {MOVE: 1, BOOT: 1})
+            assert [(row.room, row.owner) for row in statistics.rooms(owner="prefill-0")] == [(1, "prefill-0")]
+
+
 def test_expiry_is_counted(side, server):
     store = created(side, server, ttl=pace.seconds(1.0), terminal_ttl=pace.seconds(0.5))
     with store.statistics() as statistics:
