@@ -48,7 +48,7 @@ class Beside:
                 aggregates.feeds[tag] = FeedState(tag, length, max(0, now_ms - first_ms) / 1000)
             if refused is not None:
                 aggregates.refused[tag] = refused_writes.parse(refused)
-                aggregates.totals.refused(tag, aggregates.refused[tag].counts, now_ms)
+                aggregates.totals.refused(tag, aggregates.refused[tag], now_ms)
 
     def read_owners(self, tags: Sequence[str]) -> FollowerFlow[None]:
         """Read the leases."""
