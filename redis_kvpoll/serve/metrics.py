@@ -141,7 +141,7 @@ def _owner_gauges() -> list[Metric]:
         GaugeMetricFamily("kvpoll_owner_rooms", "Live rooms created under a lease.", labels=["namespace", "owner"]),
         GaugeMetricFamily(
             "kvpoll_owner_heartbeat_age_seconds",
-            "Since the last heartbeat of a lease; of 'other', the longest.",
+            "Since the last heartbeat of a lease, or since it was lost; of 'other', the longest.",
             labels=["namespace", "owner"],
         ),
     ]
@@ -228,7 +228,8 @@ def _split(owners: Iterable[Owner], now: float, most: int) -> tuple[list[Owner],
 
 
 def _age(owner: Owner, now: float) -> float:
-    return max(0.0, now - owner.last_heartbeat_at)
+    """Since the last heartbeat; of a lost owner since its end, for the table keeps no heartbeat of it."""
+    return max(0.0, now - (owner.lost_at if owner.state == "lost" else owner.last_heartbeat_at))
 
 
 def _add_exporter(families: Mapping[str, Any], name: str, watch: Watch, version: str) -> None:

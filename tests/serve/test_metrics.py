@@ -144,8 +144,13 @@ def collected(snapshot, most=200):
     }
 
 
-def owner(name, state="alive", rooms=0, beat=1000.0, incarnation=1):
-    return Owner(name, incarnation, 5.0, 0.5, beat, state, rooms=rooms)
+def owner(name, rooms=0, beat=1000.0, incarnation=1):
+    return Owner(name, incarnation, 5.0, 0.5, beat, rooms=rooms)
+
+
+def lost(name, at):
+    """As parse_owners has it: without a heartbeat."""
+    return Owner(name, 1, state="lost", lost_at=at)
 
 
 def test_gauges_are_absent_while_nothing_is_known():
@@ -176,15 +181,17 @@ def test_owners_beyond_the_limit_are_one(most):
 
 
 def test_lost_owner_leaves_after_five_minutes():
-    owners = (owner("gone", "lost", beat=699.0), owner("just", "lost", beat=701.0))
+    owners = (lost("gone", 699.0), lost("just", 701.0), lost("some time", 0.0))
     found = collected(Snapshot("prod", 1000.0, True, 0.0, owners=owners))
     assert ("kvpoll_owner_rooms", "just") in found
     assert ("kvpoll_owner_rooms", "gone") not in found
-    assert found["kvpoll_owners", "lost"] == 2
+    assert ("kvpoll_owner_rooms", "some time") not in found
+    assert found["kvpoll_owner_heartbeat_age_seconds", "just"] == 299.0
+    assert found["kvpoll_owners", "lost"] == 3
 
 
 def test_name_that_was_taken_again_has_one_series():
-    owners = (owner("a", "lost", beat=990.0), owner("a", rooms=4, incarnation=2))
+    owners = (lost("a", 990.0), owner("a", rooms=4, incarnation=2))
     assert collected(Snapshot("prod", 1000.0, True, 0.0, owners=owners))["kvpoll_owner_rooms", "a"] == 4
 
 
