@@ -146,6 +146,16 @@ class TestHistory:
         assert history.drawings()["rooms"].latest[0] == "3"
         assert len(history) == 1
 
+    def test_clock_that_went_back_a_little_shows_what_is_now(self):
+        """A step of a minute: the slots of that minute are written anew, those before it stay."""
+        history = ChartHistory()
+        for number in range(20):
+            history.add(snapshot(1000.0 + PERIOD * number, rooms=7))
+        for number in range(8, 10):
+            history.add(snapshot(1000.0 + PERIOD * number, rooms=3))
+            assert history.drawings()["rooms"].latest[0] == "3"
+            assert len(history) == number + 1
+
     def test_nothing_seen_is_drawn(self):
         for drawing in ChartHistory().drawings().values():
             assert set(drawing.paths) == {""}
