@@ -127,10 +127,11 @@ def test_openmetrics_is_spoken_on_request(serving):
     assert answer.body.endswith("# EOF\n")
 
 
-def collected(snapshot, most=200):
+def collected(snapshot, most=200, state="synced"):
     """The samples of a snapshot, by name and labels."""
     watch = SimpleNamespace(
         snapshot=snapshot,
+        state=SimpleNamespace(word=state),
         examination=Examination((Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, "")), "", ""),
         described=dict,
         round_trips=Histogram,
@@ -167,7 +168,15 @@ def test_gauges_are_absent_while_nothing_is_known():
 def test_gauges_without_a_feed_last_from_one_reading_to_the_next():
     seen = Snapshot("prod", 1000.0, synced=True, lag_seconds=70.0, has_feed=False)
     assert ("kvpoll_rooms", "Failed") in collected(seen)
-    assert ("kvpoll_rooms", "Failed") not in collected(replace(seen, lag_seconds=151.0))
+    assert ("kvpoll_rooms", "Failed") in collected(replace(seen, lag_seconds=300.0))  # a walk of a million rooms
+    assert ("kvpoll_rooms", "Failed") not in collected(replace(seen, synced=False, lag_seconds=151.0))
+
+
+def test_table_without_a_feed_has_no_lag():
+    """It is read once a minute: KVPollExporterBlind would fire for a lag that is meant to be."""
+    found = collected(Snapshot("prod", 1000.0, synced=True, lag_seconds=59.0, has_feed=False))
+    assert found["kvpoll_exporter_synced",] == 1
+    assert ("kvpoll_exporter_lag_seconds",) not in found
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
