@@ -5,7 +5,7 @@ Invariants:
 - No label holds a room, a request, a reason or a process: the number of series does not grow with traffic. Owners are
   capped by ``--max-owners``, and those that were lost leave after five minutes.
 - A gauge that is not known is absent, while the table could not be read for STALE_AFTER seconds; counters go on.
-- Where nothing is wrong, no series says so: a namespace that nobody has used yet has neither ``synced`` nor a lag, and a
+- What is meant to be looks like no fault: a namespace that nobody has used yet has neither ``synced`` nor a lag, and a
   table without a feed, which is read once a minute, has no lag.
 
 To add a metric: add it to the function of its kind here, and to docs/operations.md.

@@ -183,7 +183,8 @@ class Watch:
 
     async def _see_doctor(self) -> None:
         assert self._examine is not None  # noqa: S101 - run has checked it
-        lag = self.snapshot.lag_seconds if self.snapshot.synced else None
+        snapshot = self.snapshot
+        lag = snapshot.lag_seconds if snapshot.synced and snapshot.has_feed else None
         self.examination = await in_daemon_thread(self._examine, lag)
         self.examined_at = time.time()
 
