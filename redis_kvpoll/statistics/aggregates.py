@@ -41,7 +41,7 @@ class Aggregates:
         self.owners: Sequence[Owner] = ()
         self.refused: dict[str, RefusedWrites] = {}
         self.data_began_at: float | None = None
-        self.has_feed = True
+        self.has_feed, self.feed_length = True, 0
         self.error: str | None = None
         self.is_connected = False
         self._stuck_after = stuck_after
@@ -52,7 +52,7 @@ class Aggregates:
 
     def begin(self, settings: Settings) -> None:
         """The namespace's settings are known."""
-        self.has_feed = settings.feed_length > 0
+        self.has_feed, self.feed_length = settings.feed_length > 0, settings.feed_length
         for tag in keys.tags(self.namespace, settings.shards):
             self.shards[tag] = ShardStatistics(self.totals, self._names, self._owner_rooms)
 

@@ -91,8 +91,8 @@ class Totals:
         """The time from which on everything was counted."""
 
     def begin(self, at_ms: int) -> None:
-        """Note the time from which on everything is counted."""
-        self._first_ms = at_ms if self._first_ms is None else self._first_ms
+        """Note the time from which on everything of a shard is counted: for all of them, it is the latest."""
+        self._first_ms = max(at_ms, self._first_ms or 0)
 
     def transition(self, before: str, after: str, at_ms: int) -> None:
         """Count a change of a room's status."""

@@ -121,6 +121,20 @@ def test_lookback_gives_rates_at_once(store, client):
         assert settled(statistics, {DONE: 30}).status_durations[BOOT].total == 30
 
 
+def test_rates_begin_where_a_trimmed_feed_begins(side, server, client):
+    """Of what came before it nothing is known: it must not count as a time in which nothing happened."""
+    store = created(side, server, feed_length=100)
+    for room in range(400):
+        store.update_status(room, BOOT)
+    (first, _), *_ = client.xrange("kvpoll:{default}:feed", count=1)
+    first_second = int(first.partition("-")[0]) // 1000
+    real.until(lambda: client.time()[0] > first_second + 1, "some seconds have passed")
+    with store.statistics(lookback=60.0) as statistics:
+        snapshot = synced(statistics)
+        assert 0 < snapshot.transitions["absent", "Bootstrapping"] < 400
+        assert 0 < snapshot.rates.seconds <= snapshot.at - first_second
+
+
 def test_stuck_rooms_are_listed_oldest_first(store):
     store.update_status(1, BOOT)
     store.update_status(2, MOVE)
