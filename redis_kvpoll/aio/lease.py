@@ -50,7 +50,10 @@ class AsyncLease(LeaseBase):
         """Release the lease. May be repeated."""
         if self._is_held:
             self._is_held = False
-            await self._stop()
+            try:
+                await self._stop()
+            finally:  # also if it is cancelled: a lease that nobody renews is none
+                self._keeper.abandon()
             await self._dispatcher.run(self._keeper.give_up())
 
     async def __aenter__(self) -> Self:
@@ -130,8 +133,10 @@ async def abandon(lease: AsyncLease, *, as_lost: bool) -> None:
     """Stop renewing a lease. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
     if lease._is_held:
         lease._is_held = False
-        await lease._stop()
-        lease._keeper.abandon()
+        try:
+            await lease._stop()
+        finally:
+            lease._keeper.abandon()
     if as_lost:
         await lease._dispatcher.run(lease._keeper.end_as_lost())
 

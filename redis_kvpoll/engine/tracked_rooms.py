@@ -130,6 +130,7 @@ class TrackedRooms:
         old = rooms_here.get(room)
         if old and old.generation == tracked.generation and not old.is_clearing:
             old.role = "creator" if tracked.role == "creator" else old.role
+            old.request = old.request or tracked.request  # an attached room's is not known
             self.merge_status(old, tracked.status, now)
             return old
         rooms_here[room] = tracked

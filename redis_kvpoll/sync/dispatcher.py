@@ -259,7 +259,11 @@ class Dispatcher:
             pending.waiter.wakeups.put(None)
 
     def _give_up_on_sender(self, pending_calls: list[PendingCall]) -> None:
-        """Fail calls whose sender hangs, or was interrupted where no ``finally`` could run."""
+        """Fail calls whose sender hangs, or was interrupted where no ``finally`` could run.
+
+        A sender that is still in time, for calls with later deadlines, keeps its batch.
+        """
+        latest = time.monotonic() - SENDER_TIMEOUT
         done_calls: list[PendingCall] = []
         with self._lock:
             for pending in pending_calls:
@@ -267,9 +271,12 @@ class Dispatcher:
                 if pending.done:
                     continue
                 batch = queue.batch
-                if batch and (
-                    batch is pending.queued_behind or (isinstance(batch, Batch) and pending in batch.pending_calls)
-                ):
+                if isinstance(batch, Batch):
+                    is_late = batch is pending.queued_behind and batch.give_up_at <= latest
+                    is_overdue = is_late or pending in batch.pending_calls
+                else:
+                    is_overdue = batch is not None and batch is pending.queued_behind
+                if batch and is_overdue:
                     done_calls += queue.requeue_or_fail(batch)
                 if not queue.batch:
                     queue.next_sender = None  # it was woken, but did not send

@@ -50,7 +50,10 @@ class Lease(LeaseBase):
         """Release the lease. May be repeated."""
         if self._is_held:
             self._is_held = False
-            self._stop()
+            try:
+                self._stop()
+            finally:  # also if it is interrupted: a lease that nobody renews is none
+                self._keeper.abandon()
             self._dispatcher.run(self._keeper.give_up())
 
     def __enter__(self) -> Self:

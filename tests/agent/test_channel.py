@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -235,7 +236,10 @@ class TestConnection:
 
     def test_an_agent_that_ends_each_connection_is_asked_rarely(self, engine, caplog):
         """Its welcome is no success: an agent that breaks at what it is told is not started in a tight loop."""
-        agent = agents.StandIn(engine.folder / "socket")
+        with contextlib.closing(agents.StandIn(engine.folder / "socket")) as agent:
+            self.check_an_agent_that_ends_each_connection(engine, agent, caplog)
+
+    def check_an_agent_that_ends_each_connection(self, engine, agent, caplog):
         ticks = []
         here = engine.channel(source=agent.path, start=False, on_tick=lambda: ticks.append(1))
         here.channel.start()
@@ -253,7 +257,6 @@ class TestConnection:
         for _ in range(3):  # which begins anew
             agent.accept().close()
         until(lambda: caplog.text.count("it ended the connection; trying again") == 2, "another line")
-        agent.close()
 
     def test_a_refused_process_is_told_why(self, engine, caplog):
         here = engine.channel(b"refuse", start=False)

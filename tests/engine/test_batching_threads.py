@@ -6,23 +6,27 @@ import gc
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError, StatusStore, StoreUnavailableError, Update
 from redis_kvpoll.engine.batching import Batch
-from redis_kvpoll.engine.effects import PendingCall
+from redis_kvpoll.engine.effects import AwaitCalls, PendingCall
+from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.sync import dispatcher
 from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN
 from tests.support.hammer import hammer
 from tests.support.internals import (
+    context_of,
     dispatcher_lock_of,
     is_idle,
     queue_of,
     queues_of,
+    run,
     transport_of,
     wake_next_sender,
 )
@@ -234,6 +238,29 @@ class TestHangingThread:
                 call()
             assert took.seconds < MARGIN
             assert call() is None  # it no longer waits for that thread
+            assert is_idle(store)
+
+    def test_call_with_an_earlier_deadline_takes_no_batch_of_others(self, proxy, threads, monkeypatch):
+        """A heartbeat waits for less than the calls before it: their reply cannot be asked for again."""
+        monkeypatch.setattr(dispatcher, "SENDER_TIMEOUT", 0.05)
+        rooms = range(20)
+        with StatusStore.from_url(proxy.url, deadline=60.0, shards=2, namespace="two") as store:
+            store.update_many(dict.fromkeys(rooms, BOOT))
+            store.clear(99), store.poll([1])  # the server knows the scripts
+            (call,) = room_commands.poll([1]).calls(context_of(store))
+
+            def wait_briefly():
+                pending = PendingCall(call, time.monotonic() + 0.05)
+                yield AwaitCalls([pending])
+                return pending
+
+            proxy.hold("clear")
+            before = proxy.calls("clear")
+            clearing = threads.submit(store.clear_many, rooms)
+            sent(proxy, "clear", before + 2)
+            assert run(store, wait_briefly()).failure is not None
+            proxy.release()
+            assert clearing.result(PATIENCE) == dict.fromkeys(rooms, BOOT)
             assert is_idle(store)
 
 

@@ -51,6 +51,16 @@ class TestFlushAll:
         assert room.clear() == Update(Outcome.STALE, None)
         assert rooms_on_server(client) == {}
 
+    def test_room_attached_and_then_opened_keeps_its_request(self, make_store, client):
+        store, other = make_store(), make_store()
+        opened = other.open(A, request="rid")
+        store.attach(opened).update(KVPoll.Bootstrapping)
+        room = store.open(A, request="rid")
+        client.flushall()
+        assert room.status() is KVPoll.Bootstrapping
+        assert store.entry(A).request == "rid"
+        assert opened.status() is KVPoll.Bootstrapping
+
     def test_reasons_and_prefix_lengths_are_recovered(self, store, client):
         room, other = store.open(A), store.open(B)
         room.set_decode_prefix_len(7)

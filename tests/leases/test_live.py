@@ -16,6 +16,7 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, 
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 from tests.support.backup import Backup
+from tests.support.internals import interrupt_release
 from tests.support.leasing import ManualLease, now_ms, record
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -235,6 +236,18 @@ class TestHolders:
         assert not [t for t in threading.enumerate() if t.name.startswith("kvpoll-lease")]
         assert not side.loop.tasks()
         lease.close()
+
+    def test_interrupted_release_leaves_room_for_another(self, side, server, monkeypatch):
+        """The caller was cancelled, or interrupted, while it waited for a heartbeat under way."""
+        store = side.open(server.tcp)
+        lease = store.lease("prefill-0", ttl=5.0)
+        lease.__enter__()
+        with monkeypatch.context() as patch:
+            interrupt_release(patch)
+            with pytest.raises(InterruptedError):
+                lease.close()
+        with store.lease("prefill-0", ttl=5.0) as again:
+            assert not again.lost
 
     def test_release_without_server_logs_and_returns(self, side, world, server, caplog):
         store = side.open(server.tcp, deadline=pace.seconds(0.3))

@@ -310,7 +310,7 @@ IN_LUA = [
         "a failure is told with an id of its own",
         "update.lua",
         "ARGV[1], reply[1], unpack(entry)",
-        "ARGV[1], '*', unpack(entry)",
+        "ARGV[1], '1-1', unpack(entry)",
         "protocol/test_failure_stream.py::TestIds::test_ids_are_those_of_the_feed[sync-fakeredis]",
     ),
     (

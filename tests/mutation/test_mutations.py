@@ -5,6 +5,9 @@ That test runs in here, first without and then with the mutation. A mutation who
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 
 from redis_kvpoll import KVPollError
@@ -39,6 +42,18 @@ def test_mutation_without_its_text_is_an_error():
         mutate.mutation("engine.tracked_rooms:TrackedRooms.mark_clearing", "room", ""),
     ):
         pass
+
+
+def test_what_a_mutated_test_left_open_is_let_go():
+    def failing():
+        left = socket.socket(socket.AF_UNIX)
+        raise AssertionError(left.fileno())
+
+    with pytest.raises(AssertionError) as raised:
+        failing()
+    mutate.let_go([raised.value])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(raised.value.args[0])
 
 
 def test_each_kind_has_enough_mutations():

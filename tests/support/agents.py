@@ -83,6 +83,7 @@ class StandIn:
 
     def __init__(self, path):
         self.path = str(path)
+        self._connections = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self.path)
         self._listener.listen(64)
@@ -91,13 +92,15 @@ class StandIn:
     def accept(self):
         """The next connection, once it has said hello and was welcomed."""
         connection, _ = self._listener.accept()
+        self._connections.append(connection)
         connection.settimeout(pace.seconds(20))
         assert frames.Assembler().add(connection.recv(100_000))[0] == frames.HELLO
         connection.send(frames.HEADER.pack(frames.WELCOME, 0) + frames.Welcome(1).pack())
         return connection
 
     def close(self):
-        self._listener.close()
+        for one in (self._listener, *self._connections):
+            one.close()
 
 
 class Engine:

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.protocol import scripts
+from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.transport import embedded
 from tests.support.blocking import Blocking
 
@@ -256,6 +260,20 @@ def unread_of(shard: Any) -> set[int]:
 
 def buckets_of(expiry: Any) -> Any:
     return expiry._buckets
+
+
+# Of leases
+
+
+def interrupt_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the release of a lease be interrupted while it waits for a heartbeat under way."""
+
+    def interrupted(lease: Any) -> None:
+        lease._stopping.set()
+        raise InterruptedError
+
+    for kind in (Lease, AsyncLease):
+        monkeypatch.setattr(kind, "_stop", interrupted)
 
 
 # Of SGLang's plugin
