@@ -112,8 +112,8 @@ class Credentials:
         until, _, signature = rest.partition(":")
         if not (until.isascii() and until.isdecimal() and len(until) < 15 and now < int(until)):
             return None
-        for user in self._users:
-            if user.name == name and hmac.compare_digest(self._sign(user, until), signature):
+        for user in self._users:  # in bytes: of two texts, compare_digest takes ASCII alone
+            if user.name == name and hmac.compare_digest(self._sign(user, until).encode(), signature.encode()):
                 return name
         return None
 

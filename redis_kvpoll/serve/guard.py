@@ -139,7 +139,10 @@ class Guard:
     def _is_own_name(self, host: str) -> bool:
         if self._credentials or not is_loopback(self._config.host):
             return True
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # no name at all
+            return False
         return is_loopback(name) or host.lower() in {self._config.public_host} - {""}
 
     def _is_same_origin(self, headers: Headers) -> bool:
@@ -148,7 +151,10 @@ class Guard:
         origin = headers.get("origin")
         if origin is None:
             return True
-        return urlsplit(origin).netloc.lower() in {headers.get("host", "").lower(), self._config.public_host} - {""}
+        try:
+            return urlsplit(origin).netloc.lower() in {headers.get("host", "").lower(), self._config.public_host} - {""}
+        except ValueError:
+            return False
 
 
 def _session(headers: Headers) -> str:

@@ -52,8 +52,8 @@ class ChartHistory:
     def add(self, snapshot: Snapshot) -> None:
         """Keep a snapshot if it is the first of its slot."""
         slot = int(snapshot.at // PERIOD)
-        if slot < self.last_slot - SLOTS:  # the server's clock went back: what there was is in its future
-            self._samples.clear()
+        if slot < self.last_slot:  # the server's clock went back: what there was then is in its future
+            self._samples = {kept: sample for kept, sample in self._samples.items() if kept < slot}
         self.last_slot = slot
         if not snapshot.synced or slot in self._samples:
             return

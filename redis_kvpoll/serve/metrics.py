@@ -5,6 +5,8 @@ Invariants:
 - No label holds a room, a request, a reason or a process: the number of series does not grow with traffic. Owners are
   capped by ``--max-owners``, and those that were lost leave after five minutes.
 - A gauge that is not known is absent, while the table could not be read for STALE_AFTER seconds; counters go on.
+- What is meant to be looks like no fault: a namespace that nobody has used yet has neither ``synced`` nor a lag, and a
+  table without a feed, which is read once a minute, has no lag.
 
 To add a metric: add it to the function of its kind here, and to docs/operations.md.
 """
@@ -28,7 +30,7 @@ from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import ABSENT, BOUNDS, CLEARED, EXPIRED, LIVE, Histogram, Snapshot
 
 STALE_AFTER, STALE_WITHOUT_FEED = 15.0, 150.0
-"""Seconds. Without a feed the table is read once a minute."""
+"""Seconds after which a table that is not synced has no gauges. Without a feed it is read once a minute."""
 LOST_SECONDS = 300.0
 """For how long a lost owner has series of its own."""
 OTHER_OWNERS = "other"
@@ -55,7 +57,8 @@ class TableCollector(Collector):
         by_name = {family.name: family for family in families}
         for name, watch in self._watches.items():
             snapshot = watch.snapshot
-            if snapshot.lag_seconds <= (STALE_AFTER if snapshot.has_feed else STALE_WITHOUT_FEED):
+            stale_after = STALE_AFTER if snapshot.has_feed else STALE_WITHOUT_FEED
+            if snapshot.synced or snapshot.lag_seconds <= stale_after:
                 _add_gauges(by_name, name, snapshot)
                 _add_owners(by_name, name, snapshot, self._max_owners)
             _add_counters(by_name, name, snapshot)
@@ -141,7 +144,7 @@ def _owner_gauges() -> list[Metric]:
         GaugeMetricFamily("kvpoll_owner_rooms", "Live rooms created under a lease.", labels=["namespace", "owner"]),
         GaugeMetricFamily(
             "kvpoll_owner_heartbeat_age_seconds",
-            "Since the last heartbeat of a lease; of 'other', the longest.",
+            "Since the last heartbeat of a lease, or since it was lost; of 'other', the longest.",
             labels=["namespace", "owner"],
         ),
     ]
@@ -150,10 +153,14 @@ def _owner_gauges() -> list[Metric]:
 def _exporter() -> list[Metric]:
     return [
         GaugeMetricFamily(
-            "kvpoll_exporter_synced", "1 while every room is known and the feed is read.", labels=["namespace"]
+            "kvpoll_exporter_synced",
+            "1 while every room is known and the feed is read; absent for a namespace that does not exist yet.",
+            labels=["namespace"],
         ),
         GaugeMetricFamily(
-            "kvpoll_exporter_lag_seconds", "Since the feed was last read to its end.", labels=["namespace"]
+            "kvpoll_exporter_lag_seconds",
+            "Since the feed was last read to its end; absent for a namespace without a feed.",
+            labels=["namespace"],
         ),
         GaugeMetricFamily(
             "kvpoll_doctor_check",
@@ -228,13 +235,16 @@ def _split(owners: Iterable[Owner], now: float, most: int) -> tuple[list[Owner],
 
 
 def _age(owner: Owner, now: float) -> float:
-    return max(0.0, now - owner.last_heartbeat_at)
+    """Since the last heartbeat; of a lost owner since its end, for the table keeps no heartbeat of it."""
+    return max(0.0, now - (owner.lost_at if owner.state == "lost" else owner.last_heartbeat_at))
 
 
 def _add_exporter(families: Mapping[str, Any], name: str, watch: Watch, version: str) -> None:
     snapshot = watch.snapshot
-    families["kvpoll_exporter_synced"].add_metric([name], int(snapshot.synced))
-    families["kvpoll_exporter_lag_seconds"].add_metric([name], snapshot.lag_seconds)
+    if watch.state.word != "absent":
+        families["kvpoll_exporter_synced"].add_metric([name], int(snapshot.synced))
+        if snapshot.has_feed:
+            families["kvpoll_exporter_lag_seconds"].add_metric([name], snapshot.lag_seconds)
     for finding in watch.examination.findings:
         if finding.level >= 0:
             families["kvpoll_doctor_check"].add_metric([name, finding.check], int(finding.level))

@@ -56,7 +56,10 @@ class PageRoutes:
 
     async def events(self, request: Request) -> Response:
         """The Views of a page, as server-sent events."""
-        address = urlsplit(request.query_params.get("page", "/"))
+        try:
+            address = urlsplit(request.query_params.get("page", "/"))
+        except ValueError:
+            return PlainTextResponse("no such page\n", 404)
         screen, room = _screen_at(address.path)
         if screen is None:
             return PlainTextResponse("no such page\n", 404)

@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ LATE = 5.0
 FIRST_CHANGE = 1.0
 """Seconds after which the feed counts as empty."""
 LIST_SHARE = 0.02
-"""Of a CPU, for each list of rooms that somebody looks at."""
+"""Of a CPU, for each list of rooms that somebody looks at, and for the history of each room."""
 MOST_LISTS = 50
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
@@ -79,6 +80,7 @@ class Watch:
         self._round_trips_sum = 0.0
         self.statistics: AsyncStatistics | None = None
         self._lists: dict[Hashable, tuple[list[RoomRow], float]] = {}
+        self._histories: dict[int, tuple[Entry, list[Change], float]] = {}
 
     async def run(self) -> None:
         """Follow the table until cancelled."""
@@ -183,7 +185,8 @@ class Watch:
 
     async def _see_doctor(self) -> None:
         assert self._examine is not None  # noqa: S101 - run has checked it
-        lag = self.snapshot.lag_seconds if self.snapshot.synced else None
+        snapshot = self.snapshot
+        lag = snapshot.lag_seconds if snapshot.synced and snapshot.has_feed else None
         self.examination = await in_daemon_thread(self._examine, lag)
         self.examined_at = time.time()
 
@@ -226,6 +229,25 @@ class Watch:
         except KVPollError:  # which the state says
             return {}
         return {room: entry for room, entry in found.items() if isinstance(entry, Entry)}
+
+    async def changes(self, entry: Entry) -> list[Change]:
+        """Return the changes of a room that the feed still has; none without a feed, or while there is no answer.
+
+        A feed is read whole for them. So those of before are returned while the room has not changed, and reading them
+        again would take too much of the CPU.
+        """
+        seen, began = replace(entry, ttl=0.0), time.monotonic()
+        kept = self._histories.get(entry.room)
+        if kept is not None and kept[0] == seen and began < kept[2]:
+            return kept[1]
+        try:
+            found = await self.store.history(entry.room)
+        except KVPollError:  # which the state says
+            return []
+        if len(self._histories) >= MOST_LISTS:
+            self._histories.clear()
+        self._histories[entry.room] = (seen, found, began + (time.monotonic() - began) / LIST_SHARE)
+        return found
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap]:
         """Return the last changes of all rooms, the oldest first."""

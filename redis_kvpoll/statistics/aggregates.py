@@ -41,7 +41,7 @@ class Aggregates:
         self.owners: Sequence[Owner] = ()
         self.refused: dict[str, RefusedWrites] = {}
         self.data_began_at: float | None = None
-        self.has_feed = True
+        self.has_feed, self.feed_length = True, 0
         self.error: str | None = None
         self.is_connected = False
         self._stuck_after = stuck_after
@@ -52,7 +52,7 @@ class Aggregates:
 
     def begin(self, settings: Settings) -> None:
         """The namespace's settings are known."""
-        self.has_feed = settings.feed_length > 0
+        self.has_feed, self.feed_length = settings.feed_length > 0, settings.feed_length
         for tag in keys.tags(self.namespace, settings.shards):
             self.shards[tag] = ShardStatistics(self.totals, self._names, self._owner_rooms)
 
@@ -133,7 +133,7 @@ class Aggregates:
 
     def owner_rooms(self, name: str) -> int:
         """The live rooms that were created under an owner's leases."""
-        return self._owner_rooms[self._names.number(name)]
+        return self._owner_rooms[self._names.find(name)]
 
     def seconds(self, now: float, count: int) -> list[Second]:
         """The last seconds, the oldest first."""
@@ -145,13 +145,15 @@ class Aggregates:
     ) -> list[RoomRow]:
         """Return rooms at some statuses, those whose last change is the longest ago first."""
         with self.lock:
+            number = None if owner is None else self._names.find(owner)
+            if number == 0:
+                return []
             # The server's time is known to a round trip, so a change may seem to be yet to come.
             before_ms = self.now_ms(now) - round(longer_than * 1000) if longer_than else _NEVER_MS
             found = merge(
                 *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in statuses),
                 key=lambda each: each[1].since_ms,
             )
-            number = None if owner is None else self._names.number(owner)
             chosen = (each for each in found if number is None or each[1].owner == number)
             return [self._row(room, record) for room, record in islice(chosen, limit)]
 

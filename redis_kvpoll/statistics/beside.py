@@ -48,7 +48,14 @@ class Beside:
                 aggregates.feeds[tag] = FeedState(tag, length, max(0, now_ms - first_ms) / 1000)
             if refused is not None:
                 aggregates.refused[tag] = refused_writes.parse(refused)
-                aggregates.totals.refused(tag, aggregates.refused[tag].counts, now_ms)
+                aggregates.totals.refused(tag, aggregates.refused[tag], now_ms)
+
+    def trimmed_until(self, tag: str) -> FollowerFlow[int]:
+        """Return the time of the first entry that a shard's feed still has; 0 if it has not been trimmed."""
+        length = yield from self._try(tag, ["XLEN", keys.feed(tag)])
+        first = yield from self._try(tag, ["XRANGE", keys.feed(tag), "-", "+", "COUNT", "1"])
+        is_full = first and length is not None and length >= self._aggregates.feed_length
+        return int(first[0][0].partition(b"-")[0]) if is_full else 0
 
     def read_owners(self, tags: Sequence[str]) -> FollowerFlow[None]:
         """Read the leases."""

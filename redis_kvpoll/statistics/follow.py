@@ -201,10 +201,12 @@ class StatisticsFollower:
     def _find_position(self, tag: str, lookback: float) -> FollowerFlow[None]:
         last = yield Send(tag, ["XREVRANGE", keys.feed(tag), "+", "-", "COUNT", "1"])
         self.health.answered(time.monotonic())
+        trimmed_ms = (yield from self._beside.trimmed_until(tag)) if lookback else 0
         with self.aggregates.lock:
             now_ms = self.aggregates.now_ms(time.monotonic())
             start_ms = now_ms - round(lookback * 1000)
-            self.aggregates.totals.begin(start_ms)
+            if tag not in self._positions:
+                self.aggregates.totals.begin(max(start_ms, min(trimmed_ms, now_ms)))
         if not last:
             self._positions[tag] = Position(START, None)
         elif lookback and number_of(last[0][0]) >> 64 >= start_ms:

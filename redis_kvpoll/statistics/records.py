@@ -29,6 +29,8 @@ FEW = 1000
 
 _PACKED = struct.Struct("<QIIIIBB")
 _MOST = 2**32 - 1
+_LAST_MS = (_MOST - 1) * 1000
+"""The last time that a record can keep: in 2106. A TTL ends at most _MOST milliseconds, 49 days, after the change."""
 _LIVE = frozenset(LIVE)
 
 
@@ -82,7 +84,8 @@ class Rooms:
         return record.flags & CONFIRMED == self._walk
 
     def put(self, room: int, record: Record) -> None:
-        """Set the record of a room, which is thereby confirmed."""
+        """Set the record of a room, which is thereby confirmed. What was written by hand may have any time."""
+        record = _bounded(record)
         packed, scheduled, former = self._packed.get(room), 0, None
         if packed is not None:
             former, scheduled = _unpack(packed)
@@ -180,7 +183,7 @@ class Rooms:
         return is_due
 
     def _schedule(self, room: int, at_ms: int) -> int:
-        second = at_ms // 1000 + 1
+        second = min(at_ms // 1000 + 1, _MOST)
         rooms = self._due.get(second)
         if rooms is None:
             rooms = self._due[second] = array("Q")
@@ -232,6 +235,17 @@ class Rooms:
                 del self._live_due[due]
         if record.owner:
             self._owner_rooms[record.owner] -= 1
+
+
+def _bounded(record: Record) -> Record:
+    """Return a record as it will be unpacked, so that it leaves the buckets in which it was counted."""
+    since_ms, due_ms = record.since_ms, record.due_ms
+    if not 0 <= since_ms <= _LAST_MS:
+        since_ms = min(max(since_ms, 0), _LAST_MS)
+        record = record._replace(since_ms=since_ms)
+    if due_ms and not 0 < due_ms - since_ms <= _MOST:
+        record = record._replace(due_ms=since_ms + min(max(due_ms - since_ms, 1), _MOST))
+    return record
 
 
 def _pack(record: Record, scheduled: int) -> bytes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.statistics import reasons
 from redis_kvpoll.statistics.model import (
     ABSENT,
@@ -80,7 +81,7 @@ class Totals:
         self._transitions: Counter[tuple[str, str]] = Counter()
         self._failures = dict.fromkeys(FAILURES, 0)
         self._refused = dict.fromkeys(REFUSED, 0)
-        self._refused_then: dict[str, dict[str, int]] = {}
+        self._refused_then: dict[str, RefusedWrites] = {}
         self.status_durations = {status: Durations() for status in LIVE}
         self.room_durations = {KVPoll.Success: Durations(), KVPoll.Failed: Durations()}
         self.gaps = self.resyncs = 0
@@ -90,8 +91,8 @@ class Totals:
         """The time from which on everything was counted."""
 
     def begin(self, at_ms: int) -> None:
-        """Note the time from which on everything is counted."""
-        self._first_ms = at_ms if self._first_ms is None else self._first_ms
+        """Note the time from which on everything of a shard is counted: for all of them, it is the latest."""
+        self._first_ms = max(at_ms, self._first_ms or 0)
 
     def transition(self, before: str, after: str, at_ms: int) -> None:
         """Count a change of a room's status."""
@@ -115,16 +116,24 @@ class Totals:
             now = (at_ms / 1000, (reason or "")[: reasons.MASKED_LENGTH])
             kept.last[text] = max(now, kept.last.get(text, now))
 
-    def refused(self, tag: str, counts: Mapping[str, int], at_ms: int) -> None:
-        """Take what the server of a shard has counted. Below what it was, it has begun anew."""
+    def refused(self, tag: str, found: RefusedWrites, at_ms: int) -> None:
+        """Take what the server of a shard has counted.
+
+        Below what it was, it has begun anew; or a replica that lacks the last ones has taken over, if the counts began
+        when they did before.
+        """
         then = self._refused_then.get(tag)
+        is_same = then is not None and then.since is not None and then.since == found.since
+        counts = dict(found.counts)
         for outcome in REFUSED:
-            now, before = counts.get(outcome, 0), then.get(outcome, 0) if then else 0
+            now, before = counts.get(outcome, 0), then.counts.get(outcome, 0) if then else 0
+            if is_same:
+                now = counts[outcome] = max(now, before)
             more = now - before if now >= before else now
             self._refused[outcome] += more
             if more and then is not None:
                 self._add(_REFUSED, at_ms, more)
-        self._refused_then[tag] = dict(counts)
+        self._refused_then[tag] = RefusedWrites(counts, found.since)
 
     def _add(self, what: str, at_ms: int, more: int = 1) -> None:
         second = at_ms // 1000

@@ -99,5 +99,5 @@ def test_session_ends_with_its_time_and_with_the_secret():
     assert Credentials([User("alice", "another one")]).check_session(cookie, 1001.0) is None
     assert Credentials([ALICE, BOB]).check_session(cookie.replace("alice", "bob"), 1001.0) is None
     assert Credentials([ALICE]).check_session(cookie.replace(":4", ":9"), 1001.0) is None
-    for wrong in ("", "alice", "alice:", "alice:99999999999:", "alice:x:y", "alice:²:y"):
+    for wrong in ("", "alice", "alice:", "alice:99999999999:", "alice:x:y", "alice:²:y", "alice:99999999999:é"):
         assert Credentials([ALICE]).check_session(wrong, 0.0) is None

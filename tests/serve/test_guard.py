@@ -149,6 +149,7 @@ def test_link_from_another_site_keeps_the_session(closed):
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
     ],
@@ -164,13 +165,22 @@ def test_change_with_a_cookie_needs_an_origin(closed):
     assert closed.post("/room/1/abort", Cookie=cookie).body == "a change needs an Origin header\n"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:9464", "10.0.0.1", "localhost.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:9464", "10.0.0.1", "localhost.evil.example", "[", ""])
 def test_name_of_another_site_is_refused_without_users(serving, host):
     """Else a page of that site could read the tables, by a name that it points at loopback."""
     for path in ("/", "/api/stats", "/metrics"):
         assert serving.get(path, Host=host).status == 421
     assert serving.get("/", Host="localhost:1").status == 200
     assert serving.get("/", Host="[::1]:9464").status == 200
+
+
+def test_session_that_is_no_ascii_is_refused(closed):
+    """Whoever sends it has no credentials, so it must not make a traceback."""
+    assert closed.get("/", Cookie=r'kvpoll_session="alice:9999999999:\351"').status == 401
+
+
+def test_page_that_is_no_address_has_no_events(serving):
+    assert serving.get("/events?page=//[").status == 404
 
 
 def test_public_name_is_known(serve):

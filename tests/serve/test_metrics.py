@@ -127,10 +127,11 @@ def test_openmetrics_is_spoken_on_request(serving):
     assert answer.body.endswith("# EOF\n")
 
 
-def collected(snapshot, most=200):
+def collected(snapshot, most=200, state="synced"):
     """The samples of a snapshot, by name and labels."""
     watch = SimpleNamespace(
         snapshot=snapshot,
+        state=SimpleNamespace(word=state),
         examination=Examination((Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, "")), "", ""),
         described=dict,
         round_trips=Histogram,
@@ -144,8 +145,13 @@ def collected(snapshot, most=200):
     }
 
 
-def owner(name, state="alive", rooms=0, beat=1000.0, incarnation=1):
-    return Owner(name, incarnation, 5.0, 0.5, beat, state, rooms=rooms)
+def owner(name, rooms=0, beat=1000.0, incarnation=1):
+    return Owner(name, incarnation, 5.0, 0.5, beat, rooms=rooms)
+
+
+def lost(name, at):
+    """As parse_owners has it: without a heartbeat."""
+    return Owner(name, 1, state="lost", lost_at=at)
 
 
 def test_gauges_are_absent_while_nothing_is_known():
@@ -162,7 +168,15 @@ def test_gauges_are_absent_while_nothing_is_known():
 def test_gauges_without_a_feed_last_from_one_reading_to_the_next():
     seen = Snapshot("prod", 1000.0, synced=True, lag_seconds=70.0, has_feed=False)
     assert ("kvpoll_rooms", "Failed") in collected(seen)
-    assert ("kvpoll_rooms", "Failed") not in collected(replace(seen, lag_seconds=151.0))
+    assert ("kvpoll_rooms", "Failed") in collected(replace(seen, lag_seconds=300.0))  # a walk of a million rooms
+    assert ("kvpoll_rooms", "Failed") not in collected(replace(seen, synced=False, lag_seconds=151.0))
+
+
+def test_table_without_a_feed_has_no_lag():
+    """It is read once a minute: KVPollExporterBlind would fire for a lag that is meant to be."""
+    found = collected(Snapshot("prod", 1000.0, synced=True, lag_seconds=59.0, has_feed=False))
+    assert found["kvpoll_exporter_synced",] == 1
+    assert ("kvpoll_exporter_lag_seconds",) not in found
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
@@ -176,15 +190,17 @@ def test_owners_beyond_the_limit_are_one(most):
 
 
 def test_lost_owner_leaves_after_five_minutes():
-    owners = (owner("gone", "lost", beat=699.0), owner("just", "lost", beat=701.0))
+    owners = (lost("gone", 699.0), lost("just", 701.0), lost("some time", 0.0))
     found = collected(Snapshot("prod", 1000.0, True, 0.0, owners=owners))
     assert ("kvpoll_owner_rooms", "just") in found
     assert ("kvpoll_owner_rooms", "gone") not in found
-    assert found["kvpoll_owners", "lost"] == 2
+    assert ("kvpoll_owner_rooms", "some time") not in found
+    assert found["kvpoll_owner_heartbeat_age_seconds", "just"] == 299.0
+    assert found["kvpoll_owners", "lost"] == 3
 
 
 def test_name_that_was_taken_again_has_one_series():
-    owners = (owner("a", "lost", beat=990.0), owner("a", rooms=4, incarnation=2))
+    owners = (lost("a", 990.0), owner("a", rooms=4, incarnation=2))
     assert collected(Snapshot("prod", 1000.0, True, 0.0, owners=owners))["kvpoll_owner_rooms", "a"] == 4
 
 

@@ -130,6 +130,27 @@ def test_what_is_not_there_is_404(serving, path):
     assert "Traceback" not in answer.body
 
 
+def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatch):
+    """The history takes the whole feed, and a page that stays open asks for it each second."""
+    watch = serving.service.watches["prod-prefill"]
+    read, history = [], watch.store.history
+
+    def counted(room):
+        read.append(room)
+        return history(room)
+
+    monkeypatch.setattr(watch.store, "history", counted)
+    monkeypatch.setattr("redis_kvpoll.serve.watch.LIST_SHARE", 1e-9)
+    handle = store.open(31)
+    for _ in range(3):
+        assert serving.get("/room/31").row("0")[1] == "Bootstrapping"
+    assert read == [31]
+    handle.update(MOVE)
+    for _ in range(3):
+        assert serving.get("/room/31").row("1")[1] == "Transferring"
+    assert read == [31, 31]
+
+
 def test_absent_room_says_so(serving):
     assert "not in the table" in serving.get("/room/404").text
 

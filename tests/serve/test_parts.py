@@ -12,6 +12,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.serve import charts, formats
+from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
 from redis_kvpoll.serve.view import Cell, Row, View
@@ -146,6 +147,16 @@ class TestHistory:
         assert history.drawings()["rooms"].latest[0] == "3"
         assert len(history) == 1
 
+    def test_clock_that_went_back_a_little_shows_what_is_now(self):
+        """A step of a minute: the slots of that minute are written anew, those before it stay."""
+        history = ChartHistory()
+        for number in range(20):
+            history.add(snapshot(1000.0 + PERIOD * number, rooms=7))
+        for number in range(8, 10):
+            history.add(snapshot(1000.0 + PERIOD * number, rooms=3))
+            assert history.drawings()["rooms"].latest[0] == "3"
+            assert len(history) == number + 1
+
     def test_nothing_seen_is_drawn(self):
         for drawing in ChartHistory().drawings().values():
             assert set(drawing.paths) == {""}
@@ -170,6 +181,35 @@ def test_ages_are_counted_from_now_while_the_table_is_known():
     assert watch.now() >= 1003.0
     watch.snapshot = replace(snapshot(1000.0, synced=False), lag_seconds=math.inf)
     assert watch.now() == 1000.0
+
+
+@pytest.mark.parametrize(("has_feed", "expected"), [(True, 59.0), (False, None)])
+def test_doctor_is_told_the_lag_behind_a_feed_alone(monkeypatch, has_feed, expected):
+    """Without a feed the table is read once a minute, which is no fault of the network."""
+    told = []
+
+    def fail(**_):
+        raise RuntimeError("the snapshot stays as it is")
+
+    async def run():
+        loop, has_looked = asyncio.get_running_loop(), asyncio.Event()
+
+        def examine(lag):
+            told.append(lag)
+            loop.call_soon_threadsafe(has_looked.set)
+            return Examination((), "", "")
+
+        async with AsyncStatusStore.from_url("memory://", read_only=True) as store:
+            monkeypatch.setattr(store, "statistics", fail)
+            watch = Watch(store, "prod", 60.0, examine)
+            watch.snapshot = replace(snapshot(1000.0), lag_seconds=59.0, has_feed=has_feed)
+            running = asyncio.create_task(watch.run())
+            await asyncio.wait_for(has_looked.wait(), pace.seconds(30))
+            running.cancel()
+            await asyncio.wait([running])
+
+    asyncio.run(run())
+    assert told == [expected]
 
 
 def test_watch_that_breaks_begins_again(monkeypatch, caplog):

@@ -80,6 +80,33 @@ def test_room_is_due_once_its_ttl_has_ended(steps):
             del plain[room]
 
 
+FAR_MS = st.integers(-(2**63), 2**64) | MS
+FAR_RECORD = st.builds(
+    Record,
+    st.sampled_from(LIVE),
+    since_ms=FAR_MS,
+    opened_ms=FAR_MS,
+    due_ms=st.just(0) | FAR_MS,
+    owner=st.just(1),
+    flags=st.just(0),
+)
+
+
+@examples(100)
+@given(records=st.lists(FAR_RECORD, min_size=1, max_size=20))
+def test_times_that_no_store_writes_leave_no_trace(records):
+    """A TTL of a century, or an entry of the feed by hand: each room leaves what it was counted in."""
+    rooms, owners = applied(enumerate(records))
+    for record in reversed(records):
+        rooms.put(0, record)
+    assert all(rooms.oldest_ms(status) is not None for status in LIVE if rooms.counts[status])
+    assert set(rooms.due(2**64, len(records))) <= set(range(len(records)))
+    for room in range(len(records)):
+        rooms.drop(room)
+    assert (rooms.counts, +owners, rooms.expiring(2**64)) == ([0] * len(KVPoll), Counter(), 0)
+    assert [rooms.oldest_ms(status) for status in LIVE] == [None] * len(LIVE)
+
+
 def test_shorter_ttl_is_noticed_at_its_end():
     rooms = Rooms(Counter())
     for left_ms in (900_000, 5000):

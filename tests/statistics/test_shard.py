@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.statistics.owner_names import OwnerNames
 from redis_kvpoll.statistics.shard import ShardStatistics
 from redis_kvpoll.statistics.totals import Totals
@@ -178,17 +179,37 @@ def test_walk_drops_rooms_that_are_gone_without_counting_them(shard):
     assert shard.totals.transitions() == {("absent", BOOT): 1}
 
 
+def test_owner_longer_than_any_lease_is_none(shard):
+    """It was written by hand; its text is not kept."""
+    shard.tell(0, 1, BOOT, "first", "", "owner", "x" * 301)
+    shard.tell(0, 2, BOOT, "first", "", "owner", "x" * 300)
+    assert (shard.rooms.get(1).owner, shard.rooms.get(2).owner) == (0, 1)
+
+
 class TestRefused:
     def test_count_that_begins_anew_goes_on(self):
         totals = Totals()
         for count, sum_ in ((5, 5), (7, 7), (2, 9), (2, 9), (0, 9), (1, 10)):
-            totals.refused("ns", {"skipped": count}, NOW)
+            totals.refused("ns", RefusedWrites({"skipped": count}), NOW)
+            assert totals.refusals()["skipped"] == sum_
+
+    def test_count_of_a_replica_that_lacks_some_goes_on(self):
+        """A failover: the count falls by a little, and began when it did before. Then another one begins."""
+        totals = Totals()
+        for count, since, sum_ in (
+            (1000, 1.0, 1000),
+            (990, 1.0, 1000),
+            (995, 1.0, 1000),
+            (1001, 1.0, 1001),
+            (3, 2.0, 1004),
+        ):
+            totals.refused("ns", RefusedWrites({"skipped": count}, since), NOW)
             assert totals.refusals()["skipped"] == sum_
 
     def test_shards_add_up(self):
         totals = Totals()
-        totals.refused("ns/0", {"skipped": 3}, NOW)
-        totals.refused("ns/1", {"skipped": 4}, NOW)
+        totals.refused("ns/0", RefusedWrites({"skipped": 3}), NOW)
+        totals.refused("ns/1", RefusedWrites({"skipped": 4}), NOW)
         assert totals.refusals()["skipped"] == 7
 
 

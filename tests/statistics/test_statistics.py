@@ -86,6 +86,17 @@ def test_changes_are_counted_with_their_durations(store, client):
     assert {status: each.total for status, each in snapshot.room_durations.items()} == {DONE: 1, FAILED: 1}
 
 
+def test_ttl_of_a_century_hinders_no_other_room(store, client):
+    """What was written into keys by hand harms no other room."""
+    store.update_many({1: MOVE, 2: BOOT})
+    client.pexpire("kvpoll:{default}:room:1", 3_000_000_000_000)
+    with store.statistics() as statistics:
+        settled(statistics, {BOOT: 1, MOVE: 1})
+        store.update_status(2, DONE)
+        store.update_status(1, DONE)
+        settled(statistics, {DONE: 2})
+
+
 def test_plain_failure_without_reason_is_counted_later(store):
     with store.statistics() as statistics:
         synced(statistics)
@@ -108,6 +119,20 @@ def test_lookback_gives_rates_at_once(store, client):
         assert sum(second.opened for second in statistics.seconds(60)) == 30
         store.update_many(dict.fromkeys(range(30), DONE))
         assert settled(statistics, {DONE: 30}).status_durations[BOOT].total == 30
+
+
+def test_rates_begin_where_a_trimmed_feed_begins(side, server, client):
+    """Of what came before it nothing is known: it must not count as a time in which nothing happened."""
+    store = created(side, server, feed_length=100)
+    for room in range(400):
+        store.update_status(room, BOOT)
+    (first, _), *_ = client.xrange("kvpoll:{default}:feed", count=1)
+    first_second = int(first.partition("-")[0]) // 1000
+    real.until(lambda: client.time()[0] > first_second + 1, "some seconds have passed")
+    with store.statistics(lookback=60.0) as statistics:
+        snapshot = synced(statistics)
+        assert 0 < snapshot.transitions["absent", "Bootstrapping"] < 400
+        assert 0 < snapshot.rates.seconds <= snapshot.at - first_second
 
 
 def test_stuck_rooms_are_listed_oldest_first(store):
@@ -167,6 +192,20 @@ def test_rooms_of_an_owner_are_known(store):
             assert [row.room for row in statistics.rooms([BOOT, DONE], owner=owner.name)] == [1, 2]
         snapshot = settled(statistics, {FAILED: 1, DONE: 1})
         assert snapshot.failures["owner_left"] == 1
+
+
+def test_unknown_owner_has_no_rooms_and_takes_no_place(store, monkeypatch):
+    """Else as many questions as the table of names has places would hide the owners that come later."""
+    monkeypatch.setattr("redis_kvpoll.statistics.owner_names.MOST", 3)
+    store.update_status(9, MOVE)
+    with store.statistics() as statistics:
+        settled(statistics, {MOVE: 1})
+        for number in range(4):
+            assert statistics.rooms(owner=f"nobody-{number}") == []
+        with store.lease("prefill-0"):
+            store.open(1)
+            settled(statistics, {MOVE: 1, BOOT: 1})
+            assert [(row.room, row.owner) for row in statistics.rooms(owner="prefill-0")] == [(1, "prefill-0")]
 
 
 def test_expiry_is_counted(side, server):

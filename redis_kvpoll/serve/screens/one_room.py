@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from redis_kvpoll.errors import CorruptEntryError, KVPollError
 from redis_kvpoll.model import Entry, KVPoll
-from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.protocol.periods import Period, periods
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.charts import HEIGHT, WIDTH, Drawing
@@ -54,7 +53,7 @@ async def view(page: Page) -> View:
     lived: list[Period] = []
     if isinstance(found, Entry):
         now = watch.now()
-        lived = list(periods(await _changes(watch, room), True, now))
+        lived = list(periods(await watch.changes(found), True, now))
         tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(lived))
         tables["ranks"] = tuple(_rank_row(found, rank) for rank in sorted(found.ranks))
     return View(texts, tables, {"timeline": _drawing(lived)})
@@ -78,13 +77,6 @@ async def read(watch: Watch, room: int) -> Entry | NotShown:
         return NotShown("corrupt", str(error))
     except KVPollError as error:
         return ABSENT if watch.state.word == "absent" else NotShown("not known", str(error))
-
-
-async def _changes(watch: Watch, room: int) -> list[Change]:
-    try:
-        return await watch.store.history(room)
-    except KVPollError:  # no feed, or no answer, which the state says
-        return []
 
 
 def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
