@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 from bench.ground import Ground
@@ -26,20 +25,20 @@ PERF, CALLGRIND = "perf: user and kernel", "callgrind: user"
 CPU_TIME = "none: CPU time alone"
 _COUNTS_AFTER = 0.2
 """Seconds that perf needs until it counts."""
-
-
 ANSWER_SECONDS = 30.0
 """For callgrind to take a command. In some sandboxes it never does for a user other than root."""
 
 _known: dict[str, str] = {}
+"""The way, once it was looked for; CPU_TIME if callgrind has turned out to take no command."""
 
 
 def way() -> str:
     """How instructions are counted here: PERF, CALLGRIND or CPU_TIME."""
-    return _known.setdefault("way", _installed())
+    if "way" not in _known:
+        _known["way"] = _installed()
+    return _known["way"]
 
 
-@cache
 def _installed() -> str:
     if shutil.which("perf") and _of_perf(os.getpid(), lambda: None) is not None:
         return PERF

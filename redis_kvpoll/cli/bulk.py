@@ -191,10 +191,13 @@ def _change_many(
 
 def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
     for found, is_taken in select(store, wanted, clock):
-        # What has Failed cannot be failed; to abort what has ended in Success would hide that.
-        is_over = found.row.status is not None and found.row.status.is_terminal
-        if is_taken and not (operation == "abort" and is_over):
+        if is_taken and _may_change(operation, found.row.status):
             yield found
+
+
+def _may_change(operation: str, status: KVPoll | None) -> bool:
+    """Whether a room is left to change: what has Failed cannot be failed, and to abort a Success would hide that."""
+    return not (operation == "abort" and status is not None and status.is_terminal)
 
 
 def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerClock) -> None:
@@ -221,7 +224,7 @@ def _change_in_steps(
             time.sleep(PAUSE)
         some = found[at : at + STEP]
         entries = recheck.matching(some)
-        still = [entry.room for entry in entries if not (operation == "abort" and entry.status.is_terminal)]
+        still = [entry.room for entry in entries if _may_change(operation, entry.status)]
         changed += change(store, still)
         skipped += len(some) - len(still)
     return changed, skipped

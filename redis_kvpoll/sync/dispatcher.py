@@ -271,12 +271,9 @@ class Dispatcher:
                 if pending.done:
                     continue
                 batch = queue.batch
-                if isinstance(batch, Batch):
-                    is_late = batch is pending.queued_behind and batch.give_up_at <= latest
-                    is_overdue = is_late or pending in batch.pending_calls
-                else:
-                    is_overdue = batch is not None and batch is pending.queued_behind
-                if batch and is_overdue:
+                is_late = not isinstance(batch, Batch) or batch.give_up_at <= latest
+                is_in_it = isinstance(batch, Batch) and pending in batch.pending_calls
+                if batch and (is_in_it or (batch is pending.queued_behind and is_late)):
                     done_calls += queue.requeue_or_fail(batch)
                 if not queue.batch:
                     queue.next_sender = None  # it was woken, but did not send

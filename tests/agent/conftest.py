@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from redis_kvpoll.agent.table_parts import TableParts
@@ -12,6 +14,13 @@ from tests.support import agents
 def engine(monkeypatch):
     with agents.engine(monkeypatch) as made:
         yield made
+
+
+@pytest.fixture
+def agent(engine):
+    """What listens in an agent's place."""
+    with contextlib.closing(agents.StandIn(engine.folder / "socket")) as agent:
+        yield agent
 
 
 @pytest.fixture

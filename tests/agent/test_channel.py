@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -234,12 +233,8 @@ class TestConnection:
         until(lambda: here.channel.send(ECHO, b"") and len(ticks) > 4, "ticks")
         assert all(tick - began >= 0.2 * number for number, tick in enumerate(ticks, 1))
 
-    def test_an_agent_that_ends_each_connection_is_asked_rarely(self, engine, caplog):
+    def test_an_agent_that_ends_each_connection_is_asked_rarely(self, engine, agent, caplog):
         """Its welcome is no success: an agent that breaks at what it is told is not started in a tight loop."""
-        with contextlib.closing(agents.StandIn(engine.folder / "socket")) as agent:
-            self.check_an_agent_that_ends_each_connection(engine, agent, caplog)
-
-    def check_an_agent_that_ends_each_connection(self, engine, agent, caplog):
         ticks = []
         here = engine.channel(source=agent.path, start=False, on_tick=lambda: ticks.append(1))
         here.channel.start()

@@ -16,7 +16,7 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import agent_name
 from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
-from tests.support import agents, pace
+from tests.support import pace
 from tests.support.real import until
 
 BOOT, OK = 1, 4
@@ -40,13 +40,6 @@ def heard(connection, last):
         if message and message[0] < frames.FIRST_CONTROL:
             found.append(message[0])
     return found
-
-
-@pytest.fixture
-def agent(engine):
-    agent = agents.StandIn(engine.folder / "socket")
-    yield agent
-    agent.close()
 
 
 @pytest.fixture

@@ -10,27 +10,11 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner
 
-from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll import KVPoll
 from tests.support import pace
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
-
-
-@pytest.fixture
-def store(url):
-    with StatusStore.from_url(url, namespace="prod") as store:
-        yield store
-
-
-@pytest.fixture
-def run(url):
-    def run(*words, **options):
-        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
-
-    return run
 
 
 class TestHostAheadOfTheServer:

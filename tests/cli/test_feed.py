@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 
-import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -23,12 +22,6 @@ from redis_kvpoll.protocol.periods import periods
 from tests.support import pace, real
 
 ROOM = 2**64 - 1
-
-
-@pytest.fixture
-def store(url):
-    with StatusStore.from_url(url, namespace="prod") as store:
-        yield store
 
 
 def run(*args):

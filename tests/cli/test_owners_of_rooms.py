@@ -42,14 +42,6 @@ def stores(url, client):
         yield stores
 
 
-@pytest.fixture
-def run(url):
-    def run(*words, **options):
-        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
-
-    return run
-
-
 def listed(result):
     return [int(line.split("\t")[0]) for line in result.stdout.splitlines()[1:]]
 

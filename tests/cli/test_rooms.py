@@ -19,20 +19,6 @@ BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Suc
 
 
 @pytest.fixture
-def store(url):
-    with StatusStore.from_url(url, namespace="prod") as store:
-        yield store
-
-
-@pytest.fixture
-def run(url):
-    def run(*words, **options):
-        return CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False, **options)
-
-    return run
-
-
-@pytest.fixture
 def table(store):
     """Five rooms, two of which belong to a lease."""
     with store.lease("prefill/10.0.0.1:8998"):

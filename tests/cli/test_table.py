@@ -12,15 +12,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll
 from redis_kvpoll.cli import rows, terminal
 from redis_kvpoll.cli.app import kvpoll
-
-
-@pytest.fixture
-def store(url):
-    with StatusStore.from_url(url, namespace="prod") as store:
-        yield store
 
 
 def run(*args):
