@@ -7,7 +7,11 @@
 
 -- Lists a room for a lease. Returns whether it was not in the list.
 local function list_part(owned, room, holder)
-  local listed = redis.call('ZSCORE', owned, room_id(room))
+  local listed = redis.pcall('ZSCORE', owned, room_id(room))
+  if type(listed) == 'table' then
+    redis.call('DEL', owned)  -- of another type: made by hand
+    listed = false
+  end
   if not listed then
     redis.call('ZADD', owned, holder, room_id(room))
   elseif listed - holder ~= 0 then

@@ -6,7 +6,11 @@ local now  -- in milliseconds, as text
 
 -- As list_part.lua does for one lease.
 local function list_quick(id)
-  local entry, listed, is_new, shown = {}, redis.call('ZSCORE', KEYS[4], id), false, nil
+  local entry, listed, is_new, shown = {}, redis.pcall('ZSCORE', KEYS[4], id), false, nil
+  if type(listed) == 'table' then
+    redis.call('DEL', KEYS[4])  -- of another type: made by hand
+    listed = false
+  end
   listed = listed and listed - 0
   for k = 1, #holders do
     local n = #entry

@@ -22,6 +22,7 @@ from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, Send
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import next_page
 from redis_kvpoll.engine.ready_calls import ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Command
@@ -86,7 +87,7 @@ class AsyncDispatcher:
     async def pages(self) -> AsyncIterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
-        while (page := await self.run(self.executor.next_page(scan))) is not None:
+        while (page := await self.run(next_page(self.executor, scan))) is not None:
             yield page
 
     async def _send_if_alone(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T]) -> T:

@@ -23,6 +23,7 @@ from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import read_settings
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
@@ -98,7 +99,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
 
     async def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
-        return await self._dispatcher.run(self._executor.settings())
+        return await self._dispatcher.run(read_settings(self._executor))
 
     # Generations
 

@@ -78,11 +78,20 @@ class Batch:
             pending.reply, at = reply[at:end], end
 
     def fail(self, failure: Exception) -> None:
-        """Fail the pending calls. A timeout leaves out those with a later deadline than the batch had: they are queued
-        again."""
+        """Fail the pending calls, except those whose reply has come. A timeout leaves out those with a later deadline
+        than the batch had: they are queued again."""
         until = failure.until if isinstance(failure, CallFailed) else math.inf
+        width, end = len(self.call.spec.reply), 0
         for pending in self.pending_calls:
-            if not pending.done and pending.give_up_at <= until:
+            at, end = end, end + width * len(pending.call.rooms)
+            own = self.replied[at:end]
+            if pending.done:
+                pass
+            elif own and at + len(own) == end:
+                pending.reply = own
+            elif own and not pending.call.spec.repeatable and isinstance(failure, CallFailed):
+                pending.failure = failure.after_some()
+            elif pending.give_up_at <= until:
                 pending.failure = failure
 
 
@@ -184,7 +193,7 @@ class ShardQueue:
     def leave(self, pending: PendingCall, what: str) -> None:
         """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers."""
         batch = self.batch
-        is_sent = isinstance(batch, Batch) and batch.send is not None and batch.send.is_sent
+        is_sent = isinstance(batch, Batch) and bool(batch.replied or (batch.send and batch.send.is_sent))
         may_have_run = not pending.call.spec.repeatable and pending not in self.waiting and is_sent
         if not pending.done:
             pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)

@@ -129,7 +129,7 @@ def describe_delay(error: BaseException, within: str) -> str:
     """Return why a call was not executed in time, and a remedy. ``within`` is the time, and the tries."""
     what = "not executed" if remedies.code_of(error) else "no answer"
     last = remedies.text_of(error).rstrip(".")
-    return f"{what} within {within}; last: {last}): {remedies.remedy(error)}; the call is safe to retry"
+    return f"{what} within {within}; last: {last}): {remedies.remedy(error)}"
 
 
 def _is_temporary(error: BaseException | None) -> bool:

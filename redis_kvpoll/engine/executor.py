@@ -21,14 +21,12 @@ from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.engine.retry import Attempts, CallFailed
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
-from redis_kvpoll.errors import FeedOffError, KVPollError, StoreUnavailableError, WorldSizeMismatchError
+from redis_kvpoll.errors import KVPollError, StoreUnavailableError, WorldSizeMismatchError
 from redis_kvpoll.model import KVPoll, Outcome, Update
-from redis_kvpoll.protocol.feed_reader import FeedReader
 from redis_kvpoll.protocol.handle import Handle, identity_of
-from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.scripts import READING
-from redis_kvpoll.protocol.settings import SETTINGS, Settings
+from redis_kvpoll.protocol.settings import SETTINGS
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -183,35 +181,6 @@ class Executor:
         self.session.check_open("attach")
         return identity_of(handle, self.namespace)
 
-    def next_page(self, scan: Scan) -> Flow[list[int] | None]:
-        """Return the next rooms of a scan; None after the last."""
-        context = yield from self.context("rooms")
-        request = scan.request(context, self.session.slot_map_version)
-        if request is None:
-            return None
-        reply = yield from self.send_command("rooms", *request)
-        return scan.page(reply, self.session.slot_map_version)
-
-    def read_feed(self, operation: str, reader: FeedReader) -> Flow[bool]:
-        """Send the next request of a feed reader; False if its pass is complete."""
-        if reader.pause:
-            yield Sleep(reader.pause)
-        context = yield from self.context(operation)
-        if context.feed_length == "0":
-            raise FeedOffError(operation, self.namespace)
-        request = reader.request(context)
-        if request is None:
-            return False
-        reader.take((yield from self.send_command(operation, *request)))
-        return True
-
-    def settings(self) -> Flow[Settings | None]:
-        """Return the settings of the namespace without writing them; None if it does not exist."""
-        self.session.check_open("settings")
-        expected = self.session.expected_settings
-        reply = yield from self.send_command("settings", self.namespace, expected.reading())
-        return expected.read(reply) if any(reply) else None
-
     def send_calls(self, operation: str, calls: list[Call]) -> Flow[list[list[Any]]]:
         """Send calls outside of a command, at most one per shard, through their queues. Returns the replies."""
         return (yield from self._enqueue(operation, calls, self._give_up_at))
@@ -232,18 +201,22 @@ class Executor:
             if pending.reply is not None:
                 done += len(pending.call.rooms)
         for pending in pending_calls:
-            if isinstance(pending.failure, CallFailed):
-                raise pending.failure.named(
-                    self._name(command, done), self.session.server
-                ) from pending.failure.__cause__
-            if pending.failure is not None:
-                raise copy.copy(pending.failure)  # each caller of a batch needs its own traceback
+            failure = pending.failure
+            if isinstance(failure, CallFailed):
+                failure = failure if pending.call.spec.repeatable or not done else failure.after_some()
+                raise failure.named(self._name(command, done), self.session.server) from failure.__cause__
+            if failure is not None:
+                raise copy.copy(failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
 
     def send_command(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
         """Send a read-only command without queueing it. Returns the reply."""
+        return (yield from self.send_read(operation, Send(tag, words)))
+
+    def send_read(self, operation: str, send: Send) -> Flow[Any]:
+        """Send a read-only command, to ``send.server`` if that is set. Returns the reply, or raises ServerChanged."""
         try:
-            return (yield from Attempts(self.session, self._give_up_at).send(Send(tag, words)))
+            return (yield from Attempts(self.session, self._give_up_at).send(send))
         except CallFailed as failure:
             raise failure.named(self._name(operation), self.session.server) from failure.__cause__
 

@@ -27,7 +27,8 @@ _BACKOFF = Backoff()
 # need time to converge.
 _FREE_REDIRECTS = 4
 
-MAY_HAVE_RUN = "it may have been executed or not; read the room before you repeat the call"
+_READ = "read the room before you repeat the call"
+MAY_HAVE_RUN = f"it may have been executed or not; {_READ}"
 
 
 class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the executor
@@ -41,9 +42,19 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
         self.kind = kind
         self.until = until
 
+    def after_some(self) -> CallFailed:
+        """Return the failure of a call that was executed for some rooms, and must not be executed for them again."""
+        if self.kind is not StoreUnavailableError:
+            return self
+        what = f"executed for some rooms, whose replies are dropped; for the others: {self}; {_READ}"
+        failure = CallFailed(OutcomeUnknownError, what)
+        failure.__cause__ = self.__cause__
+        return failure
+
     def named(self, name: str, server: str) -> KVPollError:
         """Return the exception for the caller."""
-        error = self.kind(printable(f"{name}: {self}" + (f"; server: {server}" if server else "")))
+        safe = "; the call is safe to retry" if self.kind is StoreUnavailableError else ""
+        error = self.kind(printable(f"{name}: {self}{safe}" + (f"; server: {server}" if server else "")))
         error.__cause__ = self.__cause__
         return error
 

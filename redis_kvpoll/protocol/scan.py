@@ -12,7 +12,7 @@ PAGE = 1000
 """Keys that one SCAN examines. It blocks the server."""
 MAX_RESTARTS = 5
 """Per shard. While a slot is being migrated, every check is redirected, and unlimited restarts might never end. After
-the last one, rooms that are being moved may be missing."""
+the last one, rooms that are being moved may be missing, or those of a server that took over."""
 
 
 class Scan:
@@ -25,6 +25,8 @@ class Scan:
     In a cluster, each shard is scanned on its own node. SCAN is not a keyed command, so a node that has lost the slot
     answers it without a redirect. Therefore a keyed check precedes and follows the scan of a shard: the server
     redirects it when the slot has moved, and the scan restarts when the slot map has changed in between.
+
+    A cursor means something to one server only. If another has taken over, the scan of the shard restarts there.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Scan:
         """None before and after the scan of a shard, when a keyed check is next."""
         self._map_version: int | None = None
         self._scans = 0
+        self.server: bytes | None = None
+        """The identity of the server that must answer the next request; None if any may."""
         self._seen: set[int] | None = set() if is_distinct else None
 
     def request(self, context: CallContext, slot_map_version: int) -> tuple[str, list[str]] | None:
@@ -58,8 +62,9 @@ class Scan:
             self._map_version = slot_map_version
         return tag, ["SCAN", self._cursor, "MATCH", keys.rooms_pattern(tag), "COUNT", self._page]
 
-    def page(self, reply: Any, slot_map_version: int) -> list[int]:
-        """Return the rooms in a reply that were not returned before."""
+    def page(self, reply: Any, slot_map_version: int, server: bytes | None = None) -> list[int]:
+        """Return the rooms in a reply from ``server`` that were not returned before."""
+        self.server = server if self._scans <= MAX_RESTARTS else None
         if self._cursor is None:
             self._slot_checked(slot_map_version)
             return []
@@ -75,6 +80,14 @@ class Scan:
             self._seen |= rooms
         return list(rooms)
 
+    def server_changed(self) -> None:
+        """Restart the scan of the shard: another server than ``server`` has taken over, and nothing was read."""
+        self.server = None
+        if self._scans > MAX_RESTARTS:
+            return
+        self._cursor, self._map_version = None if self._clustered else "0", None
+        self._scans += not self._clustered  # in a cluster, the check counts it
+
     def _slot_checked(self, slot_map_version: int) -> None:
         """The node that has the slot answered a keyed check: start or restart the scan, or finish the shard."""
         if self._map_version == slot_map_version or self._scans > MAX_RESTARTS:
@@ -86,4 +99,4 @@ class Scan:
     def _next_shard(self) -> None:
         assert self._tags is not None  # noqa: S101 - there is no page before the first request
         self._tags.pop(0)
-        self._map_version, self._scans = None, 0
+        self._map_version, self._scans, self.server = None, 0, None

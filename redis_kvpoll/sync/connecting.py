@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -18,26 +17,24 @@ from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 class Connector:
     """Opens connections to one endpoint. ``known`` is what they have found there."""
 
-    def __init__(self, connection_class: Any, options: dict[str, Any], known: KnownServer, is_looked_up: bool) -> None:
+    def __init__(self, connection_class: Any, options: dict[str, Any], known: KnownServer) -> None:
         self._class = connection_class
         self._options = options
         self._known = known
-        self._may_resolve_names = is_looked_up or _is_name(options.get("host"))
-        self._asks = not connection_class.__module__.startswith("fakeredis")  # it has no INFO
+        self._is_fake = connection_class.__module__.startswith("fakeredis")  # it has no INFO, and never waits
         self._probe_is_due = True
 
     def connect(self, timeout: float, limit: float) -> Any:
         """Open a connection within ``timeout`` seconds. Its reads may take ``limit`` seconds."""
         before = self._known.snapshot()
         connection = self._class(**self._options, socket_timeout=timeout, socket_connect_timeout=timeout)
-        if self._may_resolve_names:
-            _ConnectingThread(connection).join(timeout)
         try:
-            if not self._may_resolve_names:
+            if self._is_fake:
                 connection.connect()
-            self._known.admit(connection, before, _ask(connection) if self._asks else [])
+            replies = [] if self._is_fake else _Opening(connection).join(timeout)
+            self._known.admit(connection, before, replies)
         except BaseException:
-            connection.disconnect()  # redis-py leaves it open if a credential provider raises
+            connection.disconnect()
             raise
         self._probe_is_due = False
         if timeout != limit:
@@ -66,51 +63,48 @@ def _ask(connection: Any) -> list[Any]:
     return replies
 
 
-class _ConnectingThread:
-    """Connects in a thread of its own, because a DNS look-up takes no timeout.
+class _Opening:
+    """Opens a connection in a thread of its own, because nothing else limits the whole: a DNS look-up takes no timeout,
+    and each read of a handshake may take all of one.
 
-    A thread that is left behind ends with its look-up, and closes what it has opened.
+    A thread that is left behind closes what it has opened.
     """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self._is_left = False
-        self._outcome: SimpleQueue[BaseException | None] = SimpleQueue()
-        threading.Thread(target=self._connect, name="kvpoll-connect", daemon=True).start()
-
-    def join(self, seconds: float) -> None:
-        """Wait until the connection is open, or raise what kept it from that."""
-        what = opening(type(self._connection))
-        error: BaseException | None = RedisTimeoutError(f"no {what} within {seconds:.3g} s (is DNS slow?)")
+        self._outcome: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
         try:
-            error = self._outcome.get(timeout=seconds)
+            threading.Thread(target=self._open, name="kvpoll-connect", daemon=True).start()
+        except RuntimeError:  # no thread starts any more when the process ends
+            self._open()
+
+    def join(self, seconds: float) -> list[Any]:
+        """Wait until the connection is open. Returns its replies to ASK_IDENTITY, or raises what kept it from them."""
+        what = f"no {opening(type(self._connection))} within {seconds:.3g} s (the server or DNS is slow)"
+        outcome: list[Any] | BaseException = RedisTimeoutError(what)
+        try:
+            outcome = self._outcome.get(timeout=seconds)
         except Empty:
             pass
         finally:
             with self._lock:
-                self._is_left = error is not None
+                self._is_left = isinstance(outcome, BaseException)
                 if self._is_left and not self._outcome.empty():
                     self._connection.disconnect()  # it was opened just now
-        if error is not None:
-            raise error
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
-    def _connect(self) -> None:
-        error: BaseException | None = None
+    def _open(self) -> None:
+        outcome: list[Any] | BaseException
         try:
             self._connection.connect()
+            outcome = _ask(self._connection)
         except BaseException as caught:
-            error = caught
+            outcome = caught
         with self._lock:
-            self._outcome.put(error)
-            if self._is_left or error is not None:
+            self._outcome.put(outcome)
+            if self._is_left or isinstance(outcome, BaseException):
                 self._connection.disconnect()
-
-
-def _is_name(host: Any) -> bool:
-    """Return whether a host must be looked up."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return bool(host)
-    return False

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from typing import Any
 
 from redis.connection import AbstractConnection
@@ -27,6 +28,8 @@ from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, con
 from redis_kvpoll.transport.server_identity import KnownServer
 
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+_IGNORED = 0.1
+"""The part of a timeout that connecting may take for nothing, so that the connection's own timeout is used."""
 
 
 class NodePool:
@@ -56,7 +59,7 @@ class NodePool:
         """Whether its connections send and read as redis-py's own do."""
         self._known = KnownServer()
         options = {name: self._options[name] for name in self._options if name not in _TIMEOUTS}
-        self._connector = Connector(connection_class, options, self._known, self.can_block and sentinel)
+        self._connector = Connector(connection_class, options, self._known)
 
     def clone(self) -> NodePool:
         """Return a pool of the same server whose connection ``cut`` can end."""
@@ -70,9 +73,9 @@ class NodePool:
         return self.receive(self.send(effect), effect)
 
     def send(self, effect: Send) -> Any:
-        """Send a call; return the connection that its reply comes over."""
+        """Send a call; return the connection that its reply comes over. Its timeout includes opening one."""
         try:
-            connection = self._connection(effect.timeout, effect.fresh)
+            connection = self._connection(effect)
         except Exception as error:  # a credential provider may raise anything
             self.last_try_failed = True
             self._lost()
@@ -167,17 +170,22 @@ class NodePool:
         """Whether a call waits for a shorter time than a connection does by itself."""
         return effect.timeout is not None and effect.timeout < self.limit
 
-    def _connection(self, timeout: float | None, fresh: bool) -> Any:
-        """Return an idle or new connection."""
+    def _connection(self, effect: Send) -> Any:
+        """Return an idle or new connection. The time that a new one takes is no longer in the timeout."""
         pid = os.getpid()
         while (connection := self._pop()) is not None:
             if connection.pid != pid:
                 continue  # it is the parent's, from before a fork
-            if fresh and not _is_open(connection):
+            if effect.fresh and not _is_open(connection):
                 connection.disconnect()
                 raise RedisConnectionError(IDLE_CLOSED)
             return connection
-        return self._connector.connect(self.limit if timeout is None else min(timeout, self.limit), self.limit)
+        limit = self.limit if effect.timeout is None else min(effect.timeout, self.limit)
+        began = time.monotonic()
+        connection = self._connector.connect(limit, self.limit)
+        if (took := time.monotonic() - began) > _IGNORED * limit:
+            effect.timeout = max(0.001, limit - took)
+        return connection
 
     def _pop(self) -> Any:
         try:
@@ -233,8 +241,8 @@ class _CuttablePool(NodePool):
                 else:
                     sock.shutdown(socket.SHUT_RDWR)
 
-    def _connection(self, timeout: float | None, fresh: bool) -> Any:
-        self._last = super()._connection(timeout, fresh)
+    def _connection(self, effect: Send) -> Any:
+        self._last = super()._connection(effect)
         if self._is_cut:
             self._last.disconnect()
             raise RedisConnectionError("cut off")

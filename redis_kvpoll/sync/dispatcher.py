@@ -24,6 +24,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import next_page
 from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
@@ -127,7 +128,7 @@ class Dispatcher:
     def pages(self) -> Iterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
-        while (page := self.run(self.executor.next_page(scan))) is not None:
+        while (page := self.run(next_page(self.executor, scan))) is not None:
             yield page
 
     def _await_calls(self, effect: AwaitCalls) -> list[PendingCall]:

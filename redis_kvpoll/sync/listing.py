@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.model import KVPoll, RoomRow
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.feed import Change, FeedGap
@@ -57,7 +58,7 @@ class Listing(ABC):
             FeedOffError: the namespace was opened with feed_length=0.
         """
         history = History(room)
-        while self._dispatcher.run(self._executor.read_feed("history", history)):
+        while self._dispatcher.run(read_feed(self._executor, "history", history)):
             pass
         return history.changes()
 

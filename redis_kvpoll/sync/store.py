@@ -12,6 +12,7 @@ import redis
 from redis_kvpoll import validation
 from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import read_settings
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.engine.store_base import StoreBase
 from redis_kvpoll.engine.store_options import DEFAULT_DEADLINE, DEFAULT_TERMINAL_TTL, DEFAULT_TTL, StoreOptions
@@ -133,7 +134,7 @@ class StatusStore(StoreBase, Table, Listing):
 
     def settings(self) -> Settings | None:
         """The namespace's policy, shards, mode and feed; None when the namespace does not exist. Writes nothing."""
-        return self._dispatcher.run(self._executor.settings())
+        return self._dispatcher.run(read_settings(self._executor))
 
     # Generations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.sync.dispatcher import Dispatcher
@@ -22,6 +23,6 @@ class TailIterator(Iterator[Change | FeedGap]):
             for change in self._news:
                 return change
             dispatcher = self._dispatcher
-            while dispatcher.run(dispatcher.executor.read_feed("tail", self._tail)):
+            while dispatcher.run(read_feed(dispatcher.executor, "tail", self._tail)):
                 pass
             self._news = iter(self._tail.news())

@@ -10,7 +10,9 @@ import time
 import pytest
 
 from chaos.proxy import Proxy
-from redis_kvpoll import OutcomeUnknownError, StoreUnavailableError
+from redis_kvpoll import OutcomeUnknownError, StatusStore, StoreUnavailableError
+from redis_kvpoll.sync import connections
+from redis_kvpoll.sync.connecting import Connector
 from tests.support import pace, real
 from tests.support.calls import MARGIN
 from tests.support.internals import transport_of
@@ -79,6 +81,14 @@ class TestDeadline:
         finally:
             hangs.set()
 
+    def test_each_step_of_slow_connecting_counts(self, world, proxy):
+        """Its first reply takes more than half of the deadline, and so would the next: the call is never sent."""
+        deadline = pace.seconds(1.0)
+        proxy.delay = 0.35 * deadline  # there and back
+        store = world.open(proxy.url, deadline=deadline)
+        self.timed(lambda: store.get(1), r"^get of room 1: no answer within")
+        assert not [command for command in proxy.commands if command[0].startswith((b"EVAL", b"HMGET"))]
+
     def test_connection_by_name_works_and_is_closed(self, world, server):
         store = world.open(server.tcp.replace("127.0.0.1", "localhost"))
         assert store.update_status(1, 1).changed
@@ -124,3 +134,19 @@ class TestDeadline:
             store = world.open(url, deadline=0.5)
             self.timed(lambda: store.clear(1), r"clear of room 1: no answer within 0.5 s")
         assert one.connections < 10  # each is asked once or twice, not ten times over
+
+
+def test_connecting_counts_towards_timeout_of_blocking_call(monkeypatch):
+    """In asyncio, one timeout stands around both."""
+    late, waits, connect, readable, clock = [0.0], [], Connector.connect, connections.readable, time.monotonic
+
+    def connect_late(*arguments):
+        late[0] += 1.5
+        return connect(*arguments)
+
+    monkeypatch.setattr(Connector, "connect", connect_late)
+    monkeypatch.setattr(connections, "readable", lambda them, left: waits.append(left) or readable(them, left))
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    with StatusStore.from_url(real.shared().tcp, deadline=2.0) as store:
+        store.settings()
+    assert 0 < waits[0] <= 0.5

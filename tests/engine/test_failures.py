@@ -6,8 +6,9 @@ import pytest
 from redis import exceptions
 
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, OutcomeUnknownError, StatusStore
-from tests.support import real
+from tests.support import pace, real
 from tests.support.calls import DESTROYING, REPEATED
+from tests.support.servers import room_keys
 
 
 @pytest.fixture
@@ -86,6 +87,28 @@ class TestLostReply:
         proxy.lose = lambda command: len(command) > 1000 and next(calls)
         with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(500 done\)"):
             store.clear_many(range(3_000))
+
+    def test_partly_executed_clear_many_is_not_safe_to_retry(self, world, proxy, client):
+        """Another process may have opened one of the cleared rooms again."""
+        store = world.open(proxy.url, deadline=pace.seconds(0.5))
+        store.update_many(dict.fromkeys(range(3_000), 1))
+        store.clear(9_999)  # loads the script, so that the first data from the server is a reply
+
+        def refuse_from_now_on(reply):
+            client.config_set("min-replicas-to-write", 1)
+            return reply
+
+        proxy.rewrite = refuse_from_now_on
+        try:
+            with pytest.raises(
+                OutcomeUnknownError, match=r"\(500 done\): executed for some rooms, .*NOREPLICAS"
+            ) as caught:
+                store.clear_many(range(3_000))
+        finally:
+            proxy.rewrite = None
+            client.config_set("min-replicas-to-write", 0)
+        assert "safe to retry" not in str(caught.value)
+        assert len(room_keys(client)) == 2_500
 
 
 class TestNotSent:

@@ -11,6 +11,9 @@ import signal
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore, Update
+from redis_kvpoll.engine.reads import next_page
+from redis_kvpoll.protocol.scan import Scan
+from tests.support.internals import executor_of, run
 from tests.support.servers import room_keys
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -109,3 +112,15 @@ def test_own_writes_go_on(restartable):
     restartable.restart()
     assert [room.status() for room in rooms] == [MOVE, MOVE, DONE]
     assert rooms[0].update(DONE).outcome is Outcome.ADVANCED
+
+
+def test_interrupted_listing_has_every_room(restartable):
+    """A cursor of SCAN means nothing to another server, and a restarted one is another."""
+    store, rooms = restartable.opener, range(KEPT, 3_000)
+    store.update_many(dict.fromkeys(rooms, BOOT))
+    scan, executor = Scan(clustered=False), executor_of(store)
+    found = run(store, next_page(executor, scan))
+    restartable.restart()
+    while (page := run(store, next_page(executor, scan))) is not None:
+        found += page
+    assert sorted(found) == list(rooms)

@@ -259,6 +259,25 @@ class TestDeadlines:
         assert early.failure.kind is error
         assert (queue.batch, late.done) == (batch, False)
 
+    @pytest.mark.parametrize(("kind", "error"), [("poll", StoreUnavailableError), ("clear", OutcomeUnknownError)])
+    def test_half_executed_batch_fails_by_what_was_executed(self, kind, error):
+        whole, part, nothing = (pending(kind, rooms) for rooms in ([1], [2, 3], [4]))
+        batch = queue_of_calls(whole, part, nothing).take_batch()
+        width = len(whole.call.spec.reply)
+        batch.add(answer(batch)[: 2 * width])
+        batch.fail(CallFailed(StoreUnavailableError, "no answer"))
+        assert whole.reply == [f"1.{word}" for word in range(width)]
+        assert [one.failure.kind for one in (part, nothing)] == [error, StoreUnavailableError]
+
+    def test_clear_that_leaves_a_half_executed_batch_may_have_run(self):
+        early, late = pending("clear", [1], give_up_at=1.0), pending("clear", [2], give_up_at=5.0)
+        queue = queue_of_calls(early, late)
+        batch = queue.take_batch()
+        batch.add(answer(batch)[: len(early.call.spec.reply)])
+        batch.send = Send("default", [])
+        queue.leave(early, "no answer")
+        assert early.failure.kind is OutcomeUnknownError
+
     def test_clear_that_leaves_the_queue_was_not_sent(self):
         first, second = pending("clear", [1]), pending("update", [1])
         queue = queue_of_calls(second, first)

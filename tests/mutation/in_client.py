@@ -104,6 +104,20 @@ IN_THE_CLIENT = [
         "engine/test_shard_queue.py::TestDeadlines::test_caller_with_latest_deadline_sends",
     ),
     (
+        "a partly executed clear is called safe to retry",
+        "engine.batching:Batch.fail",
+        "failure.after_some()",
+        "failure",
+        "engine/test_shard_queue.py::TestDeadlines::test_half_executed_batch_fails_by_what_was_executed[clear-OutcomeUnknownError]",
+    ),
+    (
+        "a listing goes on with the cursor of another server",
+        "engine.reads:next_page",
+        "server=scan.server",
+        "server=None",
+        "engine/test_restart_with_data.py::test_interrupted_listing_has_every_room[sync]",
+    ),
+    (
         "a destroying call is sent again",
         "engine.retry:Attempts._back_off_or_raise",
         "failure is Failure.UNKNOWN and not repeatable",

@@ -11,14 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from redis_kvpoll import CorruptEntryError, KVPollError, Outcome
+from redis_kvpoll import CorruptEntryError, KVPoll, KVPollError, Outcome
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.marks import Mark, mark_of
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
-from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands
+from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, rank_commands, room_commands
 from redis_kvpoll.protocol.feed import parse_entry
+from redis_kvpoll.protocol.rank_commands import RankChange
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
-from tests.support.calls_of_scripts import _OWNER, GENERATION, REQUEST, A, B, bare, replay, send, table, take_lease
+from tests.support.calls_of_scripts import (
+    _OWNER,
+    GENERATION,
+    RANKS,
+    REQUEST,
+    A,
+    B,
+    bare,
+    replay,
+    send,
+    table,
+    take_lease,
+)
 from tests.support.feeds import entries
 from tests.support.fuzzing import examples
 
@@ -258,6 +271,29 @@ class TestJunk:
             assert codes_and_statuses(parts[1]) == expected
             assert errors[1] is None
         check_observed(call, reply, context)
+
+
+@pytest.mark.parametrize(
+    "joins",
+    [
+        fenced_commands.update(A, GENERATION, 2),
+        rank_commands.write_ranks([RankChange(A, RANKS[0], GENERATION, KVPoll.WaitingForInput)]),
+        rank_commands.write_ranks([RankChange(A, RANKS[0], GENERATION, KVPoll.WaitingForInput, "", 7)]),
+    ],
+    ids=["write", "write_ranks", "write_ranks with a length"],
+)
+def test_rank_joins_whatever_the_list_of_the_leases_is(client, joins):
+    """It is written whole: its status, its entry in the feed, and its place in a new list."""
+    context, owned = table("both"), keys.owned("ns")
+    take_lease(client, context)
+    send(client, replay(A), table("rank", rank="1"))
+    client.set(owned, "by hand", px=60_000)
+    before = len(entries(client, "ns"))
+    send(client, joins, context)
+    assert client.hget(*keys.rooms("ns", [A]), "status:0") == "WaitingForInput"
+    assert len(entries(client, "ns")) == before + 1
+    assert client.zrange(owned, 0, -1) == [str(A)]
+    assert client.pttl(owned) > 0
 
 
 class TestLengths:

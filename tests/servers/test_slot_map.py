@@ -10,6 +10,7 @@ from redis.exceptions import AskError, MovedError
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import FollowRedirect, Sleep
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import read_settings
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.transport.slot_map import SlotMap
@@ -18,7 +19,7 @@ from redis_kvpoll.transport.slot_map import SlotMap
 def test_owner_is_asked_again_after_failed_ask():
     """The importing node may be gone, and the slot may stay where it was."""
     executor = Executor(Session(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0))
-    effects = executor.settings()
+    effects = read_settings(executor)
     assert next(effects).asking is None
     assert isinstance(effects.throw(AskError("5 10.0.0.1:7000")), FollowRedirect)
     assert effects.send(True).asking == ("10.0.0.1", 7000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import changes
 from tests.support.internals import executor_of, run
@@ -26,7 +27,7 @@ def words(client, tag="default"):
 def a_round(store, tail):
     """What a Tail finds in one read of all shards, without waiting first."""
     tail.pause = 0.0
-    while run(store, executor_of(store).read_feed("tail", tail)):
+    while run(store, read_feed(executor_of(store), "tail", tail)):
         pass
     return tail.news()
 

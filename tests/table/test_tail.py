@@ -12,6 +12,7 @@ from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, FeedGap, KVPoll, StatusStore, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import ExpectedSettings
@@ -154,9 +155,9 @@ class TestTailRounds:
 def test_tail_sleeps_before_next_read():
     executor = Executor(Session(ExpectedSettings.checked("prod", None, None, None, None), 9.0, 9.0, 5.0))
     tail = Tail(0)
-    assert not isinstance(next(executor.read_feed("tail", tail)), Sleep)
+    assert not isinstance(next(read_feed(executor, "tail", tail)), Sleep)
     tail.pause = 0.05
-    assert next(executor.read_feed("tail", tail)) == Sleep(0.05)
+    assert next(read_feed(executor, "tail", tail)) == Sleep(0.05)
 
 
 class Follower:
