@@ -152,7 +152,8 @@ class Proxy:
                     reader.feed(data)
                     lose = self._examine(reader) or lose
                 if end is server:
-                    client.sendall(self.rewrite(data) if self.rewrite else data)
+                    rewrite = self.rewrite
+                    client.sendall(rewrite(data) if rewrite else data)
                 elif not self.stalled and data:
                     server.sendall(data)
                 if not data:

@@ -90,7 +90,7 @@ class TestLostReply:
 
     def test_partly_executed_clear_many_is_not_safe_to_retry(self, world, proxy, client):
         """Another process may have opened one of the cleared rooms again."""
-        store = world.open(proxy.url, deadline=pace.seconds(0.5))
+        store = world.open(proxy.url, deadline=pace.seconds(1.5))
         store.update_many(dict.fromkeys(range(3_000), 1))
         store.clear(9_999)  # loads the script, so that the first data from the server is a reply
 
