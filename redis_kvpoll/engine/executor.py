@@ -209,14 +209,14 @@ class Executor:
                 raise copy.copy(failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
 
-    def send_command(self, operation: str, tag: str, words: list[str]) -> Flow[Any]:
+    def send_command(self, operation: str, tag: str, words: list[str], give_up_at: float | None = None) -> Flow[Any]:
         """Send a read-only command without queueing it. Returns the reply."""
-        return (yield from self.send_read(operation, Send(tag, words)))
+        return (yield from self.send_read(operation, Send(tag, words), give_up_at))
 
-    def send_read(self, operation: str, send: Send) -> Flow[Any]:
+    def send_read(self, operation: str, send: Send, give_up_at: float | None = None) -> Flow[Any]:
         """Send a read-only command, to ``send.server`` if that is set. Returns the reply, or raises ServerChanged."""
         try:
-            return (yield from Attempts(self.session, self._give_up_at).send(send))
+            return (yield from Attempts(self.session, give_up_at or self._give_up_at).send(send))
         except CallFailed as failure:
             raise failure.named(self._name(operation), self.session.server) from failure.__cause__
 

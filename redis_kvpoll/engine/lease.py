@@ -18,14 +18,14 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.lease_shards import OPERATION, end, take
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
-from redis_kvpoll.engine.reaper import reap_lost, rooms_of
+from redis_kvpoll.engine.reaper import reap_lost
 from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.engine.room_touches import RoomTouches, touch_interval
 from redis_kvpoll.engine.settings_renewal import renew_settings
 from redis_kvpoll.errors import KVPollError, LeaseLostError
-from redis_kvpoll.protocol import keys, lease_commands, room_commands
+from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
 from redis_kvpoll.protocol.script_call import Call, CallContext
-from redis_kvpoll.protocol.script_specs import TOUCH
 
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
@@ -50,10 +50,9 @@ class LeaseKeeper:
         self._holder = executor.recovery if holder is None else holder
         self._context: CallContext | None = None
         self._next_heartbeat = 0.0
-        self._next_touch = 0.0
+        self._touches = RoomTouches(executor)
         self._visited: dict[str, float] = {}
         """When the lease was last renewed in each shard but the first."""
-        self._to_touch: list[list[int]] = []
         self._is_failing = False
 
     @property
@@ -79,7 +78,7 @@ class LeaseKeeper:
             yield from self._drop()
             raise LeaseLostError(OPERATION, self.name)
         now = time.monotonic()
-        self._next_heartbeat, self._next_touch = now + self._interval, now + self._touch_after
+        self._next_heartbeat, self._touches.due_at = now + self._interval, now + touch_interval(context)
         self._visited = dict.fromkeys(self._tags[1:], now)
         self._holder.attach_lease(self, self.name, self.incarnation)
         with contextlib.suppress(KVPollError):  # the heartbeat repeats what fails here
@@ -98,7 +97,7 @@ class LeaseKeeper:
             self.lost = True
             raise LeaseLostError(OPERATION, self.name)
         now = time.monotonic()
-        self._next_heartbeat, self._next_touch = now + self._interval, now
+        self._next_heartbeat, self._touches.due_at = now + self._interval, now
         self._visited = dict.fromkeys(self._tags[1:], now)
         self._holder.attach_lease(self, self.name, self.incarnation)
 
@@ -156,8 +155,10 @@ class LeaseKeeper:
             return (yield from self._drop(until))
         lost = lease_commands.lost_in(reply for _, reply in _reports(pending_calls))
         yield from reap_lost(self._executor, self._verified_context, lost, until)
+        away = {pending.call.tag for pending in pending_calls if pending.failure is not None}
+        if not away or self._executor.recovery.is_clustered:
+            yield from self._touches.run(self._verified_context, self.incarnation, away, until, self._patience)
         self._executor.replies_of(OPERATION, pending_calls)
-        yield from self._touch(now, until)
         if self._executor.session.must_renew_settings(now):
             yield from renew_settings(self._executor.session)
         if self._is_failing:
@@ -198,10 +199,7 @@ class LeaseKeeper:
         return pending_calls
 
     def _send_in_time(self, now: float, calls: list[Call]) -> Flow[list[PendingCall]]:
-        seconds = self._executor.deadline
-        if len(self._tags) > 1 and (self._is_failing or seconds > self.config.ttl):
-            seconds = min(seconds, self.config.ttl / 3)  # an unreachable shard must not delay the renewal in the others
-        pending_calls = [PendingCall(call, now + seconds) for call in calls]
+        pending_calls = [PendingCall(call, now + self._patience) for call in calls]
         yield AwaitCalls(pending_calls)
         return pending_calls
 
@@ -214,19 +212,6 @@ class LeaseKeeper:
             if now >= visited + ttls * ttl:
                 found.append(tag)
         return found
-
-    def _touch(self, now: float, until: float) -> Flow[None]:
-        """Extend the TTL of its rooms until ``until``; the next heartbeat continues."""
-        if now >= self._next_touch:
-            self._to_touch = []
-            for tag in self._tags:
-                rooms = yield from rooms_of(self._executor, self._verified_context, tag, self.incarnation)
-                self._to_touch += [rooms[at : at + TOUCH.max_rooms] for at in range(0, len(rooms), TOUCH.max_rooms)]
-            self._next_touch = now + self._touch_after
-        while self._to_touch:
-            yield from self._executor.run(room_commands.touch(self._to_touch.pop()), [])
-            if time.monotonic() >= until:
-                return
 
     # Giving up
 
@@ -253,7 +238,7 @@ class LeaseKeeper:
 
     def _drop(self, until: float = math.inf) -> Flow[None]:
         """Drop a lost lease in the shards that still have it, and fail what it has there."""
-        self._to_touch = []
+        self._touches.clear()
         if len(self._tags) > 1:
             lost = {self.incarnation: f"owner {self.name} lost"}
             with contextlib.suppress(KVPollError):
@@ -272,12 +257,13 @@ class LeaseKeeper:
     def _interval(self) -> float:
         """Seconds between heartbeats."""
         calm = self.config.calm or self.config.heartbeat
-        return min(self.config.heartbeat if self._is_failing else calm, self._touch_after)
+        return min(self.config.heartbeat if self._is_failing else calm, touch_interval(self._verified_context))
 
     @property
-    def _touch_after(self) -> float:
-        """Seconds between touches: a third of the TTL, so that one touch may fail."""
-        return int(self._verified_context.ttl_ms) / 1000 / 3
+    def _patience(self) -> float:
+        """Seconds for a call of a heartbeat: a shard that is away must not delay the next one in the others."""
+        seconds = self._executor.deadline
+        return min(seconds, self.config.ttl / 3) if len(self._tags) > 1 else seconds
 
     def __str__(self) -> str:
         return f"the lease of owner {self.name!r} of namespace {self._executor.namespace!r}"

@@ -149,14 +149,22 @@ def owners(executor: Executor) -> Flow[list[Owner]]:
 
 
 def rooms_of(
-    executor: Executor, context: CallContext, tag: str, incarnation: str, last: str | None = None
+    executor: Executor,
+    context: CallContext,
+    tag: str,
+    incarnation: str,
+    last: str | None = None,
+    give_up_at: float | None = None,
 ) -> Flow[list[int]]:
-    """Return the rooms in one shard that are listed for an incarnation, or for those up to another."""
+    """Return the rooms in one shard that are listed for an incarnation, or for those up to another.
+
+    ``give_up_at`` is the deadline of its calls, instead of the store's.
+    """
     rooms: list[int] = []
     at = 0
     while True:
         words = lease_commands.list_owned(tag, incarnation, at, last)
-        reply = yield from executor.send_command("owners", tag, words)
+        reply = yield from executor.send_command("owners", tag, words, give_up_at)
         if not reply:
             return rooms
         rooms += lease_commands.parse_owned(context, tag, reply)

@@ -48,6 +48,13 @@ IN_RECOVERY = [
         "engine/test_restored_rooms.py::test_room_that_is_lost_again_keeps_its_times[sync-fakeredis]",
     ),
     (
+        "a shard that is away keeps the rooms of others from being touched",
+        "engine.room_touches:RoomTouches._list",
+        "return error",
+        "raise",
+        "servers/test_dead_node.py::test_rooms_in_healthy_shards_are_touched[sync]",
+    ),
+    (
         "heartbeats do not write lost settings again",
         "engine.lease:LeaseKeeper.send_heartbeat",
         "if self._executor.session.must_renew_settings(now):",

@@ -15,6 +15,8 @@ from redis_kvpoll.engine import session
 from redis_kvpoll.protocol import keys
 from tests.support import cluster as clusters
 from tests.support import pace, real
+from tests.support.internals import make_touch_due
+from tests.support.leasing import ManualLease
 from tests.support.wire import crowd, verifications
 
 SHARDS = 8
@@ -52,6 +54,49 @@ def proxies(cluster):
 def announced(client):
     """The ports of the primaries that a node tells clients of."""
     return {slots[2][1] for slots in client.execute_command("CLUSTER SLOTS")}
+
+
+def test_rooms_in_healthy_shards_are_touched(cluster, world):
+    """Heartbeats fail because of the dead node, for its shards alone; when it is back, they touch its rooms, too."""
+    world.share(*cluster.nodes)
+    store = world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=pace.seconds(0.3))
+    held = ManualLease(store, ttl=600.0).take()
+    tags = keys.tags("prod", SHARDS)
+    of_tags = dict.fromkeys(tags, 0)
+    rooms = [(store.open(room).id, keys.tag("prod", SHARDS, room)) for room in range(64)]
+    for room, tag in rooms:
+        cluster.owner(tag).pexpire(*keys.rooms(tag, [room]), 5_000)
+        of_tags[tag] += 1
+    dead = next(client for client in cluster.clients if client is not cluster.owner(tags[0]))
+    healthy = {tag: cluster.owner(tag) for tag in tags if cluster.owner(tag) is not dead}
+
+    def touched(owners):
+        """How many rooms of each shard have got a new TTL."""
+        found = dict.fromkeys(owners, 0)
+        for room, tag in rooms:
+            if tag in owners:
+                found[tag] += owners[tag].pttl(*keys.rooms(tag, [room])) > 5_000
+        return found
+
+    node = cluster.nodes[cluster.clients.index(dead)]
+    make_touch_due(held.keeper)
+    with hanging(node):
+        for _ in range(SHARDS - len(healthy)):
+            with pytest.raises(StoreUnavailableError):
+                held.heartbeat()
+        assert touched(healthy) == {tag: of_tags[tag] for tag in healthy}
+    everyone = dict.fromkeys(tags, dead) | healthy
+    real.until(lambda: touched(held.heartbeat() and everyone) == of_tags, "all were touched")
+    assert not held.lost
+
+
+@contextlib.contextmanager
+def hanging(node):
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])

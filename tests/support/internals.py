@@ -168,7 +168,8 @@ def give_back_connection(store: Any, connection: Any) -> None:
 
 def make_touch_due(keeper: Any, seconds: float | None = None) -> None:
     """Let a lease's rooms be touched so many seconds earlier, or with the next heartbeat."""
-    keeper._next_touch = 0.0 if seconds is None else keeper._next_touch - seconds
+    touches = keeper._touches
+    touches.due_at = 0.0 if seconds is None else touches.due_at - seconds
 
 
 def make_visit_due(keeper: Any) -> None:
@@ -177,7 +178,7 @@ def make_visit_due(keeper: Any) -> None:
 
 
 def rooms_to_touch(keeper: Any) -> Any:
-    return keeper._to_touch
+    return keeper._touches.left
 
 
 # Of a mirror, and of the waits of a store
