@@ -36,7 +36,10 @@ class AsyncTable(ABC):
         return await self._single.update_status(room, status)
 
     async def update_many(self, statuses: Mapping[int, KVPoll | int]) -> dict[int, Update]:
-        """Merge many statuses, in one round trip per shard and 1,000 rooms. Atomic for each room, not as a whole."""
+        """Merge many statuses, in one round trip per shard and 1,000 rooms (200 with a rank or a lease).
+
+        Atomic for each room, not as a whole.
+        """
         return await self._run(room_commands.update_many(statuses))
 
     async def abort(self, room: int, reason: str = DEFAULT_ABORT_REASON) -> Update:
@@ -70,7 +73,11 @@ class AsyncTable(ABC):
         return await self._run(room_commands.clear(room))
 
     async def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms and return the status that each had, in one round trip per shard and 1,000 rooms."""
+        """Remove many rooms and return the status that each had, in one round trip per shard and 500 rooms.
+
+        Raises:
+            OutcomeUnknownError: a reply was lost, or only some of the rooms were removed.
+        """
         return await self._run(room_commands.clear_many(rooms))
 
     async def pop_decode_prefix_len(self, room: int) -> int:
@@ -116,7 +123,7 @@ class AsyncTable(ABC):
         return await self._run(room_commands.entry(room))
 
     async def entries(self, rooms: Iterable[int]) -> dict[int, Entry | CorruptEntryError]:
-        """All fields of many rooms, in one round trip per shard and 1,000 rooms; absent rooms are left out.
+        """All fields of many rooms, in one round trip per shard and 500 rooms; absent rooms are left out.
 
         A corrupt room has the error that ``entry`` would raise.
         """

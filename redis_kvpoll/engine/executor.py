@@ -103,7 +103,7 @@ class Executor:
         done = 0
         for wave in _waves(calls):
             replies = yield from self._enqueue(command, wave, give_up_at, done)
-            give_up_at = self._give_up_at  # a deadline for each 1,000 rooms of a shard
+            give_up_at = self._give_up_at  # a deadline for each round trip
             for call, reply in zip(wave, replies, strict=True):
                 done += len(call.rooms)
                 some = self.decode(command, call.rooms, reply)

@@ -53,8 +53,8 @@ class StatusStore(StoreBase, Table, Listing):
         ttl: seconds that a live room stays without a write or a touch. 900 by default: three times SGLang's 300 s
             bootstrap timeout, so the table never drops a room that SGLang still waits for.
         terminal_ttl: seconds that a room stays after Success or Failed. 300 by default: time for every rank to see it.
-        deadline: seconds for one call with all its retries and its time in the queue; for a batch, for each 1,000 rooms
-            of a shard. 5 by default: time for a server to restart, and no longer than a scheduler may hang. A server
+        deadline: seconds for one call with all its retries and its time in the queue; for a batch, for each round
+            trip. 5 by default: time for a server to restart, and no longer than a scheduler may hang. A server
             that replies byte by byte can exceed it, and another thread that hangs, by 1 s.
         policy: ``"compat"`` or ``"strict"``; None adopts the namespace's, else compat.
         mode: ``"prefill"``, ``"decode"`` or ``"none"``; None adopts the namespace's, else none. In prefill Failed drops
