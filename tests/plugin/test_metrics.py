@@ -49,6 +49,15 @@ def test_metrics_that_cannot_be_set_raise_nothing(monkeypatch, caplog):
     assert caplog.text.count("the metrics of the link cannot be set") == 1
 
 
+def test_metrics_that_cannot_be_made_keep_no_one_from_joining(url, monkeypatch, caplog):
+    monkeypatch.setenv("KVPOLL_URL", url)
+    monkeypatch.setattr(prometheus_client.Gauge, "labels", lambda *_: 1 / 0)
+    sglang = manager()
+    with joined(sglang):
+        assert hasattr(sglang, "kvpoll_worker")
+    assert caplog.text.count("the link has no metrics in this process") == 1
+
+
 def test_joined_process_is_up_until_it_leaves(url, monkeypatch):
     monkeypatch.setenv("KVPOLL_URL", url)
     owner = "prefill/10.0.0.1:8998"

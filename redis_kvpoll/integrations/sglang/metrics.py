@@ -50,8 +50,12 @@ class LinkMetrics:
     """The metrics of one process, labelled with its role and owner. They raise nothing: the table is worth more."""
 
     def __init__(self, role: str, owner: str) -> None:
-        found = _metrics()
-        self._children = None if found is None else [metric.labels(role, owner) for metric in found]
+        self._children: list[Any] | None = None
+        try:
+            if (found := _metrics()) is not None:
+                self._children = [metric.labels(role, owner) for metric in found]
+        except Exception:  # with several processes, their values are in files
+            logger.exception("redis_kvpoll: the link has no metrics in this process")
         self._dropped = 0
         self._orphans = 0
 
