@@ -1,8 +1,8 @@
 """Ends rooms of prefill that decode's message has opened, and that no sender has had.
 
 SGLang checks timeouts when a sender or receiver is polled; such a room has none, and would stay for ever. It ends
-when decode has given up for certain: after the bootstrap's and the transfer's timeouts. Never while a write of the room
-may be under way: then decode's pages are still in use.
+when decode has given up for certain: when it has not asked again for as long as the bootstrap's and the transfer's
+timeouts. Never while a write of the room may be under way: then decode's pages are still in use.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Orphans:
     def _end(self, room: int) -> bool:
         infos = self._manager.transfer_infos
         asked = infos.get(room)
-        if not self._registry.end_unclaimed(room):
-            return False  # its sender has just come
-        if infos.get(room) is asked:  # otherwise decode has just asked anew
+        if not self._registry.end_unclaimed(room, self._age):
+            return False  # its sender has just come, or decode has asked anew
+        if infos.get(room) is asked:  # otherwise it asks just now
             infos.pop(room, None)
         return True
 

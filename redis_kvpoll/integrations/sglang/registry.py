@@ -10,6 +10,7 @@ late write neither changes a room's next life nor re-creates a cleared room.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,7 +54,7 @@ class RoomRegistry:
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self._unclaimed: dict[int, float] = {}
-        """Rooms without a sender or receiver, as decode's messages open them on prefill; and since when."""
+        """Rooms without a sender or receiver, as decode's messages open them on prefill; and when the last one came."""
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
@@ -90,6 +91,8 @@ class RoomRegistry:
             self._open(room, status) if number is None else self._set(room, number, status)
         elif number is not None and scope.number in (None, number):
             before = dict.__getitem__(self.statuses, room)
+            if room in self._unclaimed and status in CREATING:
+                self._unclaimed[room] = self._clock()  # decode has just asked anew
             if not (scope.keeps_success and before == SUCCESS):
                 self._set(room, number, merge(before, status), scope.publish)
         elif number is None and scope.number is None and status in CREATING:
@@ -243,18 +246,20 @@ class RoomRegistry:
         return room in self._lives and room not in self._unclaimed
 
     def unclaimed(self, age: float) -> list[int]:
-        """Return the rooms that have been open for so many seconds without a sender."""
+        """Return the rooms without a sender that decode has not asked for in the last so many seconds."""
         return [room for room, since in list(self._unclaimed.items()) if since <= self._clock() - age]
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
         return [(room, self._lives[room], since) for room, since in self._unclaimed.items()]
 
-    def end_unclaimed(self, room: int) -> bool:
-        """Clear a room without a sender, unless one has come."""
-        return self.changes.make(
-            lambda: room in self._unclaimed and self._clear(room) is not None, lambda: room in self._unclaimed
-        )
+    def end_unclaimed(self, room: int, age: float = 0.0) -> bool:
+        """Clear one of these rooms, unless a sender has come, or decode has asked anew."""
+
+        def is_old() -> bool:
+            return self._unclaimed.get(room, math.inf) <= self._clock() - age
+
+        return self.changes.make(lambda: is_old() and self._clear(room) is not None, is_old)
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
