@@ -105,6 +105,12 @@ class TestOutbox:
         registry.statuses[ROOM] = FAIL
         assert registry.outbox.take(ROOM) == RoomLife(1, status=FAIL, reason="no route")
 
+    def test_update_by_an_operator_is_published(self, registry):
+        statuses = registry.statuses
+        statuses |= {ROOM: BOOT}
+        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, status=BOOT)
+        assert (registry.statuses.pop(ROOM), dict(registry.statuses)) == (BOOT, {})
+
     def test_reason_recorded_after_failure_is_published(self, registry):
         registry.statuses.update({ROOM: BOOT})
         registry.statuses[ROOM] = FAIL

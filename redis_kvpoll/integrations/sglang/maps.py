@@ -6,7 +6,7 @@ They are dicts, so that a read is a dict's own look-up. Every change goes throug
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.model import KVPoll
@@ -43,6 +43,10 @@ class RegistryMap(dict[int, Any]):
         if room not in self:
             self[room] = default
         return dict.get(self, room, default)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc,override]
+        self.update(other)
+        return self
 
     update = MutableMapping.update
     popitem = MutableMapping.popitem

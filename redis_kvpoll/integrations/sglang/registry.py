@@ -103,6 +103,8 @@ class RoomRegistry:
         status = None
         if not self.scopes.is_late(room):
             status = self.changes.make(lambda: self._clear(room), lambda: self.statuses.get(room))
+        elif default is MISSING:
+            status = self.statuses.get(room)  # it stays, but is no KeyError: SGLang may just have found it by ``in``
         if status is None and default is MISSING:
             raise KeyError(room)
         return default if status is None else status
