@@ -118,6 +118,16 @@ class TableClient:
             self.channel.close(CLOSE_SECONDS)
         self._rooms.change(self._sender.disconnected)
 
+    def go_on_alone(self) -> None:
+        """Leave without waiting, and for good: the next agent must not be told of rooms that nobody here follows.
+
+        What could not be sent is dropped.
+        """
+        self._rooms.change(self._leave_at_once)
+        if self.channel is not None:
+            self.channel.close(0.0)
+        self._handlers.went_on_alone()
+
     @property
     def is_joined(self) -> bool:
         """Whether it has joined, and was not refused."""
@@ -200,7 +210,7 @@ class TableClient:
             call(*arguments)
         except Exception:
             logger.exception("redis_kvpoll: %s is handled by a bug; report this traceback", self._hello.name)
-            self._go_on_alone()
+            self.go_on_alone()
 
     def _handle(self, kind: int, payload: bytes) -> None:
         if kind == messages.NEWS:
@@ -242,7 +252,7 @@ class TableClient:
         elif kind == messages.BROKEN:
             text = "redis_kvpoll: %s left the status table because of a bug; report this traceback\n%s"
             logger.error(text, self._hello.name, *words)
-            self._go_on_alone()
+            self.go_on_alone()
 
     def _note(self, kind: int, payload: bytes) -> None:
         for room, number, generation in messages.decode_lives(payload):
@@ -250,10 +260,3 @@ class TableClient:
                 self._sender.opened(room, number, generation)
             else:
                 self._sender.ended(room, number)
-
-    def _go_on_alone(self) -> None:
-        """End the link for good; the next agent must not be told of rooms that nobody here follows."""
-        self._rooms.change(self._leave_at_once)
-        if self.channel is not None:
-            self.channel.close(0.0)
-        self._handlers.went_on_alone()

@@ -9,6 +9,7 @@ import re
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -21,7 +22,7 @@ from redis_kvpoll.agent.table_member import StoreMember
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.integrations.sglang import register, settings, worker
+from redis_kvpoll.integrations.sglang import install, register, settings, worker
 from redis_kvpoll.integrations.sglang.compat import IncompatibleSGLangError, identify
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from tests.support import pace, real
@@ -46,6 +47,10 @@ def table(url, environment):
     environment(url)
     with StatusStore.from_url(url, namespace="t-prefill") as store:
         yield store
+
+
+def no_thread(**_):
+    raise RuntimeError("can't start new thread")
 
 
 def until_entry_is(store, room, **wanted):
@@ -232,6 +237,29 @@ class TestJoining:
             ending.join()
             assert ends == [1, 2]
             assert table.owners() == []
+
+    @pytest.mark.parametrize("role", ["prefill", "decode"])
+    def test_error_while_replacing_leaves_sglangs_dicts(self, table, caplog, monkeypatch, role):
+        """As of a manager that is in another form than expected: it is SGLang's as before, and nothing is raised."""
+        monkeypatch.setattr(install, "check_first_status", lambda *_: 1 / 0)
+        sglang = manager(role, teardown=lambda: None, deferred_bootstrap=object())
+        before = dict(vars(sglang))
+        with joined(sglang):
+            assert vars(sglang) == before
+            threads = {"kvpoll-background", "kvpoll-table", "kvpoll-leave"}
+            real.until(lambda: not threads & {thread.name for thread in threading.enumerate()}, "it has left")
+        assert caplog.text.count("the status table is disabled: ZeroDivisionError") == 1
+        assert table.owners() == []
+
+    def test_teardown_without_a_free_thread_leaves_the_table(self, table, monkeypatch, caplog):
+        sglang = manager(teardown=lambda: "SGLang's own")
+        with joined(sglang):
+            sglang.request_status[ROOM] = BOOT
+            monkeypatch.setattr(worker, "threading", SimpleNamespace(Thread=no_thread))
+            assert sglang.teardown() == "SGLang's own"
+            real.until(lambda: table.owners() == [], "it has left")
+        assert table.get(ROOM) is KVPoll.Failed
+        assert caplog.text.count("leaves the table without waiting") == 1
 
     def test_manager_that_is_torn_down_is_forgotten(self, table):
         """Also by the thread in which its rooms fail, where it has one."""

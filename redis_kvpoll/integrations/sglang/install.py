@@ -1,7 +1,8 @@
 """Replaces the dicts of SGLang's manager by the table's maps.
 
-A process replaces all of its dicts or none, and so do the stages of a pipeline together. A failure to join is logged in
-one line and not raised into SGLang. Only a failed broadcast between stages is raised: then the pipeline is broken.
+A process replaces all of its dicts or none, and so do the stages of a pipeline together. A failure to join, or to
+replace them, is logged in one line and not raised into SGLang. Only a failed broadcast between stages is raised: then
+the pipeline is broken.
 """
 
 from __future__ import annotations
@@ -44,7 +45,12 @@ def install(manager: Any) -> None:
             log_disabled("another stage of this pipeline could not join (its log says why)")
         return
     if worker is not None:
-        _replace_dicts(manager, worker)
+        before = dict(vars(manager))
+        try:
+            _replace_dicts(manager, worker)
+        except Exception as error:
+            _undo(manager, worker, before)
+            log_disabled(f"{type(error).__name__}: {error}")
 
 
 def _join(manager: Any) -> TableWorker | None:
@@ -97,7 +103,7 @@ def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
 
 
 def _replace_dicts(manager: Any, worker: TableWorker) -> None:
-    """Replace the dicts. Everything that may fail comes before the first replacement."""
+    """Replace the dicts. SGLang does not use them before this has returned."""
     registry, identity = worker.registry, worker.identity
     sglangs = {name: getattr(manager, name) for name in MAPS if hasattr(manager, name)}
     if has_consensus_store(manager):
@@ -131,6 +137,14 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     _log_missing_hooks(manager, identity.role)
     check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
     logger.info("redis_kvpoll: joined the status table as %s", identity.name)
+
+
+def _undo(manager: Any, worker: TableWorker, before: dict[str, Any]) -> None:
+    """Give the manager back what it had, and leave the table."""
+    for name in vars(manager).keys() - before.keys():
+        del vars(manager)[name]
+    vars(manager).update(before)
+    worker.leave()
 
 
 def _log_missing_hooks(manager: Any, role: str) -> None:

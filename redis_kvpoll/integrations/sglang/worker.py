@@ -92,8 +92,12 @@ class TableWorker:
         atexit.unregister(self.close)
 
     def leave(self) -> None:
-        """Close in a thread, and return at once; the end of the process waits for it."""
-        threading.Thread(target=self.close, name="kvpoll-leave", daemon=True).start()
+        """Close in a thread, and return at once; the end of the process waits for it. It raises nothing."""
+        try:
+            threading.Thread(target=self.close, name="kvpoll-leave", daemon=True).start()
+        except RuntimeError as error:  # there are too many threads, or the interpreter ends
+            logger.warning("redis_kvpoll: %s leaves the table without waiting for it: %s", self.identity.name, error)
+            self.client.go_on_alone()
 
     @property
     def is_idle(self) -> bool:
