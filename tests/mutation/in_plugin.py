@@ -149,9 +149,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "a later failure takes the place of an operator's abort",
-        f"{_PLUGIN}.pages:DecodeFailures._end",
-        "is not Cause.BY_HAND",
-        "is not None",
+        f"{_PLUGIN}.pages:DecodeFailures._end_at_poll",
+        'vars(receiver).setdefault("kvpoll_waiting", deque())',
+        "deque()",
         "plugin/test_pages.py::TestAtOnce::test_abort_by_hand_is_the_receivers_with_its_reason",
     ),
     (

@@ -145,6 +145,15 @@ class TestAtOnce:
         assert receiver.aborts == 0
         assert (receiver.poll(), receiver.aborts, registry.reasons.get(ROOM)) == (FAIL, 1, "wrong model")
 
+    def test_abort_by_hand_while_a_failure_is_decided_is_kept(self, registry):
+        """The scheduler has begun to poll the receiver when the abort comes."""
+        failures, receiver = failing(registry)
+        failures.end(ROOM, 1, "lost", True)
+        poll = receiver.poll
+        failures.end_by_hand(ROOM, 1, "wrong model")
+        assert (poll(), receiver.poll(), receiver.aborts) == (FAIL, FAIL, 1)
+        assert registry.reasons[ROOM] == "wrong model"
+
 
 @pytest.mark.parametrize("is_deferring", [True, False])
 class TestEither:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from enum import Enum
 from typing import Any
 from weakref import WeakValueDictionary
@@ -112,19 +113,23 @@ class DecodeFailures:
         can_hold = self.can_hold or not self._holds_long or cause is Cause.BY_HAND
         if defers(receiver) and can_hold:
             self._do(decide(cause, defers=True, has_asked=True), receiver, reason, publish)
-        elif getattr(vars(receiver).get("poll"), "cause", None) is not Cause.BY_HAND:
+        else:
             self._end_at_poll(cause, receiver, reason, publish)
 
     def _end_at_poll(self, cause: Cause, receiver: Any, reason: str, publish: bool) -> None:
         """Decide when SGLang's scheduler polls the receiver next: until then it may ask prefill for the pages."""
 
+        waiting = vars(receiver).setdefault("kvpoll_waiting", deque())
+        waiting.append((cause, reason, publish))  # first: a poll for an earlier failure may be under way
+
         def poll() -> Any:
             vars(receiver).pop("poll", None)
             has_asked = getattr(receiver, "init_time", 0.0) is not None
-            self._do(decide(cause, defers=False, has_asked=has_asked), receiver, reason, publish)
+            while waiting:
+                cause, reason, publish = waiting.popleft()
+                self._do(decide(cause, defers=False, has_asked=has_asked), receiver, reason, publish)
             return receiver.poll()
 
-        poll.cause = cause  # type: ignore[attr-defined]
         receiver.poll = poll
 
     def _do(self, action: Action, receiver: Any, reason: str, publish: bool) -> None:
