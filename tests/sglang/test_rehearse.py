@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from collections.abc import Iterator
@@ -82,6 +85,23 @@ class Shell:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+@pytest.fixture(autouse=True)
+def agents(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The agents of a test end with it: without its server they would wait to tell the ends of the sides.
+
+    The folder has a short path: the address of a socket has room for 107 bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="kva"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    yield
+    logs = "".join(log.read_text() for log in folder.rglob("*.log"))
+    for process in map(Path("/proc").joinpath, re.findall(r"runs as process (\d+)", logs)):
+        with contextlib.suppress(OSError):  # it has ended by itself
+            if b"redis_kvpoll.agent" in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
