@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+logger = logging.getLogger("redis_kvpoll")
+
 OUTAGE_SECONDS = 1.0
 """The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
 
@@ -17,6 +19,7 @@ class Outage:
         self.is_logged = False
         """Whether Redis counts as unreachable."""
         self._name = name
+        self._reason = ""
         self._log = log
         self._since: float | None = None
 
@@ -40,3 +43,10 @@ class Outage:
             self.is_logged = True
             text = f"{self._name}: Redis is unreachable; SGLang continues without it. The agent's log says why"
             self._log(logging.WARNING, text)
+
+    def cannot_join(self, error: Exception) -> None:
+        """The client cannot join again. This is tried often: each reason is logged once, in the agent's own log."""
+        if str(error) != self._reason:
+            self._reason = str(error)
+            logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self._name, error)
+        self.begin()

@@ -157,8 +157,7 @@ class TableSession:
     async def _pause(self, error: Exception) -> None:
         """Wait a moment for a server that does not let the client join again."""
         news = self._end.is_given_up if self._end.has_begun.is_set() else self._end.has_begun
-        logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self.hello.name, error)
-        self._outage.begin()
+        self._outage.cannot_join(error)
         self._followers.clear()
         self._report()
         with contextlib.suppress(TimeoutError):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
-from redis_kvpoll.agent import messages
+from redis_kvpoll.agent import messages, session
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.protocol import keys
@@ -86,6 +86,23 @@ async def test_lease_stays_while_a_process_cannot_join_again(process, store, par
     await again.until(messages.OPENED)
     assert (len(tries), (await store.entry(1)).generation) == (2, process.generation)
     assert await store.get(1) is KVPoll.Transferring
+
+
+async def test_each_reason_for_not_joining_again_is_logged_once(process, parts, hello, monkeypatch, caplog):
+    """It is tried every second, for as long as an outage lasts, for each process."""
+    reasons, enter = ["no route"] * 3 + ["refused"] * 2 + ["no route"], AsyncFailures.__aenter__
+
+    async def entering(failures):
+        if reasons:
+            raise StoreUnavailableError(reasons.pop(0))
+        return await enter(failures)
+
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    monkeypatch.setattr(AsyncFailures, "__aenter__", entering)
+    monkeypatch.setattr(session, "REJOIN_SECONDS", 0.01)
+    await Process(parts, replace(hello, former=process.lease)).until(messages.JOINED)
+    assert [caplog.text.count(f"tries on: {reason}") for reason in ("no route", "refused")] == [2, 1]
 
 
 @pytest.mark.parametrize("how", ["vanished", "superseded"])
