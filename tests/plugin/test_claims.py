@@ -147,6 +147,7 @@ class TestLives:
             assert registry.statuses.pop(ROOM, None) is None
             assert ROOM in registry.statuses
             del registry.statuses[ROOM]  # which is no KeyError for a dict
+            registry.statuses.clear()
         assert registry.statuses[ROOM] == BOOT
 
     @pytest.mark.parametrize("status", [FAIL, WAIT])

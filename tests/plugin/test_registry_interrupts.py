@@ -170,3 +170,11 @@ def test_change_of_a_handler_keeps_its_scope():
         return was_interrupted
 
     every_place(interrupt)
+
+
+def test_handler_may_empty_a_map_in_the_middle_of_a_change():
+    """The room is gone once the change is over: that must not be waited for."""
+    registry, removals, clear = begun(), iter(range(5)), RoomRegistry.clear
+    registry.clear = lambda *words: (next(removals), clear(registry, *words))[1]
+    registry.change(registry.statuses.clear)
+    assert (dict(registry.statuses), registry.told[-1][1].is_over) == ({}, True)

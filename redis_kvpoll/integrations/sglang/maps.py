@@ -50,7 +50,10 @@ class RegistryMap(dict[int, Any]):
 
     update = MutableMapping.update
     popitem = MutableMapping.popitem
-    clear = MutableMapping.clear
+
+    def clear(self) -> None:
+        for room in list(self):  # each once: what interrupts a change, or comes late, removes nothing now
+            self.pop(room, None)
 
 
 class StatusMap(RegistryMap):
