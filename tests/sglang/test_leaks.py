@@ -155,7 +155,7 @@ class TestOrphans:
         prefill.age_rooms(TIMEOUTS)
         until(lambda: prefill.get(5, 6, 7), [None] * 3)
         assert not prefill.has_transfer_info(5)
-        assert any("3 rooms" in text and "had no sender" in text for text in prefill.logged(level="INFO"))
+        until(lambda: any("3 rooms" in text and "had no sender" in text for text in prefill.logged(level="INFO")), True)
         assert tables["prefill"].get(5) is None
         decode.ask(5)
         until(lambda: prefill.get(5), [KVPoll.WaitingForInput])
