@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,3 +63,13 @@ def test_hook_in_incomplete_installation_logs_one_error(monkeypatch, caplog):
     assert type(sglang.request_status) is dict
     (line,) = caplog.records
     assert "install redis-kvpoll again" in line.getMessage()
+
+
+def test_stage_in_incomplete_installation_answers_the_others(monkeypatch):
+    """Each stage of a pipeline waits for all, and would wait for ever."""
+    monkeypatch.setitem(sys.modules, "redis_kvpoll.integrations.sglang.install", None)
+    answers = {}
+    group = SimpleNamespace(broadcast_object=lambda value, src: answers.setdefault(src, value))
+    store = SimpleNamespace(collect=lambda room: [])
+    plugin.after_init(None, manager(pp_size=3, pp_rank=1, pp_group=group, request_status=store))
+    assert answers == {0: None, 1: False, 2: None}

@@ -42,6 +42,19 @@ def has_consensus_store(manager: Any) -> bool:
     return hasattr(manager.request_status, "collect")
 
 
+def all_stages_joined(manager: Any, has_joined: bool) -> bool:
+    """Return whether all stages of a pipeline have joined.
+
+    Each stage broadcasts to all others in turn, as SGLang's own store does just before to exchange addresses. Without
+    this, a stage on SGLang's store would wait for messages from a stage on the table.
+    """
+    group, rank = manager.pp_group, manager.pp_rank
+    answers = [
+        group.broadcast_object(has_joined if rank == stage else None, src=stage) for stage in range(manager.pp_size)
+    ]
+    return all(answers)
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """Which process of which instance this is."""

@@ -20,7 +20,13 @@ from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background
 from redis_kvpoll.integrations.sglang.behaviour import check_clear, check_first_status, check_update_status
-from redis_kvpoll.integrations.sglang.compat import CONN, IncompatibleSGLangError, has_consensus_store, identify
+from redis_kvpoll.integrations.sglang.compat import (
+    CONN,
+    IncompatibleSGLangError,
+    all_stages_joined,
+    has_consensus_store,
+    identify,
+)
 from redis_kvpoll.integrations.sglang.holds import until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
@@ -39,7 +45,7 @@ MAPS = ("request_status", "failure_records", "req_to_decode_prefix_len")
 def install(manager: Any) -> None:
     """Join the table and replace the manager's dicts; leave them alone if this process or another stage cannot join."""
     worker = _join(manager)
-    if has_consensus_store(manager) and not _all_stages_joined(manager, worker is not None):
+    if has_consensus_store(manager) and not all_stages_joined(manager, worker is not None):
         if worker is not None:
             worker.leave()
             log_disabled("another stage of this pipeline could not join (its log says why)")
@@ -87,19 +93,6 @@ def _remedy(setting: str) -> str:
     if setting.upper() in PARSERS:
         other = f"set {PREFIX}{setting.upper()} to that value, or unset it"
     return f"set KVPOLL_NAMESPACE to another namespace, or {other}"
-
-
-def _all_stages_joined(manager: Any, has_joined: bool) -> bool:
-    """Return whether all stages of a pipeline have joined.
-
-    Each stage broadcasts to all others in turn, as SGLang's own store does just before to exchange addresses. Without
-    this, a stage on SGLang's store would wait for messages from a stage on the table.
-    """
-    group, rank = manager.pp_group, manager.pp_rank
-    answers = [
-        group.broadcast_object(has_joined if rank == stage else None, src=stage) for stage in range(manager.pp_size)
-    ]
-    return all(answers)
 
 
 def _replace_dicts(manager: Any, worker: TableWorker) -> None:

@@ -11,7 +11,14 @@ import pkgutil
 from typing import Any
 
 from redis_kvpoll.integrations.sglang import hooks
-from redis_kvpoll.integrations.sglang.compat import CONN, TARGET, IncompatibleSGLangError, check_class
+from redis_kvpoll.integrations.sglang.compat import (
+    CONN,
+    TARGET,
+    IncompatibleSGLangError,
+    all_stages_joined,
+    check_class,
+    has_consensus_store,
+)
 from redis_kvpoll.integrations.sglang.startup import URL, is_enabled, log_disabled, log_incompatible
 
 logger = logging.getLogger("redis_kvpoll")
@@ -37,5 +44,7 @@ def after_init(result: None, manager: Any, *args: Any, **kwargs: Any) -> None:
         from redis_kvpoll.integrations.sglang.install import install
     except ImportError as error:  # a broken installation must not stop SGLang
         log_disabled(f"{error}: install redis-kvpoll again")
+        if has_consensus_store(manager):
+            all_stages_joined(manager, False)  # the other stages wait for this one's answer
         return
     install(manager)
