@@ -150,7 +150,7 @@ class AgentChannel:
             self._waker = -1
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # the channel's thread may have ended just now
             os.eventfd_write(self._waker, 1)
 
     # The channel's thread.

@@ -10,6 +10,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from redis_kvpoll.agent.channel import AgentChannel, Timing
@@ -63,7 +64,8 @@ def main():
     for line in sys.stdin:
         if line == "send\n":
             for number in range(options.messages):
-                assert channel.send(RECORD, b"%d" % number)
+                while not channel.send(RECORD, b"%d" % number):
+                    time.sleep(0.001)
             say("sent")
         elif line == "close\n":
             channel.close(20)

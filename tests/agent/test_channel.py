@@ -14,6 +14,7 @@ from redis_kvpoll.agent.channel import AgentChannel
 from tests.agent.application import BREAK, ECHO, FLOOD, RECORD
 from tests.agent.client import sockets
 from tests.support import agents, pace
+from tests.support.internals import wake_channel
 from tests.support.real import until
 
 
@@ -21,7 +22,7 @@ class TestMessages:
     def test_a_message_goes_there_and_back(self, engine):
         here = engine.channel()
         assert here.named("connected") == [("connected", b"welcome here")]
-        assert here.channel.send(ECHO, b"hello")
+        here.send(ECHO, b"hello")
         until(here.messages, "the echo")
         assert here.messages() == [b"hello"]
         assert engine.until("received", payload="hello", name="here")
@@ -31,15 +32,15 @@ class TestMessages:
         """Also one that is larger than the kernel's buffer: what did not fit follows by itself."""
         here = engine.channel()
         payload = os.urandom(size // 2).hex().encode()
-        assert here.channel.send(ECHO, payload)
+        here.send(ECHO, payload)
         until(here.messages, "the echo")
         assert here.messages() == [payload]
 
     def test_a_message_that_is_too_long_is_dropped(self, engine, caplog):
         here = engine.channel()
-        assert here.channel.send(ECHO, bytes(frames.MAX_MESSAGE + 1))
+        here.send(ECHO, bytes(frames.MAX_MESSAGE + 1))
         assert "it is too long" in caplog.text
-        assert here.channel.send(ECHO, b"next")
+        here.send(ECHO, b"next")
         until(lambda: here.messages() == [b"next"], "the next message")
 
     def test_what_a_session_sends_at_once_follows_the_welcome(self, engine):
@@ -49,8 +50,8 @@ class TestMessages:
 
     def test_a_session_that_fails_goes_on(self, engine):
         here = engine.channel()
-        assert here.channel.send(BREAK, b"")
-        assert here.channel.send(ECHO, b"still there")
+        here.send(BREAK, b"")
+        here.send(ECHO, b"still there")
         until(lambda: here.messages() == [b"still there"], "the echo")
 
     def test_a_callback_that_fails_goes_on(self, engine, caplog):
@@ -79,11 +80,13 @@ class TestMessages:
         threads = [threading.Thread(target=poll) for _ in range(3)]
         for thread in threads:
             thread.start()
-        assert here.channel.send(FLOOD, b"3000")
-        until(lambda: len(here.messages()) == 3000, "all messages", 60)
-        is_over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            here.send(FLOOD, b"3000")
+            until(lambda: len(here.messages()) == 3000, "all messages", 60)
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
         assert [int(payload[:6]) for payload in here.messages()] == list(range(3000))
 
     def test_a_caller_takes_what_has_come_on_its_own_thread(self, engine):
@@ -100,7 +103,7 @@ class TestMessages:
     def test_kinds_that_are_not_polled_reach_the_channels_thread(self, engine):
         """And no other, in their order, whoever took them from the socket: they may need a lock of the caller's."""
         here = engine.channel(polled_kinds={ECHO})
-        assert here.channel.send(FLOOD, b"2000")
+        here.send(FLOOD, b"2000")
 
         def all_have_come():
             here.channel.poll()
@@ -126,9 +129,9 @@ class TestWakeUps:
         """So that it does not wake once more for that."""
         ticks = []
         timing = agents.patient(tick=10.0**6, early=0.0)
-        here = engine.channel(timing=timing, on_tick=lambda: ticks.append(len(here.messages())))
+        here = engine.channel(timing=timing, on_tick=lambda: ticks.append(None))
         before = len(ticks)
-        assert here.channel.send(ECHO, b"")
+        here.send(ECHO, b"")
         until(lambda: len(ticks) > before, "a tick")
 
 
@@ -155,7 +158,7 @@ class TestFullSocket:
         here = engine.channel(timing=agents.patient(unanswered=10**6))
         (agent,) = engine.agents()
         os.kill(agent, signal.SIGSTOP)
-        assert here.channel.send(ECHO, b"x" * 2_000_000)
+        here.send(ECHO, b"x" * 2_000_000)
         assert not here.channel.send(ECHO, b"behind it")
         os.kill(agent, signal.SIGCONT)
         until(lambda: here.channel.send(ECHO, b"later"), "room")
@@ -165,12 +168,12 @@ class TestFullSocket:
     def test_a_process_that_does_not_read_is_dropped(self, engine):
         """What waits for it is bounded. It connects again, its session has learned that it vanished, others go on."""
         full, beside = engine.channel(b"full"), engine.channel(b"beside it")
-        assert full.channel.send(FLOOD, b"20000")
+        full.send(FLOOD, b"20000")
         engine.until("ended", name="full", how="vanished")
         until(lambda: len(full.named("connected")) == 2, "its next connection")
         assert 0 < len(full.messages()) < 20_000
         assert len(beside.named("connected")) == len(engine.agents()) == 1
-        assert beside.channel.send(ECHO, b"beside it")
+        beside.send(ECHO, b"beside it")
         until(beside.messages, "an answer")
 
 
@@ -181,7 +184,7 @@ class TestConnection:
         until(lambda: len(here.named("connected")) == 2, "another agent", 30)
         assert [call[0] for call in here.calls] == ["connected", "away", "connected"]
         assert len(engine.agents()) == 2
-        assert here.channel.send(ECHO, b"again")
+        here.send(ECHO, b"again")
         until(here.messages, "the echo")
 
     def test_only_the_greeter_sends_before_on_connected_returns(self, engine):
@@ -209,7 +212,7 @@ class TestConnection:
         assert order == [("others", False), ("greeter", True)]
         may_go_on.set()
         assert writable.wait(pace.seconds(20))
-        assert channel.send(RECORD, b"second")
+        until(lambda: channel.send(RECORD, b"second"), "room for a message")
         engine.until("received", payload="second")
         channel.close()
         assert [event["payload"] for event in engine.events("received")] == ["first", "second"]
@@ -261,12 +264,18 @@ class TestConnection:
 
     def test_a_closed_channel_has_said_goodbye(self, engine):
         here = engine.channel()
-        assert here.channel.send(RECORD, b"last")
+        here.send(RECORD, b"last")
         here.channel.close(pace.seconds(10))
         engine.until("ended", name="here", how="goodbye")
         assert engine.events("received", payload="last")
         assert not here.channel.send(RECORD, b"after the end")
         assert not here.named("away")
+
+    def test_a_thread_that_ends_during_close_is_no_error(self, engine):
+        """It takes its descriptor with it, at any moment."""
+        here = engine.channel()
+        here.channel.close(pace.seconds(10))
+        wake_channel(here.channel)
 
     def test_a_forked_child_has_no_channel(self, engine):
         others = set(sockets())  # of other tests, which the garbage collector has not closed yet
@@ -284,6 +293,6 @@ class TestConnection:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert here.channel.send(ECHO, b"from the parent")
+        here.send(ECHO, b"from the parent")
         until(here.messages, "the echo")
         assert [event["payload"] for event in engine.events("received")] == ["from the parent"]

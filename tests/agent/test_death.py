@@ -134,7 +134,7 @@ class TestRefused:
         raw.socket.send(packet)
         if packet[0] != frames.HELLO:  # A second hello is ignored.
             assert engine.until("ended", name="raw")["how"] == "vanished"
-        assert here.channel.send(ECHO, b"beside it")
+        here.send(ECHO, b"beside it")
         until(here.messages, "the echo")
 
     def test_messages_before_a_hello_are_nobodys(self, engine):
@@ -143,7 +143,7 @@ class TestRefused:
         raw.send(ECHO, b"whose?")
         raw.send(frames.GOODBYE, b"")
         raw.socket.close()
-        assert here.channel.send(ECHO, b"beside it")
+        here.send(ECHO, b"beside it")
         until(here.messages, "the echo")
         assert not engine.events("received", payload="whose?")
 

@@ -63,7 +63,7 @@ def test_processes_connect_to_a_service(engine, path, run):
     service = run()
     assert mode(path) == 0o600
     here = engine.channel(source=path)
-    assert here.channel.send(ECHO, b"hello")
+    here.send(ECHO, b"hello")
     until(here.messages, "the echo")
     service.terminate()
     assert service.wait() == 0

@@ -28,7 +28,7 @@ class TestStopped:
         os.kill(former, signal.SIGSTOP)
         until(lambda: len(here.named("connected")) == len(beside.named("connected")) == 2, "another agent", 60)
         _, newer = engine.agents()
-        assert here.channel.send(ECHO, b"there")
+        here.send(ECHO, b"there")
         until(here.messages, "the echo")
         assert here.channel.agent == beside.channel.agent == engine.rendezvous.newest()
         os.kill(former, signal.SIGCONT)
@@ -65,8 +65,8 @@ class TestStopped:
     def test_an_agent_that_is_only_busy_is_kept(self, engine):
         """Its process runs, however long its event loop takes: another one would be no faster."""
         here = engine.channel(timing=Timing(unanswered=4, busy=10**6, unwelcome=1_000))
-        assert here.channel.send(STALL, b"3")
-        assert here.channel.send(ECHO, b"later")
+        here.send(STALL, b"3")
+        here.send(ECHO, b"later")
         until(here.messages, "the echo")
         assert len(engine.agents()) == 1
         assert not here.named("away")
@@ -114,6 +114,6 @@ class TestFolder:
         beside = engine.channel(b"beside")
         assert len(engine.agents()) == 1
         for each in (here, beside):
-            assert each.channel.send(ECHO, b"there")
+            each.send(ECHO, b"there")
             until(each.messages, "the echo")
         assert here.named("away") == []

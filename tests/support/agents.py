@@ -54,6 +54,10 @@ class Recorded:
     def messages(self):
         return [call[2] for call in self.named("message")]
 
+    def send(self, kind, payload):
+        """Send a message as soon as the channel takes it; it refuses one while its own thread sends."""
+        until(lambda: self.channel.send(kind, payload), "room for a message")
+
     def start(self):
         self.channel.start()
         until(lambda: self.channel.is_connected, "a connection")

@@ -297,3 +297,10 @@ def calls_without_comments(source: str) -> tuple[list[str], str]:
 
 def is_process_gone(pid: int) -> bool:
     return embedded._is_gone(pid)
+
+
+# Of an agent's channel
+
+
+def wake_channel(channel: Any) -> None:
+    channel._wake()
