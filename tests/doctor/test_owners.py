@@ -8,9 +8,9 @@ import pytest
 
 from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from redis_kvpoll.doctor import owner_checks
-from redis_kvpoll.doctor.findings import Level, exit_status
+from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
-from tests.support.examining import by_check, doctor_of, examine, live_table
+from tests.support.examining import by_check, doctor_of, examine, live_table, status_of
 from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
 
 NOTE, WARNING, DONE = Level.NOTE, Level.WARNING, KVPoll.Success
@@ -26,7 +26,7 @@ class TestOwners:
             assert die(client, other) == 1
             findings = doctor_of(server.tcp).examine()
             found = by_check(findings)["leases"]
-            assert (found.level, exit_status(findings)) == (WARNING, 3)
+            assert (found.level, status_of(findings)) == (WARNING, 3)
             assert "prefill-0 was lost at" in found.found
             assert "1 room failed" in found.found
             back = ManualLease(other, ttl=600.0).take()
@@ -161,7 +161,7 @@ class TestOwners:
             first.heartbeat()
             findings = doctor_of(server.tcp).examine()
             found = by_check(findings)["leases"]
-            assert (found.level, exit_status(findings)) == (WARNING, 3)
+            assert (found.level, status_of(findings)) == (WARNING, 3)
             assert "two processes use the name prefill-0: host:2 took its lease at" in found.found
             assert "while host:1 lived; 1 room failed" in found.found
             lost = next(owner for owner in store.owners() if owner.state == "lost")

@@ -100,9 +100,7 @@ class TestLostReply:
 
         proxy.rewrite = refuse_from_now_on
         try:
-            with pytest.raises(
-                OutcomeUnknownError, match=r"\(500 done\): executed for some rooms, .*NOREPLICAS"
-            ) as caught:
+            with pytest.raises(OutcomeUnknownError, match=r"\(500 done\)") as caught:
                 store.clear_many(range(3_000))
         finally:
             proxy.rewrite = None
