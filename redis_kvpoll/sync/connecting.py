@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -12,6 +13,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.connection_options import opening, pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
+
+_opening_threads: set[int] = set()
+
+
+def is_opening(thread: int) -> bool:
+    """Whether a thread opens a connection for another one, which waits for it and may have its batch in flight."""
+    return thread in _opening_threads
 
 
 class Connector:
@@ -99,11 +107,15 @@ class _Opening:
 
     def _open(self) -> None:
         outcome: list[Any] | BaseException
+        me = get_ident()
         try:
+            _opening_threads.add(me)
             self._connection.connect()
             outcome = _ask(self._connection)
         except BaseException as caught:
             outcome = caught
+        finally:
+            _opening_threads.discard(me)
         with self._lock:
             self._outcome.put(outcome)
             if self._is_left or isinstance(outcome, BaseException):
