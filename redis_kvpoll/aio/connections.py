@@ -272,6 +272,9 @@ class AsyncNodePool:
         try:
             return await asyncio.shield(opened)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opened.cancelled() and not (task and task.cancelling()):  # close has cancelled it, and nobody the caller
+                raise RedisConnectionError("the store was closed while this connection was opened") from None
             opened.add_done_callback(self._keep_opened)  # the next call can use it
             raise
 
