@@ -24,12 +24,17 @@ from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.sync.connecting import Connector
-from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.transport.connection_options import (
+    IDLE_CLOSED,
+    IGNORED,
+    MAX_IDLE,
+    connection_options,
+    pack,
+    time_limit,
+)
 from redis_kvpoll.transport.server_identity import KnownServer
 
 _TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
-_IGNORED = 0.1
-"""The part of a timeout that connecting may take for nothing, so that the connection's own timeout is used."""
 
 
 class NodePool:
@@ -183,7 +188,7 @@ class NodePool:
         limit = self.limit if effect.timeout is None else min(effect.timeout, self.limit)
         began = time.monotonic()
         connection = self._connector.connect(limit, self.limit)
-        if (took := time.monotonic() - began) > _IGNORED * limit:
+        if (took := time.monotonic() - began) > IGNORED * limit:
             effect.timeout = max(0.001, limit - took)
         return connection
 

@@ -11,8 +11,10 @@ import pytest
 
 from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StatusStore, StoreUnavailableError
+from redis_kvpoll.aio import connections as async_connections
 from redis_kvpoll.sync import connections
 from redis_kvpoll.sync.connecting import Connector
+from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 from tests.support import pace, real
 from tests.support.calls import MARGIN
 from tests.support.internals import transport_of
@@ -150,3 +152,27 @@ def test_connecting_counts_towards_timeout_of_blocking_call(monkeypatch):
     with StatusStore.from_url(real.shared().tcp, deadline=2.0) as store:
         store.settings()
     assert 0 < waits[0] <= 0.5
+
+
+def test_reading_slot_map_counts_towards_timeout_of_call(side, cluster, monkeypatch):
+    late, timeouts, learn, clock = [0.0], [], SlotMap.learn, time.monotonic
+
+    def learn_late(*arguments):
+        late[0] += 1.5
+        return learn(*arguments)
+
+    def recorded(perform):
+        def record(pool, effect):
+            if effect.words != CLUSTER_SLOTS:
+                timeouts.append(effect.timeout)
+            return perform(pool, effect)
+
+        return record
+
+    monkeypatch.setattr(SlotMap, "learn", learn_late)
+    monkeypatch.setattr(connections.NodePool, "send", recorded(connections.NodePool.send))
+    monkeypatch.setattr(async_connections.AsyncNodePool, "call", recorded(async_connections.AsyncNodePool.call))
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    side.open(cluster.url, deadline=2.0).settings()
+    assert timeouts[0] is not None
+    assert 0 < timeouts[0] <= 0.5
