@@ -27,7 +27,9 @@ class Connector:
 
     def __init__(self, connection_class: Any, options: dict[str, Any], known: KnownServer) -> None:
         self._class = connection_class
-        self._options = options
+        self._options = dict(options)
+        self._connect_timeout: float | None = self._options.pop("socket_connect_timeout", None)
+        """For one address. A host name may have several, the first of which may be dead."""
         self._known = known
         self._is_fake = connection_class.__module__.startswith("fakeredis")  # it has no INFO, and never waits
         self._probe_is_due = True
@@ -35,7 +37,8 @@ class Connector:
     def connect(self, timeout: float, limit: float) -> Any:
         """Open a connection within ``timeout`` seconds. Its reads may take ``limit`` seconds."""
         before = self._known.snapshot()
-        connection = self._class(**self._options, socket_timeout=timeout, socket_connect_timeout=timeout)
+        of_address = min(self._connect_timeout or timeout, timeout)
+        connection = self._class(**self._options, socket_timeout=timeout, socket_connect_timeout=of_address)
         try:
             if self._is_fake:
                 connection.connect()

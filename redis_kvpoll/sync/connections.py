@@ -34,8 +34,6 @@ from redis_kvpoll.transport.connection_options import (
 )
 from redis_kvpoll.transport.server_identity import KnownServer
 
-_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
-
 
 class NodePool:
     """The idle connections to one server. ``keep`` is kept alive as long as the pool."""
@@ -63,7 +61,7 @@ class NodePool:
         )
         """Whether its connections send and read as redis-py's own do."""
         self._known = KnownServer()
-        options = {name: self._options[name] for name in self._options if name not in _TIMEOUTS}
+        options = {name: self._options[name] for name in self._options if name != "socket_timeout"}
         self._connector = Connector(connection_class, options, self._known)
 
     def clone(self) -> NodePool:

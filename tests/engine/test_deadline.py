@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
@@ -176,3 +177,25 @@ def test_reading_slot_map_counts_towards_timeout_of_call(side, cluster, monkeypa
     side.open(cluster.url, deadline=2.0).settings()
     assert timeouts[0] is not None
     assert 0 < timeouts[0] <= 0.5
+
+
+def test_dead_address_of_a_host_takes_connect_timeout(monkeypatch):
+    """The time limit of the URL is for one address, the deadline for all. asyncio connects to all within one limit."""
+    server = real.shared()
+    look_up, addresses = socket.getaddrinfo, ["127.0.0.9", "127.0.0.1"]
+
+    def looked_up(host, port, *arguments, **options):
+        if host != "two.test":
+            return look_up(host, port, *arguments, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server((addresses[0], server.port), backlog=0))
+        for _ in range(4):  # the kernel drops whoever comes when the backlog is full
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+        url = f"redis://two.test:{server.port}?socket_connect_timeout={pace.seconds(0.2)}"
+        with StatusStore.from_url(url, deadline=pace.seconds(3)) as store:
+            store.settings()
