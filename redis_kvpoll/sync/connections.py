@@ -218,12 +218,23 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     if found:
         return found  # fakeredis has its replies at once; a closed connection raises when it is read
     by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
-    if not hasattr(select, "poll"):  # eventlet takes it away
-        return [by_number[number] for number in select.select([*by_number], [], [], seconds)[0]]
+    if not hasattr(select, "poll"):
+        return _readable_one_by_one(by_number, seconds)
     poll = select.poll()
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
+
+
+def _readable_one_by_one(by_number: dict[int, Any], seconds: float) -> list[Any]:
+    """As ``readable`` under eventlet, which has no poll, and whose select wakes a thread for each of several sockets,
+    also when it waits for something else by then."""
+    until = time.monotonic() + seconds
+    turn = seconds if len(by_number) == 1 else min(seconds, 0.001)
+    while True:
+        found = [by_number[number] for number in by_number if select.select([number], [], [], turn)[0]]
+        if found or time.monotonic() >= until:
+            return found
 
 
 class _CuttablePool(NodePool):
