@@ -77,12 +77,13 @@ class NodePool:
 
     def send(self, effect: Send) -> Any:
         """Send a call; return the connection that its reply comes over. Its timeout includes opening one."""
+        until = time.monotonic() + (effect.timeout or self.limit)
         try:
             connection = self._connection(effect)
         except Exception as error:  # a credential provider may raise anything
             self.last_try_failed = True
             self._lost()
-            raise NotSent from self._connector.explained(error, effect.timeout or self.limit)
+            raise NotSent from self._connector.explained(error, until - time.monotonic())
         if effect.server != connection.server and not self._known.may_send(connection, effect):
             self._give_back(connection)
             raise ServerChanged(connection.server)

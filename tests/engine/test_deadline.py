@@ -13,8 +13,10 @@ import pytest
 from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StatusStore, StoreUnavailableError
 from redis_kvpoll.aio import connections as async_connections
+from redis_kvpoll.aio.connecting import AsyncConnector
 from redis_kvpoll.sync import connections
 from redis_kvpoll.sync.connecting import Connector
+from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 from tests.support import pace, real
 from tests.support.calls import MARGIN
@@ -199,3 +201,26 @@ def test_dead_address_of_a_host_takes_connect_timeout(monkeypatch):
         url = f"redis://two.test:{server.port}?socket_connect_timeout={pace.seconds(0.2)}"
         with StatusStore.from_url(url, deadline=pace.seconds(3)) as store:
             store.settings()
+
+
+def test_probe_for_tls_gets_the_time_that_is_left(side, monkeypatch):
+    """The server takes 1.5 s to close the connection, of the 2 s that a call has."""
+    late, given, clock = [0.0], [], time.monotonic
+
+    def slow(connect):
+        def connect_late(*arguments):
+            late[0] += 1.5
+            return connect(*arguments)
+
+        return connect_late
+
+    for connector in (Connector, AsyncConnector):
+        monkeypatch.setattr(connector, "connect", slow(connector.connect))
+    monkeypatch.setattr(tls_probe, "probe", lambda _, seconds: given.append(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    with Proxy(real.shared().socket) as proxy:
+        proxy.refusals = 10_000
+        store = side.open(proxy.url, deadline=2.0)
+        with pytest.raises(StoreUnavailableError):
+            store.settings()
+    assert 0 < given[0] <= 0.5
