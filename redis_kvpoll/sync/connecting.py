@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
 import threading
 from queue import Empty, SimpleQueue
 from threading import get_ident
@@ -39,10 +42,10 @@ class Connector:
         before = self._known.snapshot()
         of_address = min(self._connect_timeout or timeout, timeout)
         connection = self._class(**self._options, socket_timeout=timeout, socket_connect_timeout=of_address)
+        replies = [] if self._is_fake else _Opening(connection).join(timeout)
         try:
             if self._is_fake:
                 connection.connect()
-            replies = [] if self._is_fake else _Opening(connection).join(timeout)
             self._known.admit(connection, before, replies)
         except BaseException:
             connection.disconnect()
@@ -60,6 +63,21 @@ class Connector:
             self._probe_is_due = False
             return tls_probe.probe(self._options, seconds) or error
         return error
+
+
+def shut_down(connection: Any) -> None:
+    """End the reads of a connection that another thread uses: it gets an end of file, and closes the connection.
+
+    Closed here, the number of its socket could be another's by the time at which that thread reads again.
+    """
+    sock = getattr(connection, "_sock", None)
+    if isinstance(sock, socket.socket):  # fakeredis has none
+        with contextlib.suppress(OSError):
+            # socket.socket's own shutdown passes TLS by, whose state belongs to that thread.
+            if isinstance(sock, ssl.SSLSocket):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 def _ask(connection: Any) -> list[Any]:
@@ -102,7 +120,9 @@ class _Opening:
         finally:
             with self._lock:
                 self._is_left = isinstance(outcome, BaseException)
-                if self._is_left and not self._outcome.empty():
+                if self._is_left and self._outcome.empty():
+                    shut_down(self._connection)
+                elif self._is_left:
                     self._connection.disconnect()  # it was opened just now
         if isinstance(outcome, BaseException):
             raise outcome

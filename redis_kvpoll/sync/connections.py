@@ -5,12 +5,10 @@ Invariant: a connection is in the pool only when no reply is due on it, and it l
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
 import socket
-import ssl
 import time
 from typing import Any
 
@@ -23,7 +21,7 @@ from redis.sentinel import SentinelManagedConnection
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.ready_calls import NOT_SENT
-from redis_kvpoll.sync.connecting import Connector
+from redis_kvpoll.sync.connecting import Connector, shut_down
 from redis_kvpoll.transport.connection_options import (
     IDLE_CLOSED,
     IGNORED,
@@ -246,15 +244,7 @@ class _CuttablePool(NodePool):
 
     def cut(self) -> None:
         self._is_cut = True
-        # The reading thread then gets an end of file, and disconnects. fakeredis has no socket. socket.socket's own
-        # shutdown passes TLS by, whose state belongs to that thread.
-        sock = getattr(self._last, "_sock", None)
-        if isinstance(sock, socket.socket):
-            with contextlib.suppress(OSError):
-                if isinstance(sock, ssl.SSLSocket):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                else:
-                    sock.shutdown(socket.SHUT_RDWR)
+        shut_down(self._last)
 
     def _connection(self, effect: Send) -> Any:
         self._last = super()._connection(effect)

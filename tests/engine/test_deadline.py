@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import redis
 
 from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StatusStore, StoreUnavailableError
@@ -224,3 +225,25 @@ def test_probe_for_tls_gets_the_time_that_is_left(side, monkeypatch):
         with pytest.raises(StoreUnavailableError):
             store.settings()
     assert 0 < given[0] <= 0.5
+
+
+def test_thread_that_opens_a_connection_closes_it():
+    """The caller has left it: a socket that a thread reads must not be closed by another."""
+    opened, closed = set(), set()
+
+    class Recorded(redis.Connection):
+        def connect(self):
+            opened.add(threading.get_ident())
+            super().connect()
+
+        def disconnect(self, *arguments, **options):
+            closed.add(threading.get_ident())
+            super().disconnect(*arguments, **options)
+
+    with Proxy(real.shared().socket) as proxy:
+        proxy.stalled = True
+        client = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=Recorded, port=proxy.port))
+        with StatusStore(client, deadline=0.2) as store, pytest.raises(StoreUnavailableError):
+            store.settings()
+        real.until(lambda: not proxy.open_connections, "the thread has closed it")
+    assert closed <= opened
