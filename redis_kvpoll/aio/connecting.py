@@ -40,7 +40,7 @@ class AsyncConnector:
 
     async def explained(self, error: Exception, seconds: float) -> Exception:
         """Return the error of ``connect``, or that the server expects TLS. Only a new connector asks, once."""
-        if self._probe_is_due and tls_probe.may_expect_tls(error, self._class, self._options):
+        if self._probe_is_due and seconds > 0 and tls_probe.may_expect_tls(error, self._class, self._options):
             self._probe_is_due = False
             return await asyncio.to_thread(tls_probe.probe, self._options, seconds) or error
         return error

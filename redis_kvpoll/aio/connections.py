@@ -104,7 +104,7 @@ class AsyncNodePool:
             raise
         except BaseException as error:
             free.release()
-            failed = await self._failed(connection, effect, error)
+            failed = await self._failed(connection, effect, error, until)
             raise failed from failed.__cause__
         await self._give_back(connection)
         free.release()
@@ -221,7 +221,7 @@ class AsyncNodePool:
         finally:
             free.release()
 
-    async def _failed(self, connection: Any, effect: Send, error: BaseException) -> BaseException:
+    async def _failed(self, connection: Any, effect: Send, error: BaseException, until: float = 0.0) -> BaseException:
         """Keep or close the connection of a call that failed; return the exception for the caller."""
         # After an error reply the connection is in order, unless more replies are to come.
         is_reply = isinstance(error, ResponseError) and not ends_connection(error) and not effect.then
@@ -242,7 +242,7 @@ class AsyncNodePool:
             self._idle.clear()
         if connection is None and isinstance(error, Exception):  # a credential provider may raise anything
             unsent = NotSent()
-            unsent.__cause__ = await self._connector.explained(error, limit)
+            unsent.__cause__ = await self._connector.explained(error, until - asyncio.get_running_loop().time())
             return unsent
         return error
 
@@ -272,6 +272,9 @@ class AsyncNodePool:
         try:
             return await asyncio.shield(opened)
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opened.cancelled() and not (task and task.cancelling()):  # close has cancelled it, and nobody the caller
+                raise RedisConnectionError("the store was closed while this connection was opened") from None
             opened.add_done_callback(self._keep_opened)  # the next call can use it
             raise
 

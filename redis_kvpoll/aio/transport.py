@@ -6,6 +6,7 @@ Invariant: an effect is performed once. No transport retries; the flow decides.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis_kvpoll.aio.connections import AsyncNodePool
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
-from redis_kvpoll.transport.connection_options import time_limit
+from redis_kvpoll.transport.connection_options import count_towards, time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS
 
@@ -121,7 +122,9 @@ class AsyncClusterTransport(AsyncTransport):
         slot_map = self._cluster.slot_map
         try:
             if slot_map.stale:
+                began = time.monotonic()
                 await self._read_map_once((effect.timeout or self._deadline) / 2)
+                count_towards(effect, self._deadline, time.monotonic() - began)
             return await self._cluster.pool_for(effect).call(effect)
         except ResponseError:
             raise

@@ -5,12 +5,10 @@ Invariant: a connection is in the pool only when no reply is due on it, and it l
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
 import socket
-import ssl
 import time
 from typing import Any
 
@@ -23,13 +21,16 @@ from redis.sentinel import SentinelManagedConnection
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.ready_calls import NOT_SENT
-from redis_kvpoll.sync.connecting import Connector
-from redis_kvpoll.transport.connection_options import IDLE_CLOSED, MAX_IDLE, connection_options, pack, time_limit
+from redis_kvpoll.sync.connecting import Connector, shut_down
+from redis_kvpoll.transport.connection_options import (
+    IDLE_CLOSED,
+    IGNORED,
+    MAX_IDLE,
+    connection_options,
+    pack,
+    time_limit,
+)
 from redis_kvpoll.transport.server_identity import KnownServer
-
-_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
-_IGNORED = 0.1
-"""The part of a timeout that connecting may take for nothing, so that the connection's own timeout is used."""
 
 
 class NodePool:
@@ -58,7 +59,7 @@ class NodePool:
         )
         """Whether its connections send and read as redis-py's own do."""
         self._known = KnownServer()
-        options = {name: self._options[name] for name in self._options if name not in _TIMEOUTS}
+        options = {name: self._options[name] for name in self._options if name != "socket_timeout"}
         self._connector = Connector(connection_class, options, self._known)
 
     def clone(self) -> NodePool:
@@ -74,12 +75,13 @@ class NodePool:
 
     def send(self, effect: Send) -> Any:
         """Send a call; return the connection that its reply comes over. Its timeout includes opening one."""
+        until = time.monotonic() + (effect.timeout or self.limit)
         try:
             connection = self._connection(effect)
         except Exception as error:  # a credential provider may raise anything
             self.last_try_failed = True
             self._lost()
-            raise NotSent from self._connector.explained(error, effect.timeout or self.limit)
+            raise NotSent from self._connector.explained(error, until - time.monotonic())
         if effect.server != connection.server and not self._known.may_send(connection, effect):
             self._give_back(connection)
             raise ServerChanged(connection.server)
@@ -183,7 +185,7 @@ class NodePool:
         limit = self.limit if effect.timeout is None else min(effect.timeout, self.limit)
         began = time.monotonic()
         connection = self._connector.connect(limit, self.limit)
-        if (took := time.monotonic() - began) > _IGNORED * limit:
+        if (took := time.monotonic() - began) > IGNORED * limit:
             effect.timeout = max(0.001, limit - took)
         return connection
 
@@ -215,12 +217,23 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     if found:
         return found  # fakeredis has its replies at once; a closed connection raises when it is read
     by_number = {sock.fileno(): connection for connection, sock in sockets.items()}
-    if not hasattr(select, "poll"):  # eventlet takes it away
-        return [by_number[number] for number in select.select([*by_number], [], [], seconds)[0]]
+    if not hasattr(select, "poll"):
+        return _readable_one_by_one(by_number, seconds)
     poll = select.poll()
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
+
+
+def _readable_one_by_one(by_number: dict[int, Any], seconds: float) -> list[Any]:
+    """As ``readable`` under eventlet, which has no poll, and whose select wakes a thread for each of several sockets,
+    also when it waits for something else by then."""
+    until = time.monotonic() + seconds
+    turn = seconds if len(by_number) == 1 else min(seconds, 0.001)
+    while True:
+        found = [by_number[number] for number in by_number if select.select([number], [], [], turn)[0]]
+        if found or time.monotonic() >= until:
+            return found
 
 
 class _CuttablePool(NodePool):
@@ -231,15 +244,7 @@ class _CuttablePool(NodePool):
 
     def cut(self) -> None:
         self._is_cut = True
-        # The reading thread then gets an end of file, and disconnects. fakeredis has no socket. socket.socket's own
-        # shutdown passes TLS by, whose state belongs to that thread.
-        sock = getattr(self._last, "_sock", None)
-        if isinstance(sock, socket.socket):
-            with contextlib.suppress(OSError):
-                if isinstance(sock, ssl.SSLSocket):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                else:
-                    sock.shutdown(socket.SHUT_RDWR)
+        shut_down(self._last)
 
     def _connection(self, effect: Send) -> Any:
         self._last = super()._connection(effect)

@@ -29,6 +29,7 @@ from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.callers import CallingThread
+from redis_kvpoll.sync.connecting import is_opening
 from redis_kvpoll.sync.fan_out import ShardFanOut
 from redis_kvpoll.sync.transport import Transport
 
@@ -135,8 +136,8 @@ class Dispatcher:
         """Enqueue calls, each in another queue; return when all are done."""
         pending_calls = effect.pending_calls
         me = get_ident()
-        if me in self._threads_inside or self._is_sending(me, pending_calls):
-            # A signal handler or finalizer during a call of this thread, which must not wait for itself.
+        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls):
+            # A signal handler or finalizer during a call of this thread, or of one that waits for it to connect.
             for pending in pending_calls:
                 self.run(self.executor.send_batch(Batch([pending])))
             return pending_calls

@@ -18,7 +18,7 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
 from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.sync.connections import NodePool, readable
-from redis_kvpoll.transport.connection_options import time_limit
+from redis_kvpoll.transport.connection_options import count_towards, time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 
@@ -171,7 +171,9 @@ class ClusterTransport(Transport):
     def begin(self, effect: Send) -> InFlight:
         with self._stale_on_failure() as slot_map:
             if slot_map.stale:
+                began = time.monotonic()
                 self._read_map((effect.timeout or self._deadline) / 2)
+                count_towards(effect, self._deadline, time.monotonic() - began)
             pool = self._cluster.pool_for(effect)
             return pool, pool.send(effect), effect
 

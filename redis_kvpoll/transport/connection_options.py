@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from redis_kvpoll import validation
+from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.remedies import TLS_TIMEOUT
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.transport.urls import Target
@@ -35,6 +36,9 @@ C = TypeVar("C", bound=WithPool)
 
 MAX_IDLE = 16
 """Connections to one server that are kept. Threads that need more open and close them; tasks wait."""
+
+IGNORED = 0.1
+"""The part of a timeout that may pass before the call for nothing, so that the connection's own timeout is used."""
 
 IDLE_CLOSED = "the server had closed an idle connection"
 
@@ -70,6 +74,13 @@ def time_limit(options: dict[str, Any], deadline: float) -> float:
     """Return the seconds for one attempt: the client's own socket_timeout, but never more than the deadline."""
     own = options.get("socket_timeout")
     return deadline if own is None else min(validation.seconds(own, "socket_timeout"), deadline)
+
+
+def count_towards(effect: Send, limit: float, took: float) -> None:
+    """Subtract from a call's timeout, or from the ``limit`` of one that has none, what was done for it before."""
+    limit = effect.timeout or limit
+    if took > IGNORED * limit:
+        effect.timeout = max(0.001, limit - took)
 
 
 def pack(words: Sequence[str]) -> bytes:

@@ -5,6 +5,7 @@ Invariant: no message shows what the file contains.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,9 +32,11 @@ def with_password(url: str, path: str) -> str:
     if not password:
         raise InvalidInputError(f"{VARIABLE}: the first line of {printable(path)!r} is empty")
     scheme, separator, rest = url.partition("://")
-    user, at, hosts = rest.rpartition("@")
+    # A path or an option may have an @, too; a password that ended up there would be shown.
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    user, at, _ = authority.rpartition("@")
     if not separator or scheme in ("memory", "embedded"):
         raise InvalidInputError(f"{VARIABLE} is set, and the URL names no server")
     if ":" in user:
         raise InvalidInputError(f"{VARIABLE} is set, and the URL has a password, too: give one of them")
-    return f"{scheme}://{user}:{quote(password, safe='')}@{hosts if at else rest}"
+    return f"{scheme}://{user}:{quote(password, safe='')}@{rest[len(user + at) :]}"

@@ -150,6 +150,17 @@ class TestAsyncioStore:
             await store.aclose()
             await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connection is closed")
 
+    async def test_call_that_connects_while_store_closes_ends(self, server_alone):
+        """It is not cancelled: nobody has cancelled its task."""
+        with Proxy(server_alone.socket) as proxy:
+            store = AsyncStatusStore.from_url(proxy.url, deadline=60.0)
+            proxy.stalled = True
+            call = asyncio.create_task(store.settings())
+            await until(lambda: proxy.connections, "it connects")
+            await store.aclose()
+            proxy.stalled = False
+            await call
+
     async def test_two_thousand_concurrent_calls_succeed(self, server_alone):
         async with AsyncStatusStore.from_url(server_alone.tcp, deadline=60.0) as store:
             updates = await asyncio.gather(*(store.update_status(room, 1) for room in range(2_000)))

@@ -6,6 +6,8 @@ import sys
 import time
 
 import pytest
+import redis
+from redis.credentials import CredentialProvider
 
 from redis_kvpoll import StatusStore
 from redis_kvpoll.engine.effects import PendingCall
@@ -89,3 +91,25 @@ def test_interrupted_sender_wakes_callers_whose_replies_came(server):
                 queue_of(store).cancel(other)
             number += 1
         assert answered > 3
+
+
+def test_finalizer_while_connecting_does_not_wait(server):
+    """The garbage collector may run finalizers in the thread that opens a connection, for which a call of the same
+    store waits."""
+    found, garbage = [], []
+
+    class Finalized:
+        def __del__(self):
+            found.append(store.get(1))
+
+    class Collects(CredentialProvider):
+        def get_credentials(self):
+            garbage.clear()
+            return ("default", "")
+
+    with server.client() as admin, StatusStore(redis.Redis(port=server.port, credential_provider=Collects())) as store:
+        store.update_status(1, 1)
+        garbage.append(Finalized())
+        admin.client_kill_filter(_type="normal", skipme=True)
+        assert store.update_status(1, 2).status == 2
+    assert found == [1]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
 import time
 
 import pytest
+import redis
 
 from chaos.proxy import Proxy
 from redis_kvpoll import OutcomeUnknownError, StatusStore, StoreUnavailableError
+from redis_kvpoll.aio import connections as async_connections
+from redis_kvpoll.aio.connecting import AsyncConnector
 from redis_kvpoll.sync import connections
 from redis_kvpoll.sync.connecting import Connector
+from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 from tests.support import pace, real
 from tests.support.calls import MARGIN
 from tests.support.internals import transport_of
@@ -150,3 +156,94 @@ def test_connecting_counts_towards_timeout_of_blocking_call(monkeypatch):
     with StatusStore.from_url(real.shared().tcp, deadline=2.0) as store:
         store.settings()
     assert 0 < waits[0] <= 0.5
+
+
+def test_reading_slot_map_counts_towards_timeout_of_call(side, cluster, monkeypatch):
+    late, timeouts, learn, clock = [0.0], [], SlotMap.learn, time.monotonic
+
+    def learn_late(*arguments):
+        late[0] += 1.5
+        return learn(*arguments)
+
+    def recorded(perform):
+        def record(pool, effect):
+            if effect.words != CLUSTER_SLOTS:
+                timeouts.append(effect.timeout)
+            return perform(pool, effect)
+
+        return record
+
+    monkeypatch.setattr(SlotMap, "learn", learn_late)
+    monkeypatch.setattr(connections.NodePool, "send", recorded(connections.NodePool.send))
+    monkeypatch.setattr(async_connections.AsyncNodePool, "call", recorded(async_connections.AsyncNodePool.call))
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    side.open(cluster.url, deadline=2.0).settings()
+    assert timeouts[0] is not None
+    assert 0 < timeouts[0] <= 0.5
+
+
+def test_dead_address_of_a_host_takes_connect_timeout(monkeypatch):
+    """The time limit of the URL is for one address, the deadline for all. asyncio connects to all within one limit."""
+    server = real.shared()
+    look_up, addresses = socket.getaddrinfo, ["127.0.0.9", "127.0.0.1"]
+
+    def looked_up(host, port, *arguments, **options):
+        if host != "two.test":
+            return look_up(host, port, *arguments, **options)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server((addresses[0], server.port), backlog=0))
+        for _ in range(4):  # the kernel drops whoever comes when the backlog is full
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+        url = f"redis://two.test:{server.port}?socket_connect_timeout={pace.seconds(0.2)}"
+        with StatusStore.from_url(url, deadline=pace.seconds(3)) as store:
+            store.settings()
+
+
+def test_probe_for_tls_gets_the_time_that_is_left(side, monkeypatch):
+    """The server takes 1.5 s to close the connection, of the 2 s that a call has."""
+    late, given, clock = [0.0], [], time.monotonic
+
+    def slow(connect):
+        def connect_late(*arguments):
+            late[0] += 1.5
+            return connect(*arguments)
+
+        return connect_late
+
+    for connector in (Connector, AsyncConnector):
+        monkeypatch.setattr(connector, "connect", slow(connector.connect))
+    monkeypatch.setattr(tls_probe, "probe", lambda _, seconds: given.append(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    with Proxy(real.shared().socket) as proxy:
+        proxy.refusals = 10_000
+        store = side.open(proxy.url, deadline=2.0)
+        with pytest.raises(StoreUnavailableError):
+            store.settings()
+    assert 0 < given[0] <= 0.5
+
+
+def test_thread_that_opens_a_connection_closes_it():
+    """The caller has left it: a socket that a thread reads must not be closed by another."""
+    opened, closed = set(), set()
+
+    class Recorded(redis.Connection):
+        def connect(self):
+            opened.add(threading.get_ident())
+            super().connect()
+
+        def disconnect(self, *arguments, **options):
+            closed.add(threading.get_ident())
+            super().disconnect(*arguments, **options)
+
+    with Proxy(real.shared().socket) as proxy:
+        proxy.stalled = True
+        client = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=Recorded, port=proxy.port))
+        with StatusStore(client, deadline=0.2) as store, pytest.raises(StoreUnavailableError):
+            store.settings()
+        real.until(lambda: not proxy.open_connections, "the thread has closed it")
+    assert closed <= opened

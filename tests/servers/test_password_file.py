@@ -32,6 +32,9 @@ def file(tmp_path):
         ("rediss://user@h", f"rediss://user:{QUOTED}@h"),
         ("redis+sentinel://u@h:1,h:2/service/0", f"redis+sentinel://u:{QUOTED}@h:1,h:2/service/0"),
         ("unix:///run/redis.sock", f"unix://:{QUOTED}@/run/redis.sock"),
+        ("unix:///run/a@b.sock", f"unix://:{QUOTED}@/run/a@b.sock"),
+        ("unix://u@/run/a@b.sock", f"unix://u:{QUOTED}@/run/a@b.sock"),
+        ("redis://h?client_name=a@b", f"redis://:{QUOTED}@h?client_name=a@b"),
     ],
 )
 def test_password_becomes_part_of_the_url(file, url, wanted):

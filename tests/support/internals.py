@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from redis_kvpoll.aio.lease import AsyncLease
+from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol import scripts
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.transport import embedded
@@ -156,7 +157,7 @@ def lost_connections_of(store: Any) -> int:
 
 def take_connection(store: Any) -> Any:
     """A connection of a blocking store, as a call would take it."""
-    return node_pool_of(store)._connection(None, fresh=False)
+    return node_pool_of(store)._connection(Send("", ()))
 
 
 def give_back_connection(store: Any, connection: Any) -> None:
