@@ -31,7 +31,12 @@ for i = 1, count do
     outcome, current = -3, world_size
   elseif step == 2 and incoming == 'Failed' then
     local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
-    if type(dropped) == 'table' then outcome, current = 3, dropped end
+    if type(dropped) == 'table' then
+      outcome, current = 3, dropped
+      if type(redis.pcall('HLEN', KEYS[i * 2 + 2])) ~= 'table' then  -- as in write_room.lua
+        redis.call('HDEL', KEYS[i * 2 + 2], 'length')
+      end
+    end
   end
 
   if outcome == 1 and not last then

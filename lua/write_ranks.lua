@@ -6,7 +6,8 @@
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes
 -- FEED     ttl_ms, status, first, rank, absent, owner, reason
--- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, limit, refused, feed
+-- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, store_length, limit,
+--          refused, feed
 --
 -- For a caller that speaks for many ranks, each with a lease of its own; it has neither. A room is one read, one write
 -- and one change in the feed, with all its ranks. Its arguments are its world_size, a generation, a reason and how many
@@ -23,10 +24,7 @@ local function write_one(room, prefix, generation, status, length, reason)
   if status == 'absent' then return clear_rank(room, prefix, generation) end
   local current = redis.pcall('HGET', room, 'generation')
   local is_current = current and current == generation
-  if length ~= '' and is_current then
-    local stored = redis.pcall('HSET', prefix, length_field, length, 'generation', generation)
-    if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
-  end
+  if length ~= '' and is_current then store_length(prefix, length, generation) end
   if status == '' then return is_current and 3 or 6, type(current) == 'table' and current end
   if status ~= 'Failed' then reason = '' end
   room_words = nil  -- of another rank
