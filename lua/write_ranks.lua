@@ -18,6 +18,8 @@
 -- hand), the error replaces them all.
 
 local is_prefill = ARGV[12] == 'prefill'
+local FIELDS_A_RANK = 10  -- what a rank costs here, counted as fields that were read
+fields_read = 4 * done
 
 -- Takes what one rank says, as words of quick_ranks.lua. Returns the outcome and the status, or what replaces it.
 local function write_one(room, prefix, generation, status, length, reason)
@@ -44,6 +46,7 @@ for i = number, (#KEYS - 5) / 2 do
     status_field, cleared_field, length_field = rank_fields(rank)
     local outcome, left, is_late = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
     if type(left) == 'table' then type_error = left end
+    fields_read = fields_read + FIELDS_A_RANK
     if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
       refused = refused or {}
       refused[outcome] = (refused[outcome] or 0) + 1
