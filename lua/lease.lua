@@ -4,7 +4,7 @@
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason, process
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, is_above, lease_due, lease_sweep, feed_end
+-- INCLUDE  ensure_epoch, is_above, numbers, lease_due, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
 -- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
@@ -23,6 +23,7 @@ local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnatio
 local current = string.match(found[1] or '', '^%d+') or ''
 local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(found[3] or '', '^%d+$') or ''
 local lost_reason, state = found[4], 'none'
+if not is_number(last) then last = '' end  -- made by hand
 
 local function hold()
   if current ~= incarnation then
@@ -37,8 +38,8 @@ local function hold()
 end
 
 if action == 'take' then
-  if is_above(incarnation, last) then last = incarnation end
-  if is_above(current, last) then last = current end
+  if is_number(incarnation) and is_above(incarnation, last) then last = incarnation end
+  if is_number(current) and is_above(current, last) then last = current end
   incarnation = is_above(now_us, last) and now_us or string.format('%.0f', last + 1)
   hold()
 elseif action == 'extend' then

@@ -1,0 +1,29 @@
+"""What hands have written into the keys of the leases stops no lease, and no look at those that are due."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll.protocol import keys
+from tests.support.leasing import NS, ManualLease, begin_long_ago
+
+LEASES = keys.leases(NS)
+
+
+@pytest.fixture
+def client(client):
+    begin_long_ago(client)
+    return client
+
+
+@pytest.mark.parametrize("count", [16, 17, 20, 400])
+def test_incarnations_differ_after_one_that_is_no_time(client, make_store, count):
+    """A Lua number holds none of these exactly: one more is the same."""
+    ManualLease(make_store()).take()
+    client.hset(LEASES, "last incarnation", "9" * count)
+    client.hset(LEASES, "prefill-1", f"{'9' * count} 5000 500 1 0")
+    leases = [ManualLease(make_store(), f"prefill-{number}").take() for number in (1, 2)]
+    one, two = (lease.incarnation for lease in leases)
+    assert one != two
+    assert {len(one), len(two)} == {16}
+    assert client.hget(LEASES, "last incarnation") == two
