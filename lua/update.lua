@@ -59,7 +59,7 @@ for i = 1, count do
         end
         redis.call('HSET', KEYS[2], 'generation', generation)
         -- Its TTL is a week at least: every 3 hours, when the first six digits change, is often enough.
-        if string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
+        if string.sub(last, 1, 6) ~= string.sub(now_ms, 1, 6) then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
         renew = true
       end
       redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now_ms, 'updated_ms', now_ms)
