@@ -9,11 +9,11 @@ local included = {
   "corrupt_field", "is_number", "is_above",
   "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
   "merge", "write_room", "MAX_FIELDS", "clear_rank", "read_quick", "add_quick", "clear_quick", "write_quick",
-  "number", "found", "is_clear", "append_quick", "list_quick",
+  "number", "done", "found", "is_clear", "append_quick", "list_quick",
   "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",
   "replace_room", "write_status", "clear_replayed", "fail_room", "feed_position", "feed_end", "survives", "absence",
-  "mark_lost", "sweep", "erase",
+  "mark_lost", "sweep", "erase", "store_length",
 }
 local written = {
   "changes", "renew", "openings", "failures", "refused", "refused_room", "refused_by", "new_parts", "room_words",

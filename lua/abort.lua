@@ -28,7 +28,10 @@ for i = 1, count do
     local prefix = KEYS[i * 2 + 1]
     local field = (status or rank == '') and 'length' or 'length:' .. rank
     local dropped = has_ranks and redis.call('DEL', prefix) or redis.pcall('HDEL', prefix, field)
-    if type(dropped) == 'table' then status = dropped end
+    if type(dropped) == 'table' then
+      status = dropped  -- as in write_room.lua
+      if type(redis.pcall('HLEN', prefix)) ~= 'table' then redis.call('HDEL', prefix, field) end
+    end
   end
   if is_corrupt then
     outcome, status = -4, 'version ' .. fields[4]

@@ -4,7 +4,7 @@
 -- ARGV     epoch_ttl_ms, nonce, action, owner, incarnation, lease_ttl_ms, heartbeat_ms, known_epoch, reason, process
 -- REPLY    epoch, feed_id, room, status, state, incarnation; each: finding, subject, reason
 -- FEED     nothing
--- INCLUDE  ensure_epoch, is_above, lease_due, lease_sweep, feed_end
+-- INCLUDE  ensure_epoch, is_above, numbers, lease_due, lease_sweep, feed_end
 --
 -- action: take, with a new incarnation above all existing ones and the one given; extend, that one to another shard;
 -- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
@@ -23,6 +23,19 @@ local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnatio
 local current = string.match(found[1] or '', '^%d+') or ''
 local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(found[3] or '', '^%d+$') or ''
 local lost_reason, state = found[4], 'none'
+if not is_number(last) then last = '' end  -- made by hand
+
+-- Returns how many members a sorted set has. One of another type was made by hand: nothing else removes it.
+local function size_of(key)
+  local size = redis.pcall('ZCARD', key)
+  if type(size) ~= 'table' then return size end
+  redis.call('DEL', key)
+  return 0
+end
+
+size_of(KEYS[3])
+local is_due_lost = size_of(KEYS[5]) == 0  -- or there is no lease: to check them all costs nothing then
+if is_due_lost then last_sweep_ms = nil end
 
 local function hold()
   if current ~= incarnation then
@@ -31,14 +44,15 @@ local function hold()
     if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'by ' .. incarnation, ARGV[10]) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
-  -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
+  -- If the lease was there and not due, the key of due times was lost: the leases are all checked, by the next sweep.
   if set_due(owner, now_ms + ARGV[6]) == 1 and current == incarnation then last_sweep_ms = nil end
+  if is_due_lost then redis.call('HDEL', KEYS[2], 'last sweep') end
   state = 'held'
 end
 
 if action == 'take' then
-  if is_above(incarnation, last) then last = incarnation end
-  if is_above(current, last) then last = current end
+  if is_number(incarnation) and is_above(incarnation, last) then last = incarnation end
+  if is_number(current) and is_above(current, last) then last = current end
   incarnation = is_above(now_us, last) and now_us or string.format('%.0f', last + 1)
   hold()
 elseif action == 'extend' then
@@ -57,6 +71,8 @@ elseif action == 'reaped' then
 elseif action == 'leave' and current == incarnation then
   end_lease(owner)
   if has_rooms(incarnation) then mark_lost(owner, incarnation, 'owner ' .. owner .. ' left') else erase(incarnation) end
+elseif action == 'leave' and lost_reason and redis.call('ZSCORE', KEYS[5], 'lost ' .. incarnation) then
+  mark_lost(nil, incarnation, lost_reason)  -- the reply to a former try was lost, and its rooms are still to be failed
 elseif action == 'drop' and (current == incarnation or lost_reason or has_rooms(incarnation)) then
   mark_lost(current == incarnation and owner, incarnation, lost_reason or ARGV[9])
 end

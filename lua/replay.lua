@@ -9,7 +9,8 @@
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
 -- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_room, none_exist, corrupt_field, rank_view, order,
---          survival, next_generation, replace_room, write_status, clear_replayed, feed_end, feed
+--          survival, next_generation, replace_room, write_status, clear_replayed, store_length, feed_end,
+--          feed
 --
 -- role: a creator may create the room if it is absent or has a lower generation; attached only merges; cleared is
 -- attached, but the rank has cleared, and its last status still counts. A higher generation wins. Merges by strict.
@@ -70,10 +71,7 @@ for i = 1, count do
       write_status(room, fields, incoming, ARGV[at + 3])
     end
     if outcome == 3 and rank ~= '' then take_part(room, fields) end
-    if ARGV[at + 4] ~= '' then
-      local stored = redis.pcall('HSET', prefix, length_field, ARGV[at + 4], 'generation', generation)
-      if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
-    end
+    if ARGV[at + 4] ~= '' then store_length(prefix, ARGV[at + 4], generation) end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and fields[status_field] then
       clear_replayed(room, fields, outcome ~= 3)

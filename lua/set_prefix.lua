@@ -11,15 +11,19 @@
 local reply = {redis.call('HGET', KEYS[1], 'epoch')}
 for i = 1, (#KEYS - 1) / 2 do
   local room, prefix, generation = KEYS[i * 2], KEYS[i * 2 + 1], ARGV[i * 2 + 2]
-  local stored
+  local stored, current
   if generation == '' then
     stored = redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1])
   else
-    local current = redis.pcall('HGET', room, 'generation')
+    current = redis.pcall('HGET', room, 'generation')
     stored = current == generation and redis.pcall('HSET', prefix, ARGV[2], ARGV[i * 2 + 1], 'generation', generation)
     if type(current) == 'table' then stored = current end
   end
-  if stored and type(stored) ~= 'table' then stored = redis.call('PEXPIRE', prefix, ARGV[1]) end
+  if stored and type(stored) ~= 'table' then
+    stored = redis.call('PEXPIRE', prefix, ARGV[1])
+  elseif stored and type(redis.pcall('HLEN', prefix)) ~= 'table' and stored ~= current then  -- as in write_room.lua
+    redis.call('HSET', prefix, ARGV[2], ARGV[i * 2 + 1])
+  end
   reply[i + 1] = stored or 0
 end
 return reply

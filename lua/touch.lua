@@ -16,7 +16,11 @@ for i = 3, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
   if not status then
-    kept = redis.pcall('ZREM', KEYS[2], room_id(KEYS[i])) == 1 and -2 or -1
+    local removed = redis.pcall('ZREM', KEYS[2], room_id(KEYS[i]))
+    if type(removed) == 'table' and type(redis.pcall('ZCARD', KEYS[2])) ~= 'table' then  -- as in write_room.lua
+      redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
+    end
+    kept = removed == 1 and -2 or -1
   elseif not ORDER[status] then
     kept = status
   elseif status ~= 'Success' and status ~= 'Failed' then

@@ -31,7 +31,12 @@ for i = 1, count do
     outcome, current = -3, world_size
   elseif step == 2 and incoming == 'Failed' then
     local dropped = redis.pcall('HDEL', KEYS[i * 2 + 2], 'length')
-    if type(dropped) == 'table' then outcome, current = 3, dropped end
+    if type(dropped) == 'table' then
+      outcome, current = 3, dropped
+      if type(redis.pcall('HLEN', KEYS[i * 2 + 2])) ~= 'table' then  -- as in write_room.lua
+        redis.call('HDEL', KEYS[i * 2 + 2], 'length')
+      end
+    end
   end
 
   if outcome == 1 and not last then
@@ -54,7 +59,7 @@ for i = 1, count do
         end
         redis.call('HSET', KEYS[2], 'generation', generation)
         -- Its TTL is a week at least: every 3 hours, when the first six digits change, is often enough.
-        if string.sub(last, 1, 6) ~= string.sub(generation, 1, 6) then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
+        if string.sub(last, 1, 6) ~= string.sub(now_ms, 1, 6) then redis.call('PEXPIRE', KEYS[2], ARGV[5]) end
         renew = true
       end
       redis.call('HSET', room, 'status', incoming, 'generation', generation, 'opened_ms', now_ms, 'updated_ms', now_ms)

@@ -6,7 +6,8 @@
 --          incarnation, author, policy, mode; each: ranks
 -- REPLY    feed_id, epoch; each: outcomes
 -- FEED     ttl_ms, status, first, rank, absent, owner, reason
--- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, limit, refused, feed
+-- INCLUDE  quick_loop, caller, is_lease_lost, write_room, clear_rank, create_room, store_length, limit,
+--          refused, feed
 --
 -- For a caller that speaks for many ranks, each with a lease of its own; it has neither. A room is one read, one write
 -- and one change in the feed, with all its ranks. Its arguments are its world_size, a generation, a reason and how many
@@ -17,16 +18,15 @@
 -- hand), the error replaces them all.
 
 local is_prefill = ARGV[12] == 'prefill'
+local FIELDS_A_RANK = 10  -- what a rank costs here, counted as fields that were read
+fields_read = 4 * done
 
 -- Takes what one rank says, as words of quick_ranks.lua. Returns the outcome and the status, or what replaces it.
 local function write_one(room, prefix, generation, status, length, reason)
   if status == 'absent' then return clear_rank(room, prefix, generation) end
   local current = redis.pcall('HGET', room, 'generation')
   local is_current = current and current == generation
-  if length ~= '' and is_current then
-    local stored = redis.pcall('HSET', prefix, length_field, length, 'generation', generation)
-    if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
-  end
+  if length ~= '' and is_current then store_length(prefix, length, generation) end
   if status == '' then return is_current and 3 or 6, type(current) == 'table' and current end
   if status ~= 'Failed' then reason = '' end
   room_words = nil  -- of another rank
@@ -46,6 +46,7 @@ for i = number, (#KEYS - 5) / 2 do
     status_field, cleared_field, length_field = rank_fields(rank)
     local outcome, left, is_late = write_one(room, prefix, ARGV[at + 2], ARGV[k + 5], ARGV[k + 6], ARGV[at + 3])
     if type(left) == 'table' then type_error = left end
+    fields_read = fields_read + FIELDS_A_RANK
     if is_late or ((outcome > 4 or outcome < 0) and ORDER[ARGV[k + 5]]) then
       refused = refused or {}
       refused[outcome] = (refused[outcome] or 0) + 1

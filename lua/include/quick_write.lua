@@ -54,6 +54,10 @@ local function write_quick(room, prefix, id)
   end
   if #lengths > 0 then
     local stored = redis.pcall('HSET', prefix, 'generation', found[3], unpack(lengths))
+    if type(stored) == 'table' and type(redis.pcall('HLEN', prefix)) ~= 'table' then
+      redis.call('HDEL', prefix, '')  -- as in store_length.lua
+      stored = redis.call('HSET', prefix, 'generation', found[3], unpack(lengths))
+    end
     if type(stored) ~= 'table' then redis.call('PEXPIRE', prefix, ARGV[2]) end
   end
   return appended

@@ -34,7 +34,11 @@ local function write_room(room, prefix, incoming, expected_generation, reason, l
   if fields.status and (fields.world_size or '') ~= world_size then return -3, fields.world_size or '' end
   if incoming == 'Failed' and is_prefill then
     local dropped = redis.pcall('HDEL', prefix, length_field)
-    if type(dropped) == 'table' then return 3, dropped end
+    if type(dropped) == 'table' then
+      -- If the key can be read, the server takes no writes now (a replica, a full disk): the call fails with its error.
+      if type(redis.pcall('HLEN', prefix)) ~= 'table' then redis.call('HDEL', prefix, length_field) end
+      return 3, dropped
+    end
   end
   local outcome, status = merge(fields, incoming, is_fenced)
   if outcome ~= 1 and outcome ~= 2 and outcome ~= 4 then return outcome, view end

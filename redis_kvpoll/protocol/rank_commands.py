@@ -55,9 +55,15 @@ class RankChange(NamedTuple):
 def write_ranks(changes: Sequence[RankChange]) -> Command[list[Answer], list[Answer]]:
     """Apply changes in their order. The result has an update for each, or the error with which it was refused."""
     groups = _groups(changes)
+
+    def finish(_: list[int], found: list[list[Answer]]) -> list[Answer]:
+        # An error that replaces the outcomes of a room is the answer to each of its ranks.
+        by_group = zip(groups, found, strict=True)
+        return [answer for group, of_room in by_group for answer in (of_room * len(group))[: len(group)]]
+
     items: list[Any] = [_words(group) for group in groups]
     rooms = [group[0].room for group in groups]
-    return Command("write_ranks", script_specs.WRITE_RANKS, rooms, items, _answers, _in_order)
+    return Command("write_ranks", script_specs.WRITE_RANKS, rooms, items, _answers, finish)
 
 
 def _groups(changes: Sequence[RankChange]) -> list[list[RankChange]]:
@@ -139,7 +145,3 @@ def _answer(operation: str, room: int, code: int, status: Any) -> Answer:
         return replies.updates(operation, [room], [code, status])[0]
     except KVPollError as error:
         return error
-
-
-def _in_order(_: list[int], found: list[list[Answer]]) -> list[Answer]:
-    return [answer for of_room in found for answer in of_room]

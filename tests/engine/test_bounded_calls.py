@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.protocol import lease_commands, owner_listing, room_commands
+from redis_kvpoll.protocol import lease_commands, owner_listing, rank_commands, room_commands
+from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity
 from redis_kvpoll.protocol.script_specs import SPECS
 from tests.support import real
-from tests.support.internals import executor_of, run
+from tests.support.internals import context_of, executor_of, run
 
 BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 WORLD_SIZE = 1024
@@ -111,6 +112,22 @@ def test_write_of_one_rank_reads_no_other(server, client, make_store):
     whole = {"cmdstat_hgetall", "cmdstat_hkeys", "cmdstat_hvals"}
     assert not whole & client.info("commandstats").keys()
     assert client.keys("*room*") == []
+
+
+@pytest.mark.parametrize("status", [INPUT, FAIL])
+def test_group_off_the_fast_path_stops_and_continues(client, make_store, status):
+    """What a call does for many ranks of many rooms is bounded whatever they say. The first room has no fast path."""
+    store, ranks, rooms = make_store(), [RankIdentity(rank, 8) for rank in range(8)], range(60)
+
+    def say(status):
+        return rank_commands.write_ranks([RankChange(room, one, 0, status) for room in rooms for one in ranks])
+
+    assert len(execute(store, say(BOOT))) == 480
+    client.hset("kvpoll:{default}:room:0", "counts", "")
+    (call,) = say(status).calls(context_of(store))
+    reply = client.eval(call.spec.script.source, *call.words()[2:])
+    assert 8 * (len(reply) - 2) <= 256
+    assert {update.status for update in execute(store, say(status))} == {status}
 
 
 def test_counts_lost_by_hand_are_counted_again(client, ranks):

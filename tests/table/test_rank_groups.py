@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StatusStore, Update, WorldSizeMismatchError
+from redis_kvpoll import CorruptEntryError, KVPoll, LeaseLostError, Outcome, StatusStore, Update, WorldSizeMismatchError
 from redis_kvpoll.protocol import fenced_commands, keys, room_commands
 from redis_kvpoll.protocol.feed import parse_entry
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
@@ -217,6 +217,16 @@ def test_group_names_each_refusal(server):
         assert [type(one) for one in found] == [Update, LeaseLostError, WorldSizeMismatchError, Update]
         assert [found[0].outcome, found[3].outcome] == [Outcome.UNCHANGED, Outcome.STALE]
         assert store.collect(A) == {0: BOOT}
+
+
+def test_key_of_another_type_is_the_answer_to_each_rank(server, client):
+    """The other rooms of the call have their own."""
+    with StatusStore(server.store_client(), rank=0, world_size=WORLD_SIZE) as store:
+        generation = store.open(A, request="rid").generation
+        client.set(*keys.rooms("default", [B]), "by hand", px=60_000)
+        corrupt = [change._replace(room=B) for change in everybody(generation, BOOT)]
+        found = run(store, executor_of(store).run(write_ranks([*corrupt, *everybody(generation, BOOT)]), []))
+        assert [type(one) for one in found] == [CorruptEntryError] * WORLD_SIZE + [Update] * WORLD_SIZE
 
 
 def test_groups_of_many_rooms_are_bounded(server):

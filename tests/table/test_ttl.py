@@ -45,6 +45,15 @@ class TestTimeToLive:
         store.open(2)
         assert self.left(client, "kvpoll:{default}:feed") > 3600
 
+    def test_epoch_in_use_lives_on_while_generations_are_ahead(self, store, client):
+        """The server's clock was a year ahead, and went back."""
+        epoch = "kvpoll:{default}:epoch"
+        store.update_many({1: KVPoll.Bootstrapping})
+        client.hincrby(epoch, "generation", 365 * 24 * 3600 * 10**6)
+        client.pexpire(epoch, 60_000)
+        store.update_many({2: KVPoll.Bootstrapping, 3: KVPoll.Bootstrapping})
+        assert self.left(client, epoch) > 3600
+
     def test_call_that_writes_nothing_keeps_ttl(self, make_store, client):
         store = make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
         put(store, ROOM, KVPoll.Transferring)
