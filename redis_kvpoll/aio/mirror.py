@@ -123,8 +123,7 @@ class AsyncMirror(MirrorBase):
         if replica is not None:
             replica.end(self._refuse("wait"))
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            await task.stop()
+        await FollowerTask.stop(tasks)
 
     def after_fork(self) -> None:
         """Reset in the child, where the event loop does not run."""

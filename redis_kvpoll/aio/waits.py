@@ -106,8 +106,7 @@ class AsyncWaitRegistry(ReplicaHost):
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
         tasks, self._tasks = self._tasks, {}
-        for task in set(tasks.values()):
-            await task.stop()
+        await FollowerTask.stop(tasks.values())
 
     async def _replica_for_waits(self) -> Replica:
         loop = asyncio.get_running_loop()
