@@ -32,8 +32,7 @@ class AsyncFailures(FailuresBase):
         self._executor.session.remove_observer(self)
         self._progress.set()
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            await task.stop()
+        await FollowerTask.stop(tasks)
 
     async def __aenter__(self) -> Self:
         if self._closed or self._log is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
@@ -34,13 +35,18 @@ class FollowerTask:
     def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
         return self._task.get_loop() is loop
 
-    async def stop(self) -> None:
-        """Stop the task, and wait for its end, unless it is the current one."""
-        if not self.runs_in(asyncio.get_running_loop()):
-            return  # it ended with its event loop
-        self._task.cancel()
-        if self._task is not asyncio.current_task():
-            await asyncio.wait([self._task])
+    @staticmethod
+    async def stop(tasks: Iterable[FollowerTask]) -> None:
+        """Stop tasks, and wait for their ends, unless one is the current task.
+
+        All are cancelled before the first wait: the caller may be cancelled meanwhile.
+        """
+        loop, current = asyncio.get_running_loop(), asyncio.current_task()
+        found = {each._task for each in tasks if each.runs_in(loop)}  # others ended with their event loop
+        for task in found:
+            task.cancel()
+        if found := found - {current}:
+            await asyncio.wait(found)
 
     async def _run(self) -> None:
         pause: float | None = 0.0

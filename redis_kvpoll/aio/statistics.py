@@ -47,7 +47,7 @@ class AsyncStatistics(StatisticsBase):
         self._closed = True
         task, self._task, self._follower = self._task, None, None
         if task is not None:
-            await task.stop()
+            await FollowerTask.stop([task])
 
     async def __aenter__(self) -> Self:
         if self._closed or self._task is not None:

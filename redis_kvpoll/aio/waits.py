@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask
-from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
@@ -30,6 +30,10 @@ async def await_outcome(
 
 def until(seconds: float | None) -> float | None:
     return None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+
+def is_over(give_up_at: float | None) -> bool:
+    return give_up_at is not None and asyncio.get_running_loop().time() >= give_up_at
 
 
 def wake_future(woken: asyncio.Future[None]) -> None:
@@ -61,13 +65,16 @@ class AsyncWaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at = until(seconds)
+        give_up_at, was_over = until(seconds), False
         while True:
             try:
                 return await self._wait_once(read, room, goal, give_up_at, seconds)
             except RoomNotFoundError:
                 if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
+                if was_over:
+                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
+            was_over = is_over(give_up_at)
 
     async def _wait_once(
         self,
@@ -99,8 +106,7 @@ class AsyncWaitRegistry(ReplicaHost):
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
         tasks, self._tasks = self._tasks, {}
-        for task in set(tasks.values()):
-            await task.stop()
+        await FollowerTask.stop(tasks.values())
 
     async def _replica_for_waits(self) -> Replica:
         loop = asyncio.get_running_loop()

@@ -73,7 +73,12 @@ class ReplicaHost(WriteObserver):
 
     def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         if (replica := self._replica) is not None:
-            replica.observe_write(mark, call, feed_id, reply, time.monotonic())
+            try:
+                replica.observe_write(mark, call, feed_id, reply, time.monotonic())
+            except Exception:
+                # Most likely raised by the mirror's rooms=. The write is done, and its caller is not to blame: the
+                # replica wants to be read anew, and the follower reports what fails there.
+                logger.debug("a reply could not be applied to a copy", exc_info=True)
 
     def server_changed(self) -> None:
         if (replica := self._replica) is not None:

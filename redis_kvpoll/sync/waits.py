@@ -45,7 +45,7 @@ def poll(
             raise RoomNotFoundError(room, "wait")
         if status in goal:
             return status
-        if give_up_at is not None and time.monotonic() >= give_up_at:
+        if is_over(give_up_at):
             raise WaitTimeoutError(room, status, seconds or 0.0)
         time.sleep(POLL_INTERVAL)
 
@@ -58,6 +58,10 @@ def locked() -> Any:
 
 def until(seconds: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
+
+
+def is_over(give_up_at: float | None) -> bool:
+    return give_up_at is not None and time.monotonic() >= give_up_at
 
 
 class WaitRegistry(ReplicaHost):
@@ -83,13 +87,16 @@ class WaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at = until(seconds)
+        give_up_at, was_over = until(seconds), False
         while True:
             try:
                 return self._wait_once(read, room, goal, give_up_at, seconds)
             except RoomNotFoundError:
                 if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
                     raise
+                if was_over:
+                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
+            was_over = is_over(give_up_at)
 
     def _wait_once(
         self,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore
+from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore, WaitTimeoutError
 from tests.support import pace, real
 from tests.support.internals import replica_of
 from tests.support.mirrors import current, sleeping
@@ -121,3 +121,20 @@ def test_wait_for_attached_room_awaits_its_creator(side, server, threads):
         room.update(DONE)
         assert found.result(pace.seconds(60)) is DONE
         assert handle.id == 1
+
+
+@pytest.mark.parametrize("waits", ["store", "mirror"])
+@pytest.mark.parametrize("timeout", [0, 0.001])
+def test_wait_for_room_without_creator_ends_in_time(side, server, waits, timeout):
+    """The process that opened the room does not restore it; the wait would go on for 10 s."""
+    store = side.open(server.tcp, deadline=60.0)
+    with StatusStore.from_url(server.tcp) as creator, server.client() as client:
+        creator.open(1, "request").update(MOVE)
+        store.attach(1)
+        client.flushall()
+        if waits == "store":
+            with pytest.raises(WaitTimeoutError, match="never seen"):
+                store.wait(1, timeout=timeout)
+        else:
+            with store.mirror() as mirror, pytest.raises(WaitTimeoutError, match="never seen"):
+                mirror.wait(1, timeout=timeout)

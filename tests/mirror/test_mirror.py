@@ -17,7 +17,7 @@ from redis_kvpoll import (
     StoreUnavailableError,
 )
 from tests.support import pace, real
-from tests.support.internals import follower_threads_of, inner, replica_of
+from tests.support.internals import follower_threads_of, inner, replica_of, tracked_rooms_of
 from tests.support.mirrors import following, sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (
@@ -299,6 +299,16 @@ class TestLifecycle:
         assert not following(side)
         with pytest.raises(InvalidInputError, match=r"^mirror: rooms is a function"):
             store.mirror(rooms=[1])
+
+    def test_predicate_error_costs_own_calls_nothing(self, store, peer):
+        """The server has executed them; the store tracks what it has opened."""
+        with store.mirror(rooms=lambda room: 1 / (room - 5)) as mirror:
+            room = store.open(5, "request")
+            assert room.update(MOVE).status is MOVE
+            assert store.update_many({5: DONE, 6: BOOT})[5].status is DONE
+            assert peer.poll([5, 6]) == [DONE, BOOT]
+            assert tracked_rooms_of(store).in_shard("default").keys() == {5}
+            real.until(lambda: not mirror.synced, "the mirror has noticed")
 
     def test_two_mirrors_of_a_store_are_complete(self, store, peer):
         with store.mirror() as one, store.mirror() as other:
