@@ -29,7 +29,8 @@ class Expiry:
         self._bucket_of: dict[int, _Bucket] = {}
         self._buckets: dict[int, _Bucket] = {}
         self._ticks: list[int] = []
-        """A heap of the buckets' ticks; some of the buckets may be gone."""
+        """A heap of the buckets' ticks, each once; some of the buckets may be gone."""
+        self._in_heap: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._bucket_of)
@@ -43,7 +44,9 @@ class Expiry:
             bucket = self._buckets.get(tick)
             if bucket is None:
                 bucket = self._buckets[tick] = _Bucket(tick)
-                heapq.heappush(self._ticks, tick)
+                if tick not in self._in_heap:
+                    self._in_heap.add(tick)
+                    heapq.heappush(self._ticks, tick)
             bucket.add(room)
             self._bucket_of[room] = bucket
 
@@ -67,5 +70,5 @@ class Expiry:
             bucket = self._buckets.get(self._ticks[0])
             if bucket:
                 return list(islice(bucket, limit))
-            heapq.heappop(self._ticks)
+            self._in_heap.discard(heapq.heappop(self._ticks))
         return []

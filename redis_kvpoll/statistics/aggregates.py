@@ -151,7 +151,7 @@ class Aggregates:
             # The server's time is known to a round trip, so a change may seem to be yet to come.
             before_ms = self.now_ms(now) - round(longer_than * 1000) if longer_than else _NEVER_MS
             found = merge(
-                *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in statuses),
+                *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in set(statuses)),
                 key=lambda each: each[1].since_ms,
             )
             chosen = (each for each in found if number is None or each[1].owner == number)

@@ -84,7 +84,10 @@ def _stop(server: EmbeddedServer) -> Callable[[], None]:
 def _to_cluster(
     connection_class: Any, options: dict[str, Any], slot_map: SlotMap, deadline: float, shown: str
 ) -> ClusterTransport:
-    nodes = ClusterNodes(lambda node_options: NodePool(connection_class, node_options, deadline), options, slot_map)
+    def make_pool(node_options: dict[str, Any]) -> NodePool:
+        return NodePool(connection_class, node_options, deadline)
+
+    nodes = ClusterNodes(make_pool, options, slot_map, lambda node_options: make_pool(node_options).clone())
     return ClusterTransport(nodes, deadline, shown)
 
 

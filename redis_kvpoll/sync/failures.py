@@ -9,7 +9,7 @@ from typing import Self
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.replica.failures_base import FailuresBase
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread, Signal
+from redis_kvpoll.sync.follower import FollowerThread, Signal, stop_all
 
 
 class Failures(FailuresBase):
@@ -38,8 +38,7 @@ class Failures(FailuresBase):
         self._executor.session.remove_observer(self)
         self._progress.set()
         threads, self._threads = self._threads, []
-        for thread in threads:
-            thread.stop()
+        stop_all(threads)
 
     def __enter__(self) -> Self:
         if self._closed or self._log is not None:

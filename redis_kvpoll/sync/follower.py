@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import weakref
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -59,10 +60,17 @@ class FollowerThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and wait for its end, unless it is the current one or has not started."""
+        """Stop the thread, and wait for its end."""
+        self.tell_to_stop()
+        self.join()
+
+    def tell_to_stop(self) -> None:
         self._is_stopped = True
         self._stopping.set()
         self._clone.cut()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, unless it is the current one or has not started."""
         if self._thread.ident is not None and not self.is_current:
             self._thread.join(JOIN_TIMEOUT)
 
@@ -115,3 +123,11 @@ class FollowerThread:
             return error
         except OrphanedError:
             return False
+
+
+def stop_all(threads: Sequence[FollowerThread]) -> None:
+    """Stop threads. All are told before one is waited for: so they end at once, also if this is interrupted."""
+    for thread in threads:
+        thread.tell_to_stop()
+    for thread in threads:
+        thread.join()

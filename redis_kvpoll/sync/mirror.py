@@ -15,7 +15,7 @@ from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread, Signal
+from redis_kvpoll.sync.follower import FollowerThread, Signal, stop_all
 from redis_kvpoll.sync.waits import await_outcome, is_over, locked, poll, until
 
 
@@ -170,8 +170,7 @@ class Mirror(MirrorBase):
         if replica is not None:
             replica.end(self._refuse("wait"))  # before the threads are joined: their callbacks may be waiting
         threads, self._threads = self._threads, []
-        for thread in threads:
-            thread.stop()
+        stop_all(threads)
 
     def after_fork(self) -> None:
         """Reset in the child, where neither the threads nor their connections and locks are usable."""

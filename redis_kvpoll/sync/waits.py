@@ -15,7 +15,7 @@ from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, checked_wait, f
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread
+from redis_kvpoll.sync.follower import FollowerThread, stop_all
 
 
 def await_outcome(replica: Replica, waiter: Waiter, woken: Any, until: float | None, seconds: float | None) -> KVPoll:
@@ -132,8 +132,7 @@ class WaitRegistry(ReplicaHost):
         """Stop following; waits end with StoreClosedError. May be repeated."""
         self._executor.session.remove_observer(self)
         threads, self._threads = self._threads, {}
-        for thread in threads.values():
-            thread.stop()
+        stop_all([*threads.values()])
         if self._replica is not None:
             self._replica.end(StoreClosedError("wait: the store was closed"))
 

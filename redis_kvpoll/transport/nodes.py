@@ -37,19 +37,29 @@ class OneNode(Generic[P]):
 
 
 class ClusterNodes(Generic[P]):
-    """The nodes of a Redis Cluster. ``make_pool`` makes the pool for the connection options of a node."""
+    """The nodes of a Redis Cluster.
+
+    ``make_pool`` makes the pool for the connection options of a node, ``of_clones`` that of a clone; None: the same.
+    """
 
     clustered = True
 
-    def __init__(self, make_pool: Callable[[dict[str, Any]], P], options: dict[str, Any], slot_map: SlotMap) -> None:
+    def __init__(
+        self,
+        make_pool: Callable[[dict[str, Any]], P],
+        options: dict[str, Any],
+        slot_map: SlotMap,
+        of_clones: Callable[[dict[str, Any]], P] | None = None,
+    ) -> None:
         self._make_pool = make_pool
+        self._of_clones = of_clones or make_pool
         self.options = options
         self._by_address: dict[Address, P] = {}
         self.slot_map = slot_map
 
     def clone(self) -> ClusterNodes[P]:
         """Return the same nodes, with their own pools and slot map."""
-        return ClusterNodes(self._make_pool, self.options, self.slot_map.clone())
+        return ClusterNodes(self._of_clones, self.options, self.slot_map.clone())
 
     def pools(self) -> list[P]:
         return list(self._by_address.values())

@@ -12,7 +12,7 @@ from redis_kvpoll.replica.expiry import Expiry
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.shard import ShardReplica
 from tests.support.fuzzing import examples
-from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of
+from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of, ticks_of
 from tests.support.replicas import CONTEXT, ROOMS, Run, anything, replica_of
 
 STATUSES = st.sampled_from([*KVPoll, None])
@@ -249,6 +249,14 @@ class TestExpiry:
             assert found == due
         assert not buckets_of(expiry)
         assert not plain
+
+    def test_rooms_that_come_and_go_leave_nothing_behind(self):
+        """Most rooms are cleared long before their TTL ends."""
+        expiry = Expiry()
+        for room in range(10_000):
+            expiry.set(room, 900.0 + room / 10_000)
+            expiry.drop(room)
+        assert len(ticks_of(expiry)) <= 5
 
 
 def test_entry_with_a_room_twice_reports_both_changes():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import ExitStack
+from queue import SimpleQueue
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, ServerRefusedError, StatusStore
+from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.keys import tag, tags
 from redis_kvpoll.transport.slot_map import SlotMap
@@ -65,6 +70,29 @@ def world(request, cluster):
 @pytest.fixture
 def store(world, cluster):
     return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
+
+
+def test_read_of_a_clone_is_cut(cluster):
+    """A follower's thread that waits for a change ends at once when its mirror is closed."""
+    with StatusStore.from_url(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0) as store:
+        clone, answers = transport_of(store).clone().clone(), SimpleQueue()
+        of_shard = tags("prod", SHARDS)[0]
+
+        def read():
+            try:
+                clone.perform(
+                    Send(of_shard, ["XREAD", "BLOCK", "50000", "STREAMS", f"kvpoll:{{{of_shard}}}:feed", "$"])
+                )
+            except RedisError as error:
+                answers.put(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        owner = cluster.owner(of_shard)
+        real.until(lambda: owner.info("clients")["blocked_clients"], "it waits")
+        clone.cut()
+        assert isinstance(answers.get(timeout=40), RedisConnectionError)
+        thread.join()
 
 
 class TestSpread:

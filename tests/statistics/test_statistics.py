@@ -144,6 +144,7 @@ def test_stuck_rooms_are_listed_oldest_first(store):
         real.until(lambda: sum(statistics.snapshot().stuck.values()) == 2, "stuck")
         assert [(row.room, row.status) for row in statistics.rooms()] == [(1, BOOT), (2, MOVE)]
         assert [row.room for row in statistics.rooms([MOVE, DONE])] == [2, 3]
+        assert [row.room for row in statistics.rooms([BOOT, BOOT])] == [1]
         assert statistics.rooms(longer_than=1000.0) == []
         assert [row.room for row in statistics.rooms(limit=1)] == [1]
 

@@ -264,6 +264,10 @@ def buckets_of(expiry: Any) -> Any:
     return expiry._buckets
 
 
+def ticks_of(expiry: Any) -> Any:
+    return expiry._ticks
+
+
 # Of leases
 
 
