@@ -25,18 +25,6 @@ local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(
 local lost_reason, state = found[4], 'none'
 if not is_number(last) then last = '' end  -- made by hand
 
--- Returns how many members a sorted set has. One of another type was made by hand: nothing else removes it.
-local function size_of(key)
-  local size = redis.pcall('ZCARD', key)
-  if type(size) ~= 'table' then return size end
-  redis.call('DEL', key)
-  return 0
-end
-
-size_of(KEYS[3])
-local is_due_lost = size_of(KEYS[5]) == 0  -- or there is no lease: to check them all costs nothing then
-if is_due_lost then last_sweep_ms = nil end
-
 local function hold()
   if current ~= incarnation then
     if current ~= '' then mark_lost(owner, current, 'owner ' .. owner .. ' lost (its name was taken again)') end
@@ -44,9 +32,8 @@ local function hold()
     if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'by ' .. incarnation, ARGV[10]) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
-  -- If the lease was there and not due, the key of due times was lost: the leases are all checked, by the next sweep.
+  -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
   if set_due(owner, now_ms + ARGV[6]) == 1 and current == incarnation then last_sweep_ms = nil end
-  if is_due_lost then redis.call('HDEL', KEYS[2], 'last sweep') end
   state = 'held'
 end
 

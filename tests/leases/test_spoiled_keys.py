@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import keys
-from tests.support.leasing import LOST, NS, ManualLease, begin_long_ago, die, pass_time
+from tests.support.leasing import NS, ManualLease, begin_long_ago
 
-BOOT, FAIL = KVPoll.Bootstrapping, KVPoll.Failed
-LEASES, OWNED, DUE = keys.leases(NS), keys.owned(NS), keys.due(NS)
+LEASES = keys.leases(NS)
 
 
 @pytest.fixture
@@ -29,40 +27,3 @@ def test_incarnations_differ_after_one_that_is_no_time(client, make_store, count
     assert one != two
     assert {len(one), len(two)} == {16}
     assert client.hget(LEASES, "last incarnation") == two
-
-
-@pytest.mark.parametrize("key", [OWNED, DUE])
-def test_key_of_another_type_is_replaced(client, make_store, key):
-    """A lease can be taken, is renewed and ends; one that is lost is found."""
-    dead = ManualLease(make_store(), "prefill-1").take()
-    client.delete(key)
-    client.set(key, "by hand", px=60_000)
-    held = ManualLease(make_store()).take()
-    assert client.type(key) in ("zset", "none")
-    held.store.update_status(1, BOOT)
-    dead.store.update_status(2, BOOT)
-    client.set(key, "by hand", px=60_000)
-    held.heartbeat()
-    dead.store.update_status(3, BOOT)
-    assert not held.lost
-    die(client, held.store)
-    assert held.store.get(3) is FAIL
-    client.set(key, "by hand", px=60_000)
-    held.give_up()
-    assert client.hget(LEASES, "prefill-0") is None
-
-
-@pytest.mark.parametrize("is_taken", [True, False])
-def test_lost_owner_is_found_although_the_due_times_were_lost(client, make_store, is_taken):
-    """The key was evicted, for example. The only process that lives has a new lease, or none."""
-    store = make_store()
-    ManualLease(store).take()
-    store.update_status(1, BOOT)
-    other = make_store()
-    other.reap()
-    client.delete(DUE)
-    if is_taken:
-        ManualLease(other, "prefill-1").take().heartbeat()
-    pass_time(client, 10)
-    assert die(client, other, 0) == 1
-    assert other.failure_reason(1) == LOST
