@@ -58,7 +58,7 @@ def _has_cause(
 ) -> bool:
     life = _life(report.generation, records, faults, execution)
     for record in records:
-        if record.began > report.ended or not _may_fail(record):
+        if record.began > report.ended or not _may_fail(record, faults):
             continue
         span = execution(record)
         if record.name == "doom" and record.generation == report.generation:
@@ -71,10 +71,16 @@ def _has_cause(
     return is_loss and bool(hit) and (not openers or bool(openers & hit) or _may_have_more_openers(records))
 
 
-def _may_fail(record: CallRecord) -> bool:
-    """Whether a failing call may have failed something."""
+def _may_fail(record: CallRecord, faults: Sequence[FaultEvent]) -> bool:
+    """Whether a failing call may have failed something.
+
+    If a fault of the server or its connections has lost a reply, the call was repeated, and its answer is that of the
+    last try: STALE, if the room was opened again after the first one had failed it.
+    """
     if record.name not in ("doom", "stop"):
         return False
+    if any(fault.worker is None and fault.began <= record.ended and fault.ended >= record.began for fault in faults):
+        return True
     return bool(record.error) or record.ended == math.inf or record.answer[0] in _FAILING
 
 

@@ -84,9 +84,10 @@ def _stop(server: EmbeddedServer) -> Callable[[], Awaitable[None]]:
 def _to_cluster(
     connection_class: Any, options: dict[str, Any], slot_map: SlotMap, deadline: float, shown: str
 ) -> AsyncClusterTransport:
-    nodes = ClusterNodes(
-        lambda node_options: AsyncNodePool(connection_class, node_options, deadline), options, slot_map
-    )
+    def make_pool(node_options: dict[str, Any]) -> AsyncNodePool:
+        return AsyncNodePool(connection_class, node_options, deadline)
+
+    nodes = ClusterNodes(make_pool, options, slot_map, lambda node_options: make_pool(node_options).clone())
     return AsyncClusterTransport(nodes, deadline, shown)
 
 

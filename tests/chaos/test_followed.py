@@ -85,6 +85,13 @@ def test_report_with_a_cause_is_accepted(story):
     assert broken(GOOD[story]) == []
 
 
+@pytest.mark.parametrize(("at", "is_cause"), [(2.5, True), (1.5, False)], ids=["during it", "before it"])
+def test_repeated_write_may_have_failed_it_before(at, is_cause):
+    """The server was killed before it replied; then the room was opened again, and the repeated write is stale."""
+    restart = FaultEvent("SIGKILL of the server, restart with its data", at, at + 0.1)
+    assert broken([claim(0, 1), doom(2, 4, outcome="STALE"), report(3)], [restart]) == [FALSE] * (not is_cause)
+
+
 def test_loss_of_its_opener_is_a_cause():
     calls = [claim(0, 1), report(5, reason="owner worker-0 lost")]
     assert broken(calls, [killed(0, 2)]) == []
