@@ -24,9 +24,9 @@ from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.sync.connecting import Connector, shut_down
 from redis_kvpoll.transport.connection_options import (
     IDLE_CLOSED,
-    IGNORED,
     MAX_IDLE,
     connection_options,
+    count_towards,
     pack,
     time_limit,
 )
@@ -185,8 +185,7 @@ class NodePool:
         limit = self.limit if effect.timeout is None else min(effect.timeout, self.limit)
         began = time.monotonic()
         connection = self._connector.connect(limit, self.limit)
-        if (took := time.monotonic() - began) > IGNORED * limit:
-            effect.timeout = max(0.001, limit - took)
+        count_towards(effect, self.limit, time.monotonic() - began)
         return connection
 
     def _pop(self) -> Any:

@@ -37,7 +37,7 @@ C = TypeVar("C", bound=WithPool)
 MAX_IDLE = 16
 """Connections to one server that are kept. Threads that need more open and close them; tasks wait."""
 
-IGNORED = 0.1
+_IGNORED = 0.1
 """The part of a timeout that may pass before the call for nothing, so that the connection's own timeout is used."""
 
 IDLE_CLOSED = "the server had closed an idle connection"
@@ -77,9 +77,9 @@ def time_limit(options: dict[str, Any], deadline: float) -> float:
 
 
 def count_towards(effect: Send, limit: float, took: float) -> None:
-    """Subtract from a call's timeout, or from the ``limit`` of one that has none, what was done for it before."""
-    limit = effect.timeout or limit
-    if took > IGNORED * limit:
+    """Subtract from a call's timeout, which is ``limit`` at most, the seconds that were spent on it before."""
+    limit = min(effect.timeout or limit, limit)
+    if took > _IGNORED * limit:
         effect.timeout = max(0.001, limit - took)
 
 
