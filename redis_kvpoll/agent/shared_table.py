@@ -61,6 +61,7 @@ class SharedFailures:
         try:
             if self._entering is None or (self._entering.done() and self._follower is None):
                 self._entering = asyncio.create_task(self._enter())
+                self._entering.add_done_callback(_retrieve)
                 await asyncio.shield(self._entering)
             else:
                 await asyncio.shield(self._entering)
@@ -178,6 +179,12 @@ def _key(hello: ClientHello) -> str:
     alone = hello.owner if hello.rank is None else ""
     words: list[Any] = [hello.url, options, hello.instance, hello.lease, hello.other, alone]
     return json.dumps(words, sort_keys=True)
+
+
+def _retrieve(entering: asyncio.Task[AsyncFailures]) -> None:
+    """Retrieve its error: if all clients that wait for it were cancelled, asyncio would log that nobody has."""
+    if not entering.cancelled():
+        entering.exception()
 
 
 _NO_RANK = {"rank": None, "world_size": None}

@@ -201,7 +201,9 @@ class AsyncRankGroup:
         """Apply changes as ``write``, in one call with the others of this turn of the event loop."""
         if self._together is None:
             collected: list[RankChange] = []
-            self._together = collected, asyncio.ensure_future(self._write_at_end_of_turn(collected))
+            started = asyncio.ensure_future(self._write_at_end_of_turn(collected))
+            started.add_done_callback(_retrieve)
+            self._together = collected, started
         collected, writing = self._together
         first = len(collected)
         collected += changes
@@ -271,3 +273,9 @@ class AsyncRankGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _retrieve(writing: asyncio.Future[list[Answer]]) -> None:
+    """Retrieve the error of a write: if all its callers were cancelled, asyncio would log that nobody has."""
+    if not writing.cancelled():
+        writing.exception()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 
 import pytest
@@ -172,6 +173,29 @@ class TestLossOfData:
             client.flushall()
             await it.open(B, "other")
             assert rooms_on_server(client).keys() == {B}
+
+    async def test_failed_write_that_nobody_waits_for_is_not_logged(self, server, client, monkeypatch, caplog):
+        async with grouped(server.async_client()) as it:
+            generation = await it.open(A)
+            failed = asyncio.Event()
+
+            async def cut(effect):
+                failed.set()
+                raise StoreUnavailableError("cut")
+
+            change = RankChange(A, it.identities[0], generation, MOVE)
+            with monkeypatch.context() as patch:
+                patch.setattr(transport_of(it.store), "perform", cut)
+                call = asyncio.create_task(it.group.write_together([change]))
+                await asyncio.sleep(0)
+                call.cancel()
+                await failed.wait()
+                await asyncio.sleep(0.05)
+            assert call.cancelled()
+            del call  # it keeps what it waited for
+            gc.collect()
+            assert "never retrieved" not in caplog.text
+            assert await it.group.write_together([change]) == [Update(Outcome.ADVANCED, MOVE)]
 
     async def test_rank_that_only_wrote_follows_its_opener(self, server, client):
         """In the same recovery, whichever is first among the members."""
