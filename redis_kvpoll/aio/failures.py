@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
@@ -38,7 +39,7 @@ class AsyncFailures(FailuresBase):
         if self._closed or self._log is not None:
             raise self._refuse("failures")
         context = await self._dispatcher.run(self._executor.context("failures"))
-        self._prepare(context, self._dispatcher.transport)
+        self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
         self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]
         try:
             while not self._has_begun():

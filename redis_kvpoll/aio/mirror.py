@@ -83,6 +83,8 @@ class AsyncMirror(MirrorBase):
         if self._closed or self._replica is not None:
             raise self._refuse("mirror")
         context = await self._dispatcher.run(self._executor.context("mirror"))
+        if self._replica is not None:  # another task has entered meanwhile
+            raise self._refuse("mirror")
         self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
         self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -52,7 +53,9 @@ class FailureLog:
     ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens.
     """
 
-    def __init__(self, context: CallContext, rooms: Callable[[], Iterable[int]]) -> None:
+    def __init__(
+        self, context: CallContext, rooms: Callable[[], Iterable[int]], lock: AbstractContextManager[Any]
+    ) -> None:
         self.context = context
         self.latest: dict[int, RoomFailure] = {}
         self.unheld: OrderedDict[int, tuple[RoomFailure, float]] = OrderedDict()
@@ -61,6 +64,8 @@ class FailureLog:
         """Grows when the store has found another server: a follower's may be the former one."""
         self.news: deque[RoomFailure] = deque()
         self._rooms = rooms
+        self._lock = lock
+        """Of ``unheld``, which all followers change."""
         self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
 
     def held(self, tag: str) -> list[int]:
@@ -86,13 +91,14 @@ class FailureLog:
 
     def _remember(self, failure: RoomFailure) -> None:
         now = time.monotonic()
-        self.unheld.pop(failure.room, None)
-        self.unheld[failure.room] = failure, now
-        while True:
-            oldest = next(iter(self.unheld))
-            if self.unheld[oldest][1] > now - REMEMBER_SECONDS and len(self.unheld) <= MAX_REMEMBERED:
-                return
-            del self.unheld[oldest]
+        with self._lock:
+            self.unheld.pop(failure.room, None)
+            self.unheld[failure.room] = failure, now
+            while True:
+                oldest = next(iter(self.unheld))
+                if self.unheld[oldest][1] > now - REMEMBER_SECONDS and len(self.unheld) <= MAX_REMEMBERED:
+                    return
+                del self.unheld[oldest]
 
     def prove(self, tags: Iterable[str], at: float) -> None:
         """Everything in these shards up to a time was delivered."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from redis_kvpoll import validation
@@ -20,8 +19,7 @@ from redis_kvpoll.protocol.script_specs import OPEN
 from redis_kvpoll.replica.failures import FailureFollower, FailureLog
 from redis_kvpoll.replica.health import have_begun
 from redis_kvpoll.replica.host import WeakHost, followed, groups
-
-logger = logging.getLogger("redis_kvpoll.mirror")
+from redis_kvpoll.replica.listeners import Listeners
 
 
 class FailuresBase(WriteObserver, ABC):
@@ -33,7 +31,7 @@ class FailuresBase(WriteObserver, ABC):
         self._executor = executor
         self._rooms = rooms
         self._log: FailureLog | None = None
-        self._callbacks: list[Callable[[RoomFailure], object]] = []
+        self._listeners = Listeners("on_failure")
         self._followers: list[FailureFollower] = []
         self._closed = False
 
@@ -43,7 +41,7 @@ class FailuresBase(WriteObserver, ABC):
         It includes at once what an ``open`` of this store was told. It may be of another generation than the caller's:
         compare ``generation``, or ``request`` in another role's table.
         """
-        if self._log is None:
+        if self._log is None or self._closed:
             raise self._refuse("get")
         try:
             return self._log.latest.get(validation.room(room))
@@ -56,16 +54,7 @@ class FailuresBase(WriteObserver, ABC):
         The follower's own thread or task calls it, so it must be short; its exceptions are logged. A failure may be
         told twice, after an outage. Returns a function that ends the calls.
         """
-        if not callable(callback):
-            raise InvalidInputError(f"on_failure: it takes a function, not {type(callback).__name__}")
-        listener: Callable[[RoomFailure], object] = lambda failure: callback(failure)  # noqa: E731 - one per registration
-        self._callbacks.append(listener)
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(listener)
-
-        return end
+        return self._listeners.add(callback)
 
     @property
     def synced(self) -> bool:
@@ -96,23 +85,25 @@ class FailuresBase(WriteObserver, ABC):
 
     def _notify(self) -> None:
         """Call the listeners, in the follower's thread or task."""
-        while self._log is not None and self._log.news:
-            failure = self._log.news.popleft()
+        if (log := self._log) is not None:
+            self._listeners.tell(lambda: bool(log.news), lambda: self._take(log))
+
+    def _take(self, log: FailureLog) -> Iterator[tuple[RoomFailure]]:
+        while log.news:
+            failure = log.news.popleft()
             if (context := self._executor.session.context) is not None:
                 self._executor.recovery.members.fail(context, failure)
-            for callback in tuple(self._callbacks):
-                try:
-                    callback(failure)
-                except Exception:
-                    logger.exception("a callback of on_failure raised for room %d", failure.room)
+            yield (failure,)
 
     @abstractmethod
     def _progressed(self) -> None:
         """A follower has caught up for the first time, or has failed."""
 
-    def _prepare(self, context: CallContext, transport: Any) -> None:
+    def _prepare(self, context: CallContext, lock: AbstractContextManager[Any], transport: Any) -> None:
         """Create the log, and followers that do not run yet."""
-        self._log = log = FailureLog(followed(context, "failures"), self._rooms)
+        if self._log is not None:  # another thread or task has entered meanwhile
+            raise self._refuse("failures")
+        self._log = log = FailureLog(followed(context, "failures"), self._rooms, lock)
         host, limit, can_block = WeakHost(self), transport.limit, transport.can_block
         self._followers = [
             FailureFollower(log, tags, host, limit, can_block) for tags in groups(context, transport.clustered)

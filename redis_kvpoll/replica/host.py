@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis_kvpoll import validation
@@ -22,6 +22,7 @@ from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.follow import Follower
+from redis_kvpoll.replica.listeners import Listeners
 from redis_kvpoll.replica.replica import Replica, SyncEpochs
 from redis_kvpoll.replica.requests import OrphanedError
 
@@ -30,8 +31,6 @@ IDLE_TIMEOUT = 5.0
 
 HELD_PAUSE = 0.05
 """Seconds after which a wait looks again for a room that the store holds and the copy does not have."""
-
-Callback = Callable[[int, KVPoll | None], object]
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -63,7 +62,7 @@ class ReplicaHost(WriteObserver):
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._replica: Replica | None = None
-        self._callbacks: list[Callback] = []
+        self._listeners = Listeners("on_change")
 
     # The store's side
 
@@ -98,15 +97,8 @@ class ReplicaHost(WriteObserver):
 
     def _notify(self) -> None:
         """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
-        replica = self._replica
-        if replica is None or not replica.notifying:
-            return
-        for room, status in replica.take_changes():
-            for callback in tuple(self._callbacks):
-                try:
-                    callback(room, status)
-                except Exception:
-                    logger.exception("a callback of on_change raised for room %d", room)
+        if (replica := self._replica) is not None:
+            self._listeners.tell(lambda: replica.has_changes, replica.take_changes)
 
     def _is_held(self, tag: str, room: int) -> bool:
         """Whether the store tracks this room, and neither cleared it nor has seen its end."""

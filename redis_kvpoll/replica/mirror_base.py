@@ -5,7 +5,6 @@ Invariant: a mirror that was entered reads from the replica's own dict; any othe
 
 from __future__ import annotations
 
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.health import have_begun
-from redis_kvpoll.replica.host import Callback, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.host import ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 
@@ -88,7 +87,10 @@ class MirrorBase(ReplicaHost, ABC):
         replica = self._open_replica("collect")
         if not replica.context.rank:
             raise InvalidInputError("collect: this mirror's store has no rank: give it rank= and world_size=")
-        ranks = replica.ranks.get(room)
+        try:
+            ranks = replica.ranks.get(room)
+        except TypeError as error:  # the look-up does not check its argument
+            raise InvalidInputError(f"collect: it takes a room ({printable(str(error))})") from None
         return ranks.copy() if ranks is not None else {}
 
     def failure_reason(self, room: int) -> str | None:
@@ -104,7 +106,7 @@ class MirrorBase(ReplicaHost, ABC):
         except InvalidInputError as error:
             raise InvalidInputError(f"failure_reason: {error}") from None
 
-    def on_change(self, callback: Callback) -> Callable[[], None]:
+    def on_change(self, callback: Callable[[int, KVPoll | None], object]) -> Callable[[], None]:
         """Register ``callback(room, status)`` for each change of a status, which is None when the room is gone.
 
         The mirror's own thread or task calls it for one change at a time, in the order of the shard's changes. These
@@ -112,17 +114,8 @@ class MirrorBase(ReplicaHost, ABC):
         the mirror opens. The mirror waits for the callback, so it must be short; its exceptions are logged. Returns a
         function that ends the calls.
         """
-        if not callable(callback):
-            raise InvalidInputError(f"on_change: it takes a function, not {type(callback).__name__}")
-        # A new function per registration, so that a callback that is registered twice can be ended once.
-        listener: Callback = lambda room, status: callback(room, status)  # noqa: E731
-        self._callbacks.append(listener)
+        end = self._listeners.add(callback)
         self._listen()
-
-        def end() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(listener)
-
         return end
 
     @property
@@ -181,7 +174,7 @@ class MirrorBase(ReplicaHost, ABC):
 
     def _listen(self) -> None:
         """Record changes, if there are listeners, from the first sync on."""
-        if self._replica is not None and self._callbacks and all(follower.health.began for follower in self._followers):
+        if self._replica is not None and self._listeners and all(follower.health.began for follower in self._followers):
             self._replica.notifying = True
 
     def _checked_wait(

@@ -78,6 +78,11 @@ class Replica:
         if self.notifying:
             self._changes.append((room, status))
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether there are changes to take."""
+        return bool(self._changes)
+
     def take_changes(self) -> list[tuple[int, KVPoll | None]]:
         """Return the changes since the last call, in order: each room with its new status, None when it is gone."""
         if not self._changes:

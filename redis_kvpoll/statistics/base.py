@@ -61,10 +61,11 @@ class StatisticsBase:
         try:
             chosen = [validation.status(status) for status in statuses]
             seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
+            name = None if owner is None else validation.owner(owner)
             most = min(validation.count(limit, "limit"), MAX_ROWS)
         except (InvalidInputError, TypeError) as error:
             raise InvalidInputError(f"rooms: {error}") from None
-        return aggregates.rows(time.monotonic(), chosen, seconds, owner, most)
+        return aggregates.rows(time.monotonic(), chosen, seconds, name, most)
 
     def count(self, statuses: Iterable[KVPoll | int] = LIVE, *, longer_than: float = 0.0) -> int:
         """How many rooms are at some statuses, live ones by default: no call. See ``rooms``.
@@ -85,11 +86,20 @@ class StatisticsBase:
         It looks at every room: with a million of them it takes a second.
         """
         aggregates = self._aggregates("latest")
-        return aggregates.latest(validation.status(status), min(validation.count(limit, "limit"), MAX_ROWS))
+        try:
+            chosen, most = validation.status(status), min(validation.count(limit, "limit"), MAX_ROWS)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"latest: {error}") from None
+        return aggregates.latest(chosen, most)
 
     def seconds(self, count: int = 60) -> list[Second]:
         """What happened in each of the last seconds that are complete, the oldest first; up to 900. No call."""
-        return self._aggregates("seconds").seconds(time.monotonic(), validation.count(count, "count"))
+        aggregates = self._aggregates("seconds")
+        try:
+            most = validation.count(count, "count")
+        except InvalidInputError as error:
+            raise InvalidInputError(f"seconds: {error}") from None
+        return aggregates.seconds(time.monotonic(), most)
 
     def __repr__(self) -> str:
         state = "not open" if self._follower is None else f"synced={self.snapshot().synced}"

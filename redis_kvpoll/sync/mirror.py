@@ -177,5 +177,6 @@ class Mirror(MirrorBase):
         self._unbind()
         self._replica, self._followers, self._threads = None, [], []
         self._is_open, self._beginning = False, None
+        self._listeners.after_fork()
         self._starting = threading.RLock()
         self._progress = Signal()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.shared_table import SharedFailures
+from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.aio.failures import AsyncFailures
+from redis_kvpoll.errors import StoreUnavailableError
 from redis_kvpoll.protocol import keys
 from tests.support import pace
 from tests.support.table_clients import Process
@@ -241,6 +246,11 @@ class TestGoingOn:
         assert (await store.entry(A)).generation == generation
 
 
+async def _follow(shared):
+    async with shared.followed(ToldRooms(print, print), print):
+        pass
+
+
 class TestFailures:
     async def test_room_failed_by_hand_is_brought_back_as_failed(self, ranks, url, client, store):
         """The ranks were told that it has failed: after a loss of data nobody else knows."""
@@ -285,6 +295,30 @@ class TestFailures:
         ranks[5].change(A, is_new=True, status=BOOT, request="rid")
         await until(lambda: _is_told(ranks[5], messages.OPENED))
         assert messages.FAILED in ranks[5].kinds
+
+    async def test_failure_to_follow_that_nobody_waits_for_is_not_logged(self, url, monkeypatch, caplog):
+        """The client that waited for it is gone, and the next one begins anew."""
+        begun = asyncio.Event()
+
+        async def fail(self):
+            begun.set()
+            await asyncio.sleep(0.01)
+            raise StoreUnavailableError("cut")
+
+        monkeypatch.setattr(AsyncFailures, "__aenter__", fail)
+        async with AsyncStatusStore.from_url(url, namespace="t") as store:
+            shared = SharedFailures(store)
+            gone = asyncio.create_task(_follow(shared))
+            await begun.wait()
+            gone.cancel()
+            await asyncio.sleep(0.05)
+            assert gone.cancelled()
+            del gone  # it keeps what it waited for
+            with pytest.raises(StoreUnavailableError):
+                await _follow(shared)
+            gc.collect()
+            await shared.aclose()
+        assert "never retrieved" not in caplog.text
 
     async def test_rank_that_comes_later_hears_of_the_other_table(self, parts, url):
         """Its rooms are read, since the follower that is there has not known of them."""

@@ -192,6 +192,8 @@ class TestOnServers:
         with failures:
             pass
         assert not failures.synced
+        with pytest.raises(StoreClosedError, match="was closed"):
+            failures.get(1)
 
 
 class TestOutages:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import redis
@@ -321,6 +323,34 @@ class TestCluster:
             peer.update_many(dict.fromkeys(range(200), DONE))
             assert {one.result(pace.seconds(20)) for one in found} == {DONE}
             current(mirror, peer, range(200))
+
+    def test_callbacks_get_one_change_at_a_time(self, side, store, peer):
+        """Each shard has a thread that finds changes: only one of them at a time tells."""
+        calling, found, seen = threading.Lock(), [], []
+
+        def listen(what):
+            if calling.acquire(blocking=False):
+                seen.append(what)
+                time.sleep(0.002)
+                calling.release()
+            else:
+                found.append(what)
+
+        with store.mirror() as mirror:
+            mirror.on_change(lambda room, status: listen((room, status)))
+            peer.update_many(dict.fromkeys(range(100), BOOT))
+            peer.update_many(dict.fromkeys(range(100), DONE))
+            real.until(lambda: len(seen + found) == 200, "all are told")
+            assert not found
+            assert all(seen.index((room, BOOT)) < seen.index((room, DONE)) for room in range(100))
+        seen.clear()
+        with store.failures(lambda: range(100, 200)) as failures:
+            failures.on_failure(lambda failure: listen(failure.room))
+            peer.update_many(dict.fromkeys(range(100, 200), BOOT))
+            peer.update_many(dict.fromkeys(range(100, 200), FAIL))
+            real.until(lambda: len(seen + found) >= 100, "all are told")
+            assert not found
+        real.until(lambda: not following(side), "the followers have ended")
 
     def test_mirror_follows_moved_slot(self, store, peer, cluster, threads):
         store.update_many(dict.fromkeys(range(100), BOOT))

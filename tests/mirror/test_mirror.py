@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -186,16 +187,20 @@ class TestCallbacks:
             real.until(lambda: mirror.get(3), "the feed is read")
             assert len(changes) == 4
 
-    def test_callback_that_raises_stops_nothing(self, store, peer, caplog):
+    @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, SystemExit])
+    def test_callback_that_raises_stops_nothing(self, store, peer, caplog, error):
+        def fail(room, status):
+            raise error
+
         with store.mirror() as mirror:
             changes = []
-            mirror.on_change(lambda room, status: 1 / 0)
+            mirror.on_change(fail)
             mirror.on_change(lambda room, status: changes.append(room))
             peer.update_status(1, BOOT)
             peer.update_status(2, BOOT)
             real.until(lambda: changes == [1, 2], "both")
             real.until(lambda: mirror.synced, "synced")
-        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [error] * 2
 
     def test_callback_may_use_the_mirror(self, store, peer):
         with store.mirror() as mirror:

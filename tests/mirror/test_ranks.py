@@ -302,6 +302,8 @@ class TestCollect:
             mirror.collect(1)
         with mirror:
             assert mirror.collect(1) == {}
+            with pytest.raises(InvalidInputError, match="collect: it takes a room"):
+                mirror.collect([1])
         with pytest.raises(StoreClosedError, match="collect: this mirror was closed"):
             mirror.collect(1)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol.failures import of_rooms, parse_entry
-from redis_kvpoll.replica.failures import STALE_AFTER, FailureFollower, FailureLog
+from redis_kvpoll.replica.failures import MAX_REMEMBERED, STALE_AFTER, FailureFollower, FailureLog
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.session import MustResyncError
 from tests.support.contexts import context
@@ -78,7 +83,7 @@ class Follower:
 
     def __init__(self, server, held):
         self.server, self.held = server, held
-        self.log = FailureLog(context(feed_length="100000"), lambda: list(self.held))
+        self.log = FailureLog(context(feed_length="100000"), lambda: list(self.held), contextlib.nullcontext())
         self.host = Host(self.log)
         self.follower = FailureFollower(self.log, ["ns"], self.host, 5.0, True)
         self.sent = []
@@ -289,3 +294,19 @@ class TestEntries:
         reply = [None] * 6 + [b"Success", b"5", *[None] * 4] + [b"Failed", b"6", b"rid", b"owner", b"who", b"why"]
         assert [found.room for found in of_rooms([1, 2, 3], reply)] == [3]
         assert of_rooms([3], reply[-6:])[0][1:6] == (6, "rid", "owner", "who", "why")
+
+
+def test_followers_in_many_threads_remember_failures(request):
+    """On a cluster each shard has a follower; they share what is remembered of rooms that are not held."""
+    interval = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(interval))
+    sys.setswitchinterval(1e-6)
+    log = FailureLog(context(), list, threading.Lock())
+
+    def deliver(first):
+        for room in range(first, 2 * MAX_REMEMBERED, 8):
+            log.deliver([RoomFailure(room, 1)])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(deliver, range(8)))
+    assert len(log.unheld) == MAX_REMEMBERED

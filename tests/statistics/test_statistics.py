@@ -399,10 +399,19 @@ def test_wrong_options_are_refused(store, options):
         store.statistics(**options)
 
 
-@pytest.mark.parametrize("options", [{"statuses": 5}, {"statuses": [9]}, {"longer_than": "x"}, {"limit": -1}])
+@pytest.mark.parametrize(
+    "options", [{"statuses": 5}, {"statuses": [9]}, {"longer_than": "x"}, {"owner": []}, {"limit": -1}]
+)
 def test_rooms_of_no_status_or_number_are_refused(store, options):
     with store.statistics() as statistics, pytest.raises(InvalidInputError, match=r"^rooms: "):
         statistics.rooms(**options)
+
+
+def test_error_of_each_read_names_it(store):
+    with store.statistics() as statistics:
+        for call, name in [(lambda: statistics.latest(9), "latest"), (lambda: statistics.seconds("x"), "seconds")]:
+            with pytest.raises(InvalidInputError, match=f"^{name}: "):
+                call()
 
 
 def test_quantile_is_between_the_bounds_of_its_bucket():
