@@ -68,7 +68,7 @@ end
 local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
 local sweeps = action == 'sweep' or (action == 'renew' and is_due)
 if sweeps then
-  sweep(epoch, last_sweep_ms)
+  sweep(epoch, last_sweep_ms, action == 'sweep')
   find_next()
 end
 if sweeps or state ~= 'held' or current ~= incarnation then
