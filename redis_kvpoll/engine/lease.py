@@ -209,7 +209,7 @@ class LeaseKeeper:
         found = []
         for tag, visited in self._visited.items():
             ttls = lease_commands.AWAY_INTERVAL_TRACKED if rooms.in_shard(tag) else lease_commands.AWAY_INTERVAL
-            if now >= visited + ttls * ttl:
+            if now >= visited + min(ttls * ttl, lease_commands.LONGEST_INTERVAL):
                 found.append(tag)
         return found
 

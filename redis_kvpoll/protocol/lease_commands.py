@@ -46,6 +46,8 @@ AWAY_TTLS = 60
 """The lease's ttl in shards other than its home, in ttls."""
 AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
 """The time between renewals there, in ttls; the second where the store has rooms to restore after a loss of data."""
+LONGEST_INTERVAL = 24 * 3600.0
+"""Seconds between renewals at most, in each shard: the leases' key expires a week after the last one."""
 MAX_REAPED = script_specs.REAP.max_rooms
 """Rooms per call."""
 
@@ -81,7 +83,8 @@ class LeaseConfig:
                 raise InvalidInputError(what)
         except InvalidInputError as error:
             raise InvalidInputError(f"lease: {error}") from None
-        return cls(owner, seconds, interval, CALM * seconds if heartbeat is None else interval)
+        interval = min(interval, LONGEST_INTERVAL)
+        return cls(owner, seconds, interval, min(CALM * seconds, LONGEST_INTERVAL) if heartbeat is None else interval)
 
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""

@@ -251,6 +251,15 @@ class TestShards:
         make_visit_due(held.keeper)
         assert tags_of(next(held.keeper.send_heartbeat())) == list(self.TAGS)
 
+    @pytest.mark.parametrize("hours", [10, 24 * 30])
+    def test_long_lease_is_renewed_every_day_in_every_shard(self, held, make_store, monkeypatch, hours):
+        """The leases' key expires after a week."""
+        lease = ManualLease(make_store(), "prefill-1", hours * 3600.0).take()
+        tomorrow = time.monotonic() + 24 * 3600
+        monkeypatch.setattr(time, "monotonic", lambda: tomorrow)
+        assert lease.keeper.seconds_until_heartbeat() <= 0
+        assert tags_of(next(lease.keeper.send_heartbeat())) == list(self.TAGS)
+
     def test_unreachable_shard_does_not_hide_lost_lease(self, held, client):
         """The replies of the reachable shards count, though the heartbeat as a whole fails."""
         make_visit_due(held.keeper)
