@@ -55,7 +55,7 @@ class AsyncNodePool:
         self._left: dict[asyncio.Task[Any], Any] = {}
         """Tasks that go on for callers that were cancelled, each with the connection that it reads."""
         self._watch: AsyncGenerator[None] | None = None
-        self._closed = False
+        self.closed = False
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
@@ -170,7 +170,7 @@ class AsyncNodePool:
 
     async def close(self) -> None:
         """Close the idle connections, and those that are read for callers that were cancelled."""
-        self._closed = True
+        self.closed = True
         if self._loop is asyncio.get_running_loop():
             await self._cancel_left()
             while self._idle:
@@ -249,7 +249,7 @@ class AsyncNodePool:
     async def _give_back(self, connection: Any) -> None:
         known = self._known
         may_keep = connection.losses == known.losses and connection.server == known.current
-        if self._closed or len(self._idle) >= MAX_IDLE or not may_keep:
+        if self.closed or len(self._idle) >= MAX_IDLE or not may_keep:
             await connection.disconnect(nowait=True)
         else:
             self._idle.append(connection)

@@ -65,7 +65,7 @@ class AsyncTransport(ABC):
         return self._send(send)
 
     async def close(self) -> None:
-        for pool in self._nodes.pools():
+        for pool in self._nodes.close():
             await pool.close()
         if self._on_close:
             await self._on_close()

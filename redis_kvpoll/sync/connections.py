@@ -47,7 +47,7 @@ class NodePool:
         # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
         self.can_block = not connection_class.__module__.startswith("fakeredis")
         self._idle: list[Any] = []
-        self._closed = False
+        self.closed = False
         self.last_try_failed = False
         """Then connecting may take long."""
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
@@ -150,7 +150,7 @@ class NodePool:
 
     def close(self) -> None:
         """Close the idle connections, and each other one at the end of its call."""
-        self._closed = True
+        self.closed = True
         self._drop_idle()
 
     def _failed(self, connection: Any, error: BaseException) -> None:
@@ -199,7 +199,7 @@ class NodePool:
         self.last_try_failed = False
         known = self._known
         may_keep = connection.losses == known.losses and connection.server == known.current
-        if may_keep and len(self._idle) < MAX_IDLE and not self._closed:
+        if may_keep and len(self._idle) < MAX_IDLE and not self.closed:
             self._idle.append(connection)
         else:
             connection.disconnect()

@@ -85,7 +85,7 @@ class Transport(ABC):
             pool.cut()
 
     def close(self) -> None:
-        for pool in self._nodes.pools():
+        for pool in self._nodes.close():
             pool.close()
         if self._on_close:
             self._on_close()

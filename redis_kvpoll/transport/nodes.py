@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import AskError, MovedError, ResponseError
 
@@ -14,7 +14,15 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.slot_map import Address, SlotMap
 
-P = TypeVar("P")
+
+class Pool(Protocol):
+    """A pool of connections to one node."""
+
+    closed: bool
+    """Whether it keeps no connection for the next call."""
+
+
+P = TypeVar("P", bound=Pool)
 
 
 class OneNode(Generic[P]):
@@ -27,6 +35,10 @@ class OneNode(Generic[P]):
 
     def pools(self) -> list[P]:
         return [self._pool]
+
+    def close(self) -> list[P]:
+        """Return the pools, which are to be closed."""
+        return self.pools()
 
     def tag_of_each_node(self) -> list[str]:
         return [""]
@@ -56,6 +68,7 @@ class ClusterNodes(Generic[P]):
         self.options = options
         self._by_address: dict[Address, P] = {}
         self.slot_map = slot_map
+        self._closed = False
 
     def clone(self) -> ClusterNodes[P]:
         """Return the same nodes, with their own pools and slot map."""
@@ -63,6 +76,11 @@ class ClusterNodes(Generic[P]):
 
     def pools(self) -> list[P]:
         return list(self._by_address.values())
+
+    def close(self) -> list[P]:
+        """Return the pools, which are to be closed. One that a call in flight makes from now on keeps no connection."""
+        self._closed = True
+        return self.pools()
 
     def tag_of_each_node(self) -> list[str]:
         """Return a hash tag for each node that owns slots."""
@@ -73,6 +91,7 @@ class ClusterNodes(Generic[P]):
         if pool is None:
             made = self._make_pool(self.options | {"host": address[0], "port": address[1]})
             pool = self._by_address.setdefault(address, made)
+            pool.closed = pool.closed or self._closed
         return pool
 
     def pool_for(self, effect: Send) -> P:

@@ -72,6 +72,26 @@ def store(world, cluster):
     return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
 
 
+def test_connection_to_a_node_found_after_close_is_not_kept(cluster):
+    """As of a call that was under way at ``close``, and is then redirected to a node that the store has not used."""
+    address = ("127.0.0.1", cluster.nodes[1].port)
+    time = Send("prod", ["TIME"])
+    store = StatusStore.from_url(cluster.url, namespace="prod")
+    store.close()
+    pool = transport_of(store)._nodes.pool_at(address)
+    pool.call(time)
+    assert not pool._idle
+
+    async def asyncio_too():
+        store = AsyncStatusStore.from_url(cluster.url, namespace="prod")
+        await store.aclose()
+        pool = transport_of(store)._nodes.pool_at(address)
+        await pool.call(time)
+        assert not pool._idle
+
+    asyncio.run(asyncio_too())
+
+
 def test_read_of_a_clone_is_cut(cluster):
     """A follower's thread that waits for a change ends at once when its mirror is closed."""
     with StatusStore.from_url(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0) as store:
