@@ -15,14 +15,14 @@ from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.slot_map import Address, SlotMap
 
 
-class Pool(Protocol):
+class Closable(Protocol):
     """A pool of connections to one node."""
 
     closed: bool
     """Whether it keeps no connection for the next call."""
 
 
-P = TypeVar("P", bound=Pool)
+P = TypeVar("P", bound=Closable)
 
 
 class OneNode(Generic[P]):

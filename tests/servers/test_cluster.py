@@ -19,7 +19,7 @@ from redis_kvpoll.transport.slot_map import SlotMap
 from tests.support import real
 from tests.support.cluster import meet, node
 from tests.support.feeds import a_round
-from tests.support.internals import transport_of
+from tests.support.internals import idle_connections_in, pool_at, transport_of
 
 SHARDS = 8
 ROOMS = range(400)
@@ -74,20 +74,20 @@ def store(world, cluster):
 
 def test_connection_to_a_node_found_after_close_is_not_kept(cluster):
     """As of a call that was under way at ``close``, and is then redirected to a node that the store has not used."""
-    address = ("127.0.0.1", cluster.nodes[1].port)
+    port = cluster.nodes[1].port
     time = Send("prod", ["TIME"])
     store = StatusStore.from_url(cluster.url, namespace="prod")
     store.close()
-    pool = transport_of(store)._nodes.pool_at(address)
+    pool = pool_at(store, port)
     pool.call(time)
-    assert not pool._idle
+    assert not idle_connections_in(pool)
 
     async def asyncio_too():
         store = AsyncStatusStore.from_url(cluster.url, namespace="prod")
         await store.aclose()
-        pool = transport_of(store)._nodes.pool_at(address)
+        pool = pool_at(store, port)
         await pool.call(time)
-        assert not pool._idle
+        assert not idle_connections_in(pool)
 
     asyncio.run(asyncio_too())
 

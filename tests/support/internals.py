@@ -141,6 +141,15 @@ def idle_connections_of(store: Any) -> list[Any]:
     return list(node_pool_of(store)._idle)
 
 
+def pool_at(store: Any, port: int) -> Any:
+    """The connections of a store to a node of its cluster."""
+    return transport_of(store)._nodes.pool_at(("127.0.0.1", port))
+
+
+def idle_connections_in(pool: Any) -> list[Any]:
+    return list(pool._idle)
+
+
 def socket_of(connection: Any) -> Any:
     """The socket of an asyncio connection of redis-py's."""
     return connection._writer.get_extra_info("socket")
