@@ -28,7 +28,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    return serve(world, monkeypatch, deadline=0.5)
+    return serve(world, monkeypatch, deadline=pace.seconds(2.0))
 
 
 def life(sglang, room):
