@@ -19,7 +19,7 @@ from tests.support import pace, real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
 from tests.support.failover import Failover
-from tests.support.loggers import unchanged
+from tests.support.loggers import errors_of, unchanged
 from tests.support.looped import Side
 
 
@@ -49,6 +49,14 @@ def loggers() -> Iterator[None]:
     """Leave the package's loggers as they were."""
     with unchanged():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_errors_of_asyncio() -> Iterator[None]:
+    """Fail if asyncio logs an error: of a task that nobody has waited for, or that was dropped while it ran."""
+    with errors_of("asyncio") as errors:
+        yield
+    assert not errors
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,26 @@ def unchanged() -> Iterator[None]:
             one.setLevel(level)  # it also empties the cache of what is enabled
 
 
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(self.format(record))
+
+
+@contextlib.contextmanager
+def errors_of(name: str) -> Iterator[list[str]]:
+    """Collect the errors that a logger gets meanwhile, with their tracebacks."""
+    handler = _Errors()
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield handler.found
+    finally:
+        logging.getLogger(name).removeHandler(handler)
+
+
 def _loggers() -> list[logging.Logger]:
     known = list(logging.root.manager.loggerDict.values())
     return [one for one in known if isinstance(one, logging.Logger) and one.name.partition(".")[0] == "redis_kvpoll"]
