@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll import StatusStore
 from redis_kvpoll.agent import open_channel
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.local_channel import open_local
@@ -27,3 +28,20 @@ def registry(now):
     registry = RoomRegistry(lambda: None, clock=lambda: now[0])
     registry.awaits_claims = True
     return registry
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    def put(url, **others):
+        for name, value in {"URL": url, "NAMESPACE": "t", "LEASE": "1", **others}.items():
+            monkeypatch.setenv(f"KVPOLL_{name}", str(value))
+
+    return put
+
+
+@pytest.fixture
+def table(url, environment):
+    """The prefill table, as an operator sees it."""
+    environment(url)
+    with StatusStore.from_url(url, namespace="t-prefill") as store:
+        yield store

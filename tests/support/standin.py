@@ -162,3 +162,14 @@ def leave(sglang):
     """Leave the table, if the manager has joined."""
     if hasattr(sglang, "kvpoll_worker"):
         sglang.kvpoll_worker.close()
+
+
+def until_entry_is(store, room, **wanted):
+    """Wait until the table's entry of a room has these values."""
+
+    def is_there():
+        entry = store.entry(room)
+        found = {name: getattr(entry, name, None) for name in wanted}
+        return found == wanted
+
+    real.until(is_there, f"room {room} is {wanted}")
