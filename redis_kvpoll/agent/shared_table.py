@@ -62,9 +62,9 @@ class SharedFailures:
             if self._entering is None or (self._entering.done() and self._follower is None):
                 self._entering = asyncio.create_task(self._enter())
                 self._entering.add_done_callback(_retrieve)
-                await asyncio.shield(self._entering)
+                await _result_of(self._entering)
             else:
-                await asyncio.shield(self._entering)
+                await _result_of(self._entering)
                 await self._read(rooms.rooms(), on_failure)  # the follower may not have known of these as it began
             yield self
         finally:
@@ -75,8 +75,9 @@ class SharedFailures:
         if self._entering is not None:
             self._entering.cancel()
             await asyncio.wait([self._entering])
-        if self._follower is not None:
-            await self._follower.aclose()
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            await follower.aclose()
 
     async def _enter(self) -> AsyncFailures:
         follower = self._store.failures(self._rooms)
@@ -179,6 +180,12 @@ def _key(hello: ClientHello) -> str:
     alone = hello.owner if hello.rank is None else ""
     words: list[Any] = [hello.url, options, hello.instance, hello.lease, hello.other, alone]
     return json.dumps(words, sort_keys=True)
+
+
+async def _result_of(entering: asyncio.Task[AsyncFailures]) -> AsyncFailures:
+    """Return its result. It goes on if the caller is cancelled. (After that, ``shield`` would log its error.)"""
+    await asyncio.wait([entering])
+    return entering.result()
 
 
 def _retrieve(entering: asyncio.Task[AsyncFailures]) -> None:

@@ -270,7 +270,8 @@ class AsyncNodePool:
             raise RedisConnectionError(IDLE_CLOSED)
         opened = self._start(self._connector.connect(max(0.001, until - asyncio.get_running_loop().time())))
         try:
-            return await asyncio.shield(opened)
+            await asyncio.wait([opened])  # it goes on if the caller is cancelled; ``shield`` would then log its error
+            return opened.result()
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if opened.cancelled() and not (task and task.cancelling()):  # close has cancelled it, and nobody the caller

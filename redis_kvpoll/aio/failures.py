@@ -10,7 +10,7 @@ from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
-from redis_kvpoll.aio.follower import FollowerTask
+from redis_kvpoll.aio.follower import FollowerTask, TaskTurn
 from redis_kvpoll.replica.failures_base import FailuresBase
 
 
@@ -21,7 +21,7 @@ class AsyncFailures(FailuresBase):
     """
 
     def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[], Iterable[int]]) -> None:
-        super().__init__(dispatcher.executor, rooms)
+        super().__init__(dispatcher.executor, rooms, TaskTurn())
         self._dispatcher = dispatcher
         self._tasks: list[FollowerTask] = []
         self._progress = asyncio.Event()

@@ -21,6 +21,16 @@ from redis_kvpoll.statistics.follow import StatisticsFollower
 logger = logging.getLogger("redis_kvpoll.mirror")
 
 
+class TaskTurn:
+    """The turn of a task to call the listeners: no other task runs meanwhile."""
+
+    def take(self) -> bool:
+        return True
+
+    def give_back(self) -> None:
+        pass
+
+
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
-from redis_kvpoll.aio.follower import FollowerTask
+from redis_kvpoll.aio.follower import FollowerTask, TaskTurn
 from redis_kvpoll.aio.waits import await_outcome, is_over, until, wake_future
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
@@ -28,7 +28,7 @@ class AsyncMirror(MirrorBase):
     """
 
     def __init__(self, dispatcher: AsyncDispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
-        super().__init__(dispatcher.executor, rooms, period)
+        super().__init__(dispatcher.executor, rooms, period, TaskTurn())
         self._dispatcher = dispatcher
         self._tasks: list[FollowerTask] = []
         self._progress = asyncio.Event()

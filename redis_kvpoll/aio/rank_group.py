@@ -207,8 +207,8 @@ class AsyncRankGroup:
         collected, writing = self._together
         first = len(collected)
         collected += changes
-        answers = await asyncio.shield(writing)
-        return answers[first : first + len(changes)]
+        await asyncio.wait([writing])  # it goes on if this caller is cancelled; ``shield`` would then log its error
+        return writing.result()[first : first + len(changes)]
 
     async def _write_at_end_of_turn(self, changes: list[RankChange]) -> list[Answer]:
         await asyncio.sleep(0)

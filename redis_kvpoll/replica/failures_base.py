@@ -19,19 +19,19 @@ from redis_kvpoll.protocol.script_specs import OPEN
 from redis_kvpoll.replica.failures import FailureFollower, FailureLog
 from redis_kvpoll.replica.health import have_begun
 from redis_kvpoll.replica.host import WeakHost, followed, groups
-from redis_kvpoll.replica.listeners import Listeners
+from redis_kvpoll.replica.listeners import Listeners, Turn
 
 
 class FailuresBase(WriteObserver, ABC):
     """The failures of a store's rooms, to be read. Failures and AsyncFailures run its followers."""
 
-    def __init__(self, executor: Executor, rooms: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, executor: Executor, rooms: Callable[[], Iterable[int]], turn: Turn) -> None:
         if not callable(rooms):
             raise InvalidInputError(f"failures: rooms is a function that lists rooms, not {type(rooms).__name__}")
         self._executor = executor
         self._rooms = rooms
         self._log: FailureLog | None = None
-        self._listeners = Listeners("on_failure")
+        self._listeners = Listeners("on_failure", lambda failure: failure.room, turn)
         self._followers: list[FailureFollower] = []
         self._closed = False
 
@@ -89,7 +89,7 @@ class FailuresBase(WriteObserver, ABC):
             self._listeners.tell(lambda: bool(log.news), lambda: self._take(log))
 
     def _take(self, log: FailureLog) -> Iterator[tuple[RoomFailure]]:
-        while log.news:
+        for _ in range(len(log.news)):  # what comes meanwhile is for the next turn
             failure = log.news.popleft()
             if (context := self._executor.session.context) is not None:
                 self._executor.recovery.members.fail(context, failure)

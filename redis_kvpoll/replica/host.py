@@ -22,7 +22,6 @@ from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.listeners import Listeners
 from redis_kvpoll.replica.replica import Replica, SyncEpochs
 from redis_kvpoll.replica.requests import OrphanedError
 
@@ -62,7 +61,6 @@ class ReplicaHost(WriteObserver):
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._replica: Replica | None = None
-        self._listeners = Listeners("on_change")
 
     # The store's side
 
@@ -96,9 +94,7 @@ class ReplicaHost(WriteObserver):
         pass
 
     def _notify(self) -> None:
-        """Call the listeners, in the follower's thread or task. The lock is free: they may read, and use the store."""
-        if (replica := self._replica) is not None:
-            self._listeners.tell(lambda: replica.has_changes, replica.take_changes)
+        """Call the listeners, if there are any, in the follower's thread or task."""
 
     def _is_held(self, tag: str, room: int) -> bool:
         """Whether the store tracks this room, and neither cleared it nor has seen its end."""

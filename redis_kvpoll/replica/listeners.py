@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from redis_kvpoll.errors import InvalidInputError
 
@@ -19,14 +18,23 @@ Callback = Callable[..., object]
 logger = logging.getLogger("redis_kvpoll.mirror")
 
 
-class Listeners:
-    """Functions that were registered by ``operation``, a method's name. The first argument of each call is a room."""
+class Turn(Protocol):
+    """The right to call listeners, which one of several followers has at a time."""
 
-    def __init__(self, operation: str) -> None:
+    def take(self) -> bool:
+        """Wait for it, not for long: whoever has it may be in a callback that waits for the other followers to end."""
+
+    def give_back(self) -> None: ...
+
+
+class Listeners:
+    """Functions that the method ``operation`` registers. ``room_of`` returns the room that their arguments concern."""
+
+    def __init__(self, operation: str, room_of: Callable[..., int], turn: Turn) -> None:
+        self.turn = turn
         self._operation = operation
+        self._room_of = room_of
         self._callbacks: list[Callback] = []
-        self._turn = deque([None])
-        """Empty while a thread calls them. Not a lock: a callback may wait for the other followers to end."""
 
     def __bool__(self) -> bool:
         return bool(self._callbacks)
@@ -46,21 +54,16 @@ class Listeners:
         return end
 
     def tell(self, has_news: Callable[[], bool], take: Callable[[], Iterable[tuple[Any, ...]]]) -> None:
-        """Call them with all that ``take`` returns, while there is news. If another thread does so now, it goes on."""
-        while has_news():
-            try:
-                self._turn.pop()
-            except IndexError:
-                return  # whoever has the turn looks for news once more after it
+        """Call them with what ``take`` returns, while there is news.
+
+        If another follower does so for long, this leaves the news to it: it looks for more after each turn.
+        """
+        while has_news() and self.turn.take():
             try:
                 for news in take():
                     self._call(news)
             finally:
-                self._turn.append(None)
-
-    def after_fork(self) -> None:
-        """In the child: the thread that may have had the turn does not run there."""
-        self._turn = deque([None])
+                self.turn.give_back()
 
     def _call(self, news: tuple[Any, ...]) -> None:
         for callback in tuple(self._callbacks):
@@ -68,5 +71,5 @@ class Listeners:
                 callback(*news)
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # CancelledError and SystemExit, too: they would end the follower without a word
-                logger.exception("a callback of %s raised for room %d", self._operation, news[0])
+            except BaseException:  # CancelledError and SystemExit, too: they would end the follower
+                logger.exception("a callback of %s raised for room %d", self._operation, self._room_of(*news))

@@ -19,6 +19,7 @@ from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.health import have_begun
 from redis_kvpoll.replica.host import ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.listeners import Listeners, Turn
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 
@@ -28,7 +29,9 @@ D = TypeVar("D")
 class MirrorBase(ReplicaHost, ABC):
     """A local copy of a table, to be read. Mirror and AsyncMirror run its followers."""
 
-    def __init__(self, executor: Executor, rooms: Callable[[int], bool] | None, period: float | None) -> None:
+    def __init__(
+        self, executor: Executor, rooms: Callable[[int], bool] | None, period: float | None, turn: Turn
+    ) -> None:
         super().__init__(executor)
         if rooms is not None and not callable(rooms):
             raise InvalidInputError(f"mirror: rooms is a function of a room, not {type(rooms).__name__}")
@@ -37,6 +40,7 @@ class MirrorBase(ReplicaHost, ABC):
         except InvalidInputError as error:
             raise InvalidInputError(f"mirror: {error}") from None
         self._is_relevant = rooms
+        self._listeners = Listeners("on_change", lambda room, status: room, turn)
         self._closed = False
         self._followers: list[Follower] = []
 
@@ -148,6 +152,11 @@ class MirrorBase(ReplicaHost, ABC):
     def _refuse(self, operation: str) -> StoreClosedError:
         state = "was closed" if self._closed else "is not open: use it in a with statement"
         return StoreClosedError(f"{operation}: this mirror {state}")
+
+    def _notify(self) -> None:
+        """Call the listeners. The lock is free: they may read, and use the store."""
+        if (replica := self._replica) is not None:
+            self._listeners.tell(lambda: replica.has_changes, replica.take_changes)
 
     def _prepare(self, context: CallContext, lock: AbstractContextManager[Any], transport: Any) -> None:
         """Create a replica, and followers that do not run yet."""

@@ -61,11 +61,12 @@ class StatisticsBase:
         try:
             chosen = [validation.status(status) for status in statuses]
             seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
-            name = None if owner is None else validation.owner(owner)
+            if owner is not None and not isinstance(owner, str):
+                raise InvalidInputError(f"owner is the name of a lease, not {type(owner).__name__}")
             most = min(validation.count(limit, "limit"), MAX_ROWS)
         except (InvalidInputError, TypeError) as error:
             raise InvalidInputError(f"rooms: {error}") from None
-        return aggregates.rows(time.monotonic(), chosen, seconds, name, most)
+        return aggregates.rows(time.monotonic(), chosen, seconds, owner, most)
 
     def count(self, statuses: Iterable[KVPoll | int] = LIVE, *, longer_than: float = 0.0) -> int:
         """How many rooms are at some statuses, live ones by default: no call. See ``rooms``.

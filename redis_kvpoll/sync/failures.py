@@ -10,7 +10,7 @@ from typing import Self
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.replica.failures_base import FailuresBase
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread, Signal, stop_all
+from redis_kvpoll.sync.follower import FollowerThread, Signal, ThreadTurn, stop_all
 
 
 class Failures(FailuresBase):
@@ -27,7 +27,7 @@ class Failures(FailuresBase):
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[], Iterable[int]]) -> None:
-        super().__init__(dispatcher.executor, rooms)
+        super().__init__(dispatcher.executor, rooms, ThreadTurn())
         self._dispatcher = dispatcher
         self._threads: list[FollowerThread] = []
         self._progress = Signal()

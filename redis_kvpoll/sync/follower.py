@@ -24,6 +24,8 @@ from redis_kvpoll.replica.session import FollowerSession
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.sync.dispatcher import Dispatcher, drive
 
+TURN_PATIENCE = 0.25
+"""Seconds that a thread waits for its turn to call the listeners; then it reads on. Whoever has the turn tells all."""
 JOIN_TIMEOUT = 1.0
 """Seconds that ``stop`` waits for the thread. It may need a lock of the caller's, which a signal handler interrupts."""
 
@@ -43,6 +45,19 @@ class Signal:
         """Wait until it was set since the last wait, or ``seconds`` are over."""
         with contextlib.suppress(Empty):
             self._wakeups.get(timeout=seconds)
+
+
+class ThreadTurn:
+    """The turn of a thread to call the listeners that it shares with other threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        return self._lock.acquire(timeout=TURN_PATIENCE)
+
+    def give_back(self) -> None:
+        self._lock.release()
 
 
 class FollowerThread:

@@ -15,7 +15,7 @@ from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import FollowerThread, Signal, stop_all
+from redis_kvpoll.sync.follower import FollowerThread, Signal, ThreadTurn, stop_all
 from redis_kvpoll.sync.waits import await_outcome, is_over, locked, poll, until
 
 
@@ -36,7 +36,7 @@ class Mirror(MirrorBase):
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
-        super().__init__(dispatcher.executor, rooms, period)
+        super().__init__(dispatcher.executor, rooms, period, ThreadTurn())
         self._dispatcher = dispatcher
         self._entered = False
         self._is_open = False
@@ -177,6 +177,6 @@ class Mirror(MirrorBase):
         self._unbind()
         self._replica, self._followers, self._threads = None, [], []
         self._is_open, self._beginning = False, None
-        self._listeners.after_fork()
+        self._listeners.turn = ThreadTurn()
         self._starting = threading.RLock()
         self._progress = Signal()

@@ -91,7 +91,8 @@ class ClusterNodes(Generic[P]):
         if pool is None:
             made = self._make_pool(self.options | {"host": address[0], "port": address[1]})
             pool = self._by_address.setdefault(address, made)
-            pool.closed = pool.closed or self._closed
+            if self._closed:
+                pool.closed = True
         return pool
 
     def pool_for(self, effect: Send) -> P:

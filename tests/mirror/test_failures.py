@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -54,6 +55,22 @@ class TestOnServers:
             assert (found.reason, found.origin, found.by) == ("no memory", "engine", None)
             assert failures.get(1) == found
             assert failures.get(2) is None
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, SystemExit])
+    def test_callback_that_raises_stops_nothing(self, side, server, peer, caplog, error):
+        def fail(failure):
+            raise error
+
+        told, store = Told(1, 2), side.over(server)
+        peer.update_many({1: BOOT, 2: BOOT})
+        with store.failures(told.rooms) as failures:
+            failures.on_failure(fail)
+            failures.on_failure(told.found.append)
+            peer.abort(1, "first")
+            peer.abort(2, "second")
+            real.until(lambda: len(told.found) == 2, "both")
+        logged = [(record.exc_info[0], record.getMessage()) for record in caplog.records if record.exc_info]
+        assert logged == [(error, f"a callback of on_failure raised for room {room}") for room in (1, 2)]
 
     def test_start_reads_held_rooms_alone(self, side, server, peer):
         told, store = Told(1, 2, 3), side.over(server)

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from redis_kvpoll import InvalidInputError
 from redis_kvpoll.replica.listeners import Listeners
+from redis_kvpoll.sync import follower
+from redis_kvpoll.sync.follower import ThreadTurn
 
 
 class News:
     """News that threads find, and a listener that notes what it was told."""
 
     def __init__(self):
-        self.queue, self.told = deque(), []
-        self.listeners = Listeners("on_change")
+        self.found, self.told, self.lock = [], [], threading.Lock()
+        self.listeners = Listeners("on_change", lambda room: room, ThreadTurn())
 
     def find(self, *rooms):
-        self.queue.extend((room,) for room in rooms)
-        self.listeners.tell(lambda: bool(self.queue), self.take)
+        with self.lock:
+            self.found += [(room,) for room in rooms]
+        self.listeners.tell(lambda: bool(self.found), self.take)
 
     def take(self):
-        while self.queue:
-            yield self.queue.popleft()
+        with self.lock:
+            found, self.found = self.found, []
+        return found
 
 
-def test_who_calls_them_goes_on_with_what_others_find():
+@pytest.fixture
+def impatient(monkeypatch):
+    """Threads that leave their news to others at once."""
+    monkeypatch.setattr(follower, "TURN_PATIENCE", 0)
+
+
+@pytest.fixture
+def switching():
+    """Threads that give the interpreter to each other as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_who_calls_them_goes_on_with_what_others_find(impatient):
     news, is_called, may_return = News(), threading.Event(), threading.Event()
 
     def listen(room):
@@ -47,7 +66,30 @@ def test_who_calls_them_goes_on_with_what_others_find():
     assert news.told == [(1, first.ident), (2, first.ident)]
 
 
-def test_nothing_that_many_threads_find_is_left():
+def test_thread_waits_for_its_turn(monkeypatch):
+    """So that news cannot come faster than it is told."""
+    monkeypatch.setattr(follower, "TURN_PATIENCE", 60)
+    news, is_called, may_return = News(), threading.Event(), threading.Event()
+
+    def listen(room):
+        news.told.append(room)
+        is_called.set()
+        may_return.wait()
+
+    news.listeners.add(listen)
+    first, second = (threading.Thread(target=news.find, args=[room]) for room in (1, 2))
+    first.start()
+    is_called.wait()
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    may_return.set()
+    first.join()
+    second.join()
+    assert news.told == [1, 2]
+
+
+def test_nothing_that_many_threads_find_is_left(impatient, switching):
     news = News()
     news.listeners.add(news.told.append)
 
@@ -60,7 +102,7 @@ def test_nothing_that_many_threads_find_is_left():
     assert sorted(news.told) == list(range(8000))
 
 
-def test_listener_that_finds_something_itself_is_told_next():
+def test_listener_that_finds_something_itself_is_told_next(impatient):
     news = News()
     news.listeners.add(news.told.append)
     news.listeners.add(lambda room: room < 3 and news.find(room + 1))
@@ -84,15 +126,6 @@ def test_interrupt_is_not_logged_and_lets_others_call(caplog):
     assert not caplog.records
 
 
-def test_child_of_a_fork_has_its_turn():
-    """The thread that was calling them at the fork does not run there."""
-    news = News()
-    news.listeners.add(news.told.append)
-    news.listeners.add(lambda room: room == 1 and (news.listeners.after_fork(), news.find(2)))
-    news.find(1)
-    assert news.told == [1, 2]
-
-
 def test_what_is_no_function_is_refused():
     with pytest.raises(InvalidInputError, match="on_change: it takes a function, not int"):
-        Listeners("on_change").add(5)
+        Listeners("on_change", lambda room: room, ThreadTurn()).add(5)
