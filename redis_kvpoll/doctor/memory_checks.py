@@ -35,7 +35,7 @@ def memory(view: NodeView) -> Observation:
         return note(
             f"maxmemory is 0: {size(used)} used, without a limit",
             "a limit",
-            "CONFIG SET maxmemory 1gb: 0.25 KB a room, 0.7 KB with 8 ranks, and 5 to 40 MB for each shard's feed",
+            "CONFIG SET maxmemory 1gb: 0.6 KB a room, 0.9 KB with 8 ranks, and 5 to 40 MB for each shard's feed",
         )
     share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
     if share > NEARLY_FULL:

@@ -23,7 +23,7 @@ def _metrics() -> tuple[Any, ...] | None:
     return (
         Gauge(
             "kvpoll_link_up",
-            "1 while the status table is current in this process, 0 while Redis is unreachable",
+            "1 while the status table is current in this process, 0 while its agent or Redis is unreachable",
             labels,
             multiprocess_mode="liveall",
         ),
