@@ -19,7 +19,7 @@ local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 if action ~= 'take' and action ~= 'extend' then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
 read_clock()
-local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation)
+local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation, 'last gap')
 local current = string.match(found[1] or '', '^%d+') or ''
 local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(found[3] or '', '^%d+$') or ''
 local lost_reason, state = found[4], 'none'
@@ -68,7 +68,7 @@ end
 local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
 local sweeps = action == 'sweep' or (action == 'renew' and is_due)
 if sweeps then
-  sweep(epoch, last_sweep_ms, action == 'sweep')
+  sweep(epoch, last_sweep_ms, found[5])
   find_next()
 end
 if sweeps or state ~= 'held' or current ~= incarnation then

@@ -4,18 +4,35 @@
 --
 -- A sweep looks at the leases that are due, so it costs what has changed, and not what there is.
 
-local MAX_DUE, MAX_AFTER_GAP = '200', '1000'  -- of one sweep; the next continues
+local MAX_DUE = '200'  -- of one sweep; the next continues
+local MAX_GAP_MS = 60000
+local gap_at_ms, gap_ms = 0, 0
 
--- An expired lease is lost only if it was suspected long ago: since then, a live owner had time to renew it, even if
--- the server was unreachable before. In an epoch younger than the lease's ttl_ms none is lost. gap_ms: for how long
--- nobody has looked. If that is long, the clock may have been set forward under the living, whose next heartbeat may be
--- 0.3 of ttl_ms away: they get the time for it.
-local function check_expiry(owner, record, epoch, gap_ms)
+-- A gap: for gap_ms before gap_at_ms nobody swept, or the clock was set forward or back. The latest is kept, but a long
+-- one for longer: with the time it counts for less.
+local function note_gap(last_gap, silent_ms)
+  local at_ms, ms = string.match(last_gap or '', '^(%d+) (%d+)$')
+  gap_at_ms, gap_ms = tonumber(at_ms or 0), tonumber(ms or 0)
+  local age_ms = now_ms - gap_at_ms
+  if silent_ms < 500 or (age_ms >= 0 and silent_ms < gap_ms - age_ms / 2) then return end
+  gap_at_ms, gap_ms = now_ms, silent_ms
+  redis.call('HSET', KEYS[2], 'last gap', now_ms .. ' ' .. math.min(silent_ms, MAX_GAP_MS))
+end
+
+-- How long an expired lease is suspected before it is lost: a live owner has the time to renew it. Its heartbeats fail
+-- if the server is away, and come often. If the clock was set forward they succeed, and come every 0.3 of ttl_ms.
+local function patience_of(ttl_ms, heartbeat_ms, suspected_ms)
+  local after_gap_ms, least_ms = suspected_ms - gap_at_ms, math.max(2 * heartbeat_ms, 600)
+  if 2 * gap_ms < ttl_ms - 0 or after_gap_ms < 0 or after_gap_ms > ttl_ms - 0 then return least_ms end
+  return math.max(least_ms, math.ceil(0.35 * ttl_ms))
+end
+
+-- In an epoch younger than the lease's ttl_ms none is lost.
+local function check_expiry(owner, record, epoch)
   local lease = {string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')}
   local incarnation, ttl_ms, heartbeat_ms = lease[1], lease[2], lease[3]
   local last_heartbeat_ms, suspected_ms = lease[4], lease[5]
   if not incarnation then return redis.call('ZREM', KEYS[5], owner) end
-  local apart_ms = math.max(2 * heartbeat_ms, 600)
   local due_ms = last_heartbeat_ms + ttl_ms
   if now_ms - last_heartbeat_ms < 0 then
     -- The clock has gone back: renew the lease, or it could not expire until the clock has caught up.
@@ -24,13 +41,14 @@ local function check_expiry(owner, record, epoch, gap_ms)
   elseif now_ms - due_ms > 0 then
     local epoch_age_us = math.abs(now_us - (string.match(epoch, '^%d+') or now_us))
     if suspected_ms == '0' or now_ms - suspected_ms < 0 then
-      if 2 * gap_ms >= ttl_ms - 0 then apart_ms = math.max(apart_ms, math.ceil(0.35 * ttl_ms)) end
-      lease[5], due_ms = now_ms, now_ms + apart_ms
+      lease[5], due_ms = now_ms, now_ms + patience_of(ttl_ms, heartbeat_ms, now_ms)
       redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
-    elseif now_ms - suspected_ms >= apart_ms and epoch_age_us >= ttl_ms * 1000 then
-      return mark_lost(owner, incarnation, 'owner ' .. owner .. ' lost')
     else
-      due_ms = math.max(suspected_ms + apart_ms, now_ms + math.max(0, ttl_ms - math.floor(epoch_age_us / 1000)))
+      local lost_at_ms = suspected_ms + patience_of(ttl_ms, heartbeat_ms, suspected_ms)
+      if now_ms - lost_at_ms >= 0 and epoch_age_us >= ttl_ms * 1000 then
+        return mark_lost(owner, incarnation, 'owner ' .. owner .. ' lost')
+      end
+      due_ms = math.max(lost_at_ms, now_ms + math.max(0, ttl_ms - math.floor(epoch_age_us / 1000)))
     end
     find('suspected', owner, '')
   end
@@ -38,9 +56,9 @@ local function check_expiry(owner, record, epoch, gap_ms)
 end
 
 -- Look at what is due. All leases are checked if the clock has gone back since the last sweep, or their due times are
--- unknown. is_by_hand: no process is known to hold a lease, so nobody is waited for.
-local function sweep(epoch, last_sweep_ms, is_by_hand)
-  local gap_ms = is_by_hand and 0 or now_ms - (last_sweep_ms or 0)
+-- unknown.
+local function sweep(epoch, last_sweep_ms, last_gap)
+  note_gap(last_gap, math.abs(now_ms - (last_sweep_ms or now_ms)))
   redis.call('HSET', KEYS[2], 'last sweep', now_ms)
   if not last_sweep_ms or now_ms - last_sweep_ms < 0 then
     local words = redis.call('HGETALL', KEYS[2])
@@ -49,13 +67,12 @@ local function sweep(epoch, last_sweep_ms, is_by_hand)
       if lost then
         if not redis.call('ZSCORE', KEYS[5], 'gone ' .. lost) then mark_lost(nil, lost, words[i + 1]) end
       elseif string.find(words[i + 1], '^%d+ %d+ %d+ %d+ %d+$') then
-        check_expiry(words[i], words[i + 1], epoch, gap_ms)
+        check_expiry(words[i], words[i + 1], epoch)
       end
     end
     return
   end
-  local most = gap_ms > 500 and MAX_AFTER_GAP or MAX_DUE
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now_ms, 'LIMIT', '0', most)) do
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now_ms, 'LIMIT', '0', MAX_DUE)) do
     local lost, gone = string.match(name, '^lost (%d+)$'), string.match(name, '^gone (%d+)$')
     local record = redis.call('HGET', KEYS[2], lost and name or gone and 'lost ' .. gone or name) or ''
     if lost then
@@ -64,7 +81,7 @@ local function sweep(epoch, last_sweep_ms, is_by_hand)
       erase(gone)
       redis.call('ZREM', KEYS[5], name)
     else
-      check_expiry(name, record, epoch, gap_ms)
+      check_expiry(name, record, epoch)
     end
   end
 end

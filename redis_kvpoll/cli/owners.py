@@ -68,7 +68,7 @@ def reap(url: str, namespace: str) -> None:
             f"last heartbeat at {local_time(owner.last_heartbeat_at)}, with a lease of {owner.ttl:g} s."
         )
     if suspected:
-        seconds = max(0.6, *(2 * owner.heartbeat for owner in suspected))
+        seconds = max(0.6, *(max(2 * owner.heartbeat, 0.35 * owner.ttl) for owner in suspected))
         click.echo(
             f"Run it again in {seconds:g} s or later: it then fails the rooms of owners without a heartbeat since."
         )

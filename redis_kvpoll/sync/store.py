@@ -191,7 +191,8 @@ class StatusStore(StoreBase, Table, Listing):
         """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
         Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
-        may have been down for all); one at least 0.6 s and two heartbeats later finds it lost.
+        may have been down for all). One at least 0.6 s and two heartbeats later finds it lost; 0.35 ``ttl`` later, if
+        nobody had swept for half a ``ttl`` before (the server's clock may have been set).
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 

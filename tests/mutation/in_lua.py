@@ -6,6 +6,27 @@ here; ``where`` is a file in lua/.
 
 IN_LUA = [
     (
+        "a step of the clock costs a living owner its lease",
+        "lease.lua",
+        "return math.max(least_ms, math.ceil(0.35 * ttl_ms))",
+        "return least_ms",
+        "leases/test_clock_steps.py::test_step_of_the_clock_costs_no_living_owner_its_lease[60.0-fakeredis-sync-reap]",
+    ),
+    (
+        "what the sweep after a gap does not look at is lost sooner",
+        "lease.lua",
+        "redis.call('HSET', KEYS[2], 'last gap', now_ms .. ' ' .. math.min(silent_ms, MAX_GAP_MS))",
+        "",
+        "leases/test_clock_steps.py::test_step_of_the_clock_costs_none_of_many_owners_its_lease[fakeredis-sync]",
+    ),
+    (
+        "a short gap makes a long one forgotten",
+        "lease.lua",
+        "if silent_ms < 500 or (age_ms >= 0 and silent_ms < gap_ms - age_ms / 2) then return end",
+        "if silent_ms < 100 then return end",
+        "leases/test_clock_steps.py::test_step_of_the_clock_costs_none_of_many_owners_its_lease[fakeredis-sync]",
+    ),
+    (
         "a feed that an opening has begun again has no TTL",
         "open.lua",
         "unpack(entry, 1, size)), true",
@@ -204,8 +225,8 @@ IN_LUA = [
     (
         "the second sweep comes too soon",
         "lease.lua",
-        "local apart_ms = math.max(2 * heartbeat_ms, 600)",
-        "local apart_ms = 0",
+        "suspected_ms - gap_at_ms, math.max(2 * heartbeat_ms, 600)",
+        "suspected_ms - gap_at_ms, 0",
         "leases/test_lease.py::TestLostLease::test_second_sweep_waits_at_least_600_ms[fakeredis-sync]",
     ),
     (

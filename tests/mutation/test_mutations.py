@@ -15,13 +15,15 @@ from tests.mutation import mutate
 from tests.mutation.in_agent import IN_THE_AGENT
 from tests.mutation.in_client import IN_THE_CLIENT
 from tests.mutation.in_doctor import IN_THE_DOCTOR
+from tests.mutation.in_followers import IN_FOLLOWERS
 from tests.mutation.in_lua import IN_LUA
 from tests.mutation.in_plugin import IN_THE_PLUGIN
 from tests.mutation.in_recovery import IN_RECOVERY
 from tests.mutation.in_serve import IN_SERVE
 from tests.mutation.in_statistics import IN_STATISTICS
 
-ALL = IN_LUA + IN_THE_CLIENT + IN_RECOVERY + IN_THE_PLUGIN + IN_THE_DOCTOR + IN_SERVE + IN_STATISTICS + IN_THE_AGENT
+OF_USERS = IN_THE_PLUGIN + IN_THE_DOCTOR + IN_SERVE + IN_STATISTICS + IN_THE_AGENT
+ALL = IN_LUA + IN_THE_CLIENT + IN_RECOVERY + IN_FOLLOWERS + OF_USERS
 
 
 @pytest.mark.parametrize(("where", "good", "bad", "test"), [pytest.param(*change, id=name) for name, *change in ALL])

@@ -55,7 +55,7 @@ def now_ms(client):
 
 
 def pass_time(client, seconds, tags=(NS,)):
-    """Make every heartbeat, every suspicion and every due time so much older."""
+    """Make every heartbeat, every suspicion, every due time and the last gap so much older."""
     for tag in tags:
         for name, value in client.hgetall(keys.leases(tag)).items():
             if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
@@ -64,6 +64,9 @@ def pass_time(client, seconds, tags=(NS,)):
                 client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
             elif name == "last sweep":
                 client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
+            elif name == "last gap":
+                ended, length = map(int, value.split())
+                client.hset(keys.leases(tag), name, f"{int(ended - seconds * 1000)} {length}")
         for member in client.zrange(keys.due(tag), 0, -1):
             client.zincrby(keys.due(tag), -seconds * 1000, member)
 

@@ -1,0 +1,43 @@
+"""Mutations of followers, and of those to whom they tell what they find.
+
+Each is (what is wrong then, where, the text there, its replacement, the test that fails). To add one: put a tuple
+here; ``where`` is ``module:Class.function`` below redis_kvpoll.
+"""
+
+IN_FOLLOWERS = [
+    (
+        "what is found while another follower calls the listeners is told late",
+        "replica.listeners:Listeners.tell",
+        "while has_news() and self.turn.take():",
+        "if has_news() and self.turn.take():",
+        "replica/test_listeners.py::test_who_calls_them_goes_on_with_what_others_find",
+    ),
+    (
+        "followers find more than the listeners can be told",
+        "sync.follower:ThreadTurn.take",
+        "timeout=TURN_PATIENCE",
+        "blocking=False",
+        "replica/test_listeners.py::test_thread_waits_for_its_turn",
+    ),
+    (
+        "a callback that raises CancelledError ends its follower",
+        "replica.listeners:Listeners._call",
+        "except BaseException:",
+        "except Exception:",
+        "mirror/test_failures.py::TestOnServers::test_callback_that_raises_stops_nothing[async-CancelledError-fakeredis]",
+    ),
+    (
+        "a follower of failures answers after its close",
+        "replica.failures_base:FailuresBase.get",
+        "if self._log is None or self._closed:",
+        "if self._log is None:",
+        "mirror/test_failures.py::TestOnServers::test_closed_follower_says_so[async-fakeredis]",
+    ),
+    (
+        "two tasks enter one mirror",
+        "aio.mirror:AsyncMirror.__aenter__",
+        "if self._replica is not None:  # another",
+        "if False:  # another",
+        "mirror/test_entry.py::test_second_entry_at_once_is_refused[fakeredis-mirror]",
+    ),
+]
