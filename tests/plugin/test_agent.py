@@ -84,7 +84,7 @@ def agents(monkeypatch):
 
 @pytest.fixture
 def server(world, agents, monkeypatch):
-    server = serve(world, monkeypatch, deadline=pace.seconds(2.0))
+    server = serve(world, monkeypatch, deadline=3.0)
     for name, value in {"LEASE": str(LEASE), "JOIN": f"{pace.seconds(60):g}"}.items():
         monkeypatch.setenv(f"KVPOLL_{name}", value)
     return server

@@ -28,7 +28,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    return serve(world, monkeypatch, deadline=pace.seconds(2.0))
+    return serve(world, monkeypatch, deadline=3.0)
 
 
 def life(sglang, room):

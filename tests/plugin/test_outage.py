@@ -13,7 +13,7 @@ import pytest
 from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import rounds
 from redis_kvpoll.aio.lease import AsyncLease
-from tests.support import pace, real
+from tests.support import real
 from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -28,7 +28,7 @@ def world():
 
 @pytest.fixture
 def server(world, monkeypatch):
-    return serve(world, monkeypatch, deadline=pace.seconds(4.0))
+    return serve(world, monkeypatch, deadline=3.0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
