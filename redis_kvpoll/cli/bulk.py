@@ -78,6 +78,9 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         )
         return
     _check_one(wanted)
+    if given["dry_run"]:
+        _show_one(url, namespace, room, "abort", given["wants_json"])
+        return
     with found_table(url, namespace, "abort") as (store, _):
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
@@ -123,6 +126,9 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
         _change_many(url, namespace, wanted, "clear", _clear_some, **given)
         return
     _check_one(wanted)
+    if given["dry_run"]:
+        _show_one(url, namespace, room, "clear", given["wants_json"])
+        return
     with found_table(url, namespace, "clear") as (store, _):
         try:
             entry = store.entry(room)
@@ -141,6 +147,27 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
 def _check_one(wanted: Selection) -> None:
     if not wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms, not both")
+
+
+def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: bool) -> None:
+    """Say what would be done to a room, and change nothing."""
+    with found_table(url, namespace) as (store, _):
+        status = _status(store, room)
+    if status is None:
+        raise click.ClickException(absent(room, namespace))
+    if wants_json:
+        as_json.put({"namespace": namespace, "matching": 1, "changed": 0, "rooms": [room]})
+        return
+    what = "remove it" if operation == "clear" else "fail it" if status is not KVPoll.Failed else "change nothing"
+    state = f"at {status.name}" if isinstance(status, KVPoll) else "corrupt"
+    click.echo(f"Room {room} is {state}: {operation} would {what}.")
+
+
+def _status(store: StatusStore, room: int) -> KVPoll | CorruptEntryError | None:
+    try:
+        return store.get(room)
+    except CorruptEntryError as error:
+        return error
 
 
 def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> int:

@@ -48,6 +48,17 @@ class TestHostAheadOfTheServer:
             assert found["matching"] == count
 
 
+class TestOneRoom:
+    @pytest.mark.parametrize(("command", "what"), [("abort", "fail"), ("clear", "remove")])
+    def test_dry_run_of_a_room_changes_nothing(self, store, run, command, what):
+        store.update_status(1, MOVE)
+        result = run(command, "1", "--dry-run")
+        assert (result.exit_code, result.output) == (0, f"Room 1 is at Transferring: {command} would {what} it.\n")
+        assert json.loads(run(command, "1", "--dry-run", "--json").stdout)["changed"] == 0
+        assert store.get(1) is MOVE
+        assert run(command, "2", "--dry-run").exit_code == 1
+
+
 class TestTableChangesMeanwhile:
     """The prompt waits for as long as the operator likes, and the table goes on."""
 
