@@ -82,6 +82,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         _show_one(url, namespace, room, "abort", given["wants_json"])
         return
     with found_table(url, namespace, "abort") as (store, _):
+        _refuse_success(room, _status(store, room))
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
@@ -155,6 +156,8 @@ def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: b
         status = _status(store, room)
     if status is None:
         raise click.ClickException(absent(room, namespace))
+    if operation == "abort":
+        _refuse_success(room, status)
     if wants_json:
         as_json.put({"namespace": namespace, "matching": 1, "changed": 0, "rooms": [room]})
         return
@@ -170,8 +173,16 @@ def _status(store: StatusStore, room: int) -> KVPoll | CorruptEntryError | None:
         return error
 
 
+def _refuse_success(room: int, status: object) -> None:
+    """``store.abort`` would make it Failed, and hide that the transfer has ended well."""
+    if status is KVPoll.Success:
+        raise click.ClickException(f"room {room} is at Success: abort fails live rooms only")
+
+
 def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> int:
-    return sum(store.abort(room, reason).outcome is Outcome.FAILED for room in rooms)
+    """Read each room just before its abort: it may have ended since the step was read."""
+    live = (room for room in rooms if _status(store, room) is not KVPoll.Success)
+    return sum(store.abort(room, reason).outcome is Outcome.FAILED for room in live)
 
 
 def _clear_some(store: StatusStore, rooms: list[int]) -> int:
@@ -245,7 +256,7 @@ def _change_in_steps(
     change: Callable[[StatusStore, list[int]], int],
 ) -> tuple[int, int]:
     """Return how many rooms were changed, and how many were skipped."""
-    changed = skipped = 0
+    changed = 0
     for at in range(0, len(found), STEP):
         if at:
             time.sleep(PAUSE)
@@ -253,8 +264,7 @@ def _change_in_steps(
         entries = recheck.matching(some)
         still = [entry.room for entry in entries if _may_change(operation, entry.status)]
         changed += change(store, still)
-        skipped += len(some) - len(still)
-    return changed, skipped
+    return changed, len(found) - changed
 
 
 def _rooms(count: int) -> str:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, StatusStore
 from tests.support import pace
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -57,6 +57,13 @@ class TestOneRoom:
         assert json.loads(run(command, "1", "--dry-run", "--json").stdout)["changed"] == 0
         assert store.get(1) is MOVE
         assert run(command, "2", "--dry-run").exit_code == 1
+
+    @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
+    def test_abort_of_a_success_is_refused(self, store, run, options):
+        store.update_status(1, DONE)
+        result = run("abort", "1", *options)
+        assert (result.exit_code, result.output) == (1, "Error: room 1 is at Success: abort fails live rooms only\n")
+        assert store.get(1) is DONE
 
 
 class TestTableChangesMeanwhile:
@@ -109,6 +116,21 @@ class TestTableChangesMeanwhile:
         _, out, _ = ask(lambda: store.update_many({2: MOVE, 3: DONE}), "abort", "--status", "bootstrapping")
         assert out == "Failed 1 room of 3 that matched."
         assert store.poll([1, 2, 3]) == [FAILED, MOVE, DONE]
+
+    def test_abort_leaves_what_ends_within_a_step(self, store, run, monkeypatch):
+        """The rooms of a step are read at once, and aborted one by one."""
+        store.update_many(dict.fromkeys((1, 2), BOOT))
+        abort = StatusStore.abort
+
+        def aborting(self, room, reason):
+            store.update_status(3 - room, DONE)
+            return abort(self, room, reason)
+
+        monkeypatch.setattr(StatusStore, "abort", aborting)
+        result = run("abort", "--status", "bootstrapping", "--yes")
+        assert result.stdout == "Failed 1 room of 2 that matched.\n"
+        assert result.stderr == "skipped 1 room that changed in the meantime\n"
+        assert sorted(store.poll([1, 2])) == [FAILED, DONE]
 
     def test_abort_by_owner_takes_rooms_that_have_moved_on(self, store, ask):
         with store.lease("prefill-0"):
