@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
+Change = Callable[["StatusStore", list[int]], Iterator[int]]
+"""Changes rooms, and yields after each call how many it has changed."""
 
 LIMIT = 1000
 MAX_LIMIT = 1_000_000
@@ -179,14 +181,15 @@ def _refuse_success(room: int, status: object) -> None:
         raise click.ClickException(f"room {room} is at Success: abort fails live rooms only")
 
 
-def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> int:
+def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> Iterator[int]:
     """Read each room just before its abort: it may have ended since the step was read."""
-    live = (room for room in rooms if _status(store, room) is not KVPoll.Success)
-    return sum(store.abort(room, reason).outcome is Outcome.FAILED for room in live)
+    for room in rooms:
+        if _status(store, room) is not KVPoll.Success:
+            yield int(store.abort(room, reason).outcome is Outcome.FAILED)
 
 
-def _clear_some(store: StatusStore, rooms: list[int]) -> int:
-    return sum(status is not None for status in store.clear_many(rooms).values())
+def _clear_some(store: StatusStore, rooms: list[int]) -> Iterator[int]:
+    yield sum(status is not None for status in store.clear_many(rooms).values())
 
 
 def _change_many(
@@ -194,7 +197,7 @@ def _change_many(
     namespace: str,
     wanted: Selection,
     operation: str,
-    change: Callable[[StatusStore, list[int]], int],
+    change: Change,
     limit: int,
     dry_run: bool,
     yes: bool,
@@ -222,9 +225,7 @@ def _change_many(
         print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
-        click.echo(
-            f"{'Failed' if operation == 'abort' else 'Cleared'} {_rooms(changed)} of {len(rooms):,} that matched."
-        )
+        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(rooms):,} that matched.")
 
 
 def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
@@ -253,18 +254,27 @@ def _change_in_steps(
     found: list[Found],
     recheck: Recheck,
     operation: str,
-    change: Callable[[StatusStore, list[int]], int],
+    change: Change,
 ) -> tuple[int, int]:
-    """Return how many rooms were changed, and how many were skipped."""
+    """Return how many rooms were changed, and how many were skipped; before it raises, stderr has the first count."""
     changed = 0
-    for at in range(0, len(found), STEP):
-        if at:
-            time.sleep(PAUSE)
-        some = found[at : at + STEP]
-        entries = recheck.matching(some)
-        still = [entry.room for entry in entries if _may_change(operation, entry.status)]
-        changed += change(store, still)
+    try:
+        for at in range(0, len(found), STEP):
+            if at:
+                time.sleep(PAUSE)
+            entries = recheck.matching(found[at : at + STEP])
+            still = [entry.room for entry in entries if _may_change(operation, entry.status)]
+            for count in change(store, still):
+                changed += count
+    except (KVPollError, KeyboardInterrupt):
+        more = "; the last call may have changed more"
+        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(found):,} that matched{more}", err=True)
+        raise
     return changed, len(found) - changed
+
+
+def _done(operation: str) -> str:
+    return "Failed" if operation == "abort" else "Cleared"
 
 
 def _rooms(count: int) -> str:

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.errors import StoreUnavailableError
 from tests.support import pace
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -64,6 +65,34 @@ class TestOneRoom:
         result = run("abort", "1", *options)
         assert (result.exit_code, result.output) == (1, "Error: room 1 is at Success: abort fails live rooms only\n")
         assert store.get(1) is DONE
+
+
+class TestEndsEarly:
+    """Who has changed a part of the rooms is told how many, before the error."""
+
+    @pytest.mark.parametrize(
+        ("words", "method", "done"),
+        [
+            (["abort", "--status", "bootstrapping"], "abort", "Failed 3 rooms"),
+            (["clear", "--status", "bootstrapping"], "clear_many", "Cleared 100 rooms"),
+        ],
+    )
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, StoreUnavailableError])
+    def test_rooms_that_were_changed_are_counted(self, store, run, monkeypatch, words, method, done, end):
+        store.update_many(dict.fromkeys(range(250), BOOT))
+        call, calls = getattr(StatusStore, method), iter(range(4 if method == "abort" else 2))
+
+        def calling(self, *given):
+            if next(calls) == (3 if method == "abort" else 1):
+                raise end("the end")
+            return call(self, *given)
+
+        monkeypatch.setattr(StatusStore, method, calling)
+        result = run(*words, "--yes")
+        said, *rest = result.stderr.splitlines()
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert said == f"{done} of 250 that matched; the last call may have changed more"
+        assert rest[-1] == ("Aborted!" if end is KeyboardInterrupt else "Error: the end")
 
 
 class TestTableChangesMeanwhile:
