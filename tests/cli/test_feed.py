@@ -122,7 +122,12 @@ class TestHistory:
             (ROOM, "Bootstrapping", None, 900.0),
             (ROOM, None, None, None),
         ]
-        assert json.loads(run("history", "5", "--json", "--redis", url, "-n", "prod").output) == []
+
+    def test_history_as_json_of_an_unknown_room_fails_too(self, url, store):
+        store.update_status(ROOM, 1)
+        result = run("history", "5", "--json", "--redis", url, "-n", "prod")
+        assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+        assert "has no changes of room 5" in result.stderr
 
     def test_history_of_a_corrupt_room_is_shown(self, url, store, watched):
         store.update_status(7, 3)
