@@ -133,11 +133,12 @@ def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str
         if met is None or change.at > met.until or not (met.is_theirs or change.rank in met.ranks):
             try:
                 entry = store.entries([change.room]).get(change.room)
+                is_theirs = owners.have(entry)
             except StoreUnavailableError:  # rather too many than one too few
                 yield change
                 continue
             ranks = set() if met is None or change.at > met.until else met.ranks
-            met = _Met(owners.have(entry), math.inf, ranks)
+            met = _Met(is_theirs, math.inf, ranks)
             if entry is not None:  # the next of an absent room's id may be theirs
                 if len(known) >= MOST_KNOWN:
                     known.clear()
