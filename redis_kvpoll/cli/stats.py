@@ -96,21 +96,18 @@ def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
 
 
 def _first(statistics: Statistics) -> Snapshot:
-    """Wait until all rooms are known."""
-    from redis_kvpoll.errors import StoreUnavailableError
+    """Wait until all rooms are known. A lost connection alone is no end: the follower reads on over the next one."""
+    from redis_kvpoll.statistics.base import NotSyncedYetError
 
     is_terminal, said = sys.stderr.isatty(), False
     try:
         while True:
             try:
                 return statistics.wait_synced(PROGRESS_AFTER)
-            except StoreUnavailableError:
-                snapshot = statistics.snapshot()
-                if snapshot.error is not None:
-                    raise
+            except NotSyncedYetError:
                 if is_terminal:
                     said = True
-                    click.echo(f"\r{snapshot.walked or 0:,} rooms read …", nl=False, err=True)
+                    click.echo(f"\r{statistics.snapshot().walked or 0:,} rooms read …", nl=False, err=True)
     finally:
         if said:
             click.echo("\r\x1b[K", nl=False, err=True)
