@@ -55,12 +55,12 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 
     Exit status: 130 after Ctrl-C.
     """
-    with found_table(url, namespace) as (store, replica):
+    with interruptible(), found_table(url, namespace) as (store, replica):
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
         if replica is not None:
             about += ", a replica" if replica.is_linked else ", a replica without its primary"
-        with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
+        with store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
             _show(statistics, about, replica, interval if watch else None, wants_json)
 
 

@@ -65,3 +65,12 @@ def test_server_that_stays_away_ends_the_first_reading(proxy, monkeypatch):
     result = run(proxy)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: statistics: ")
+
+
+def test_interrupt_before_the_table_is_found_is_130(proxy, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("redis_kvpoll.cli.found.open_table", interrupted)
+    result = run(proxy)
+    assert (result.exit_code, result.output) == (130, "")
