@@ -84,8 +84,10 @@ def ls(
             listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
         if listed is None:
             matching = Matching(store, wanted, clock)
-            found = with_entries(store, order.first(matching))
-            listed = Listed(found, matching.total, matching.count)
+            chosen = order.first(matching)
+            found = with_entries(store, chosen)
+            gone = len(chosen) - len(found)
+            listed = Listed(found, matching.total - gone, matching.count - gone)
     _print(namespace, wanted, listed, clock.now(), wants_json, replica)
 
 

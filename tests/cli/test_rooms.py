@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll._process import this_process
+from redis_kvpoll.cli import listing
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.timeline import print_timeline
 from redis_kvpoll.protocol.periods import Period
@@ -199,6 +200,20 @@ class TestFindShowWait:
         store.update_status(1, BOOT)
         store.abort(1, "why\x1b[2J\nRoom 2 is at Success")
         assert run("wait", "1").stdout == "Room 1 is at Failed: why\\x1b[2J\\nRoom 2 is at Success\n"
+
+
+def test_rooms_that_go_while_they_are_listed_are_not_left_out(store, run, monkeypatch):
+    """They were counted, and are gone before their entries are read."""
+    store.update_many(dict.fromkeys((1, 2, 3), BOOT))
+    read = listing.with_entries
+
+    def reading(table, found):
+        store.clear(2)
+        return read(table, found)
+
+    monkeypatch.setattr(listing, "with_entries", reading)
+    result = run("ls", "--all", "--status", "bootstrapping")
+    assert (set(rooms(result)), result.stderr) == ({1, 3}, "prod: 2 rooms\n")
 
 
 class TestMany:
