@@ -102,6 +102,7 @@ class TestLs:
 class TestFindShowWait:
     def test_find_names_the_rooms_of_a_request(self, table, run):
         assert rooms(run("find", "rid-1")) == [1]
+        assert run("find", "rid", "--limit", "1").stderr == "prod: 2 of 5 rooms; 1 left out: --limit lists more\n"
         result = run("find", "rid-9")
         assert (result.exit_code, "no room of a request 'rid-9' (5 rooms)" in result.stderr) == (1, True)
 
