@@ -14,7 +14,13 @@ import click
 
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import DEADLINE, ROLES, open_table
-from redis_kvpoll.errors import InvalidInputError, KVPollError, printable
+from redis_kvpoll.errors import (
+    InvalidInputError,
+    KVPollError,
+    NamespaceMismatchError,
+    ServerRefusedError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
@@ -98,10 +104,11 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
+    names, nothing = [], "No namespace was found on this server: check --redis"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
-    except KVPollError:
-        names = []
+    except KVPollError as error:
+        nothing = f"Which namespaces this server has is not known: {error}"
     if not roles and (why := why_absent(url, DEADLINE)):
         yield why
     if roles:
@@ -110,12 +117,15 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
         more = f" and {len(names) - SHOWN:,} more (kvpoll namespaces)" if len(names) > SHOWN else ""
         yield f"This server has: {', '.join(f'-n {name}' for name in names[:SHOWN])}{more}"
     else:
-        yield "No namespace was found on this server: check --redis"
+        yield nothing
 
 
 def _exists(url: str, namespace: str) -> bool:
+    """Return whether a namespace is known to exist: this user may have no right to ask for it."""
     try:
         with open_table(url, namespace) as store:
             return store.settings() is not None
-    except InvalidInputError:  # with the role appended, the name is too long
+    except NamespaceMismatchError:  # another version has made it
+        return True
+    except (InvalidInputError, ServerRefusedError):  # with the role appended, the name may be too long
         return False

@@ -20,7 +20,7 @@ COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 def namespaces(url: str, wants_json: bool) -> None:
     """List the namespaces of a server, with their settings. It finds them by SCAN.
 
-    stderr says how many keys the server has, and how many of them are others'.
+    stderr says how many keys the server has, how many of them are others', and which settings could not be read.
 
     Exit status: 1 if there is none.
     """
@@ -33,6 +33,9 @@ def namespaces(url: str, wants_json: bool) -> None:
     if (there := count_keys(url, DEADLINE)) is not None:
         others = f"about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"
         click.echo(f"The server has {there.total:,} keys; {others}", err=True)
+    if unread := [one.namespace for one in found if not any(one[1:])]:
+        why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"
+        click.echo(f"Not read: the settings of {', '.join(unread)}: {why}", err=True)
     if not found:
         leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
     if wants_json:

@@ -466,3 +466,14 @@ class TestCluster:
             with StatusStore.from_url(cluster.url, namespace=name) as other:
                 other.counts()
         assert [each.namespace for each in list_namespaces(cluster.url, 30.0)] == ["a", "b", "c", "d", "prod"]
+
+    def test_namespace_whose_slot_moves_is_listed(self, cluster):
+        with StatusStore.from_url(cluster.url, namespace="moving") as other:
+            other.counts()
+        cluster.start_moving("moving")
+        try:
+            cluster.move_key("kvpoll:{moving}:settings")
+            found = {each.namespace: each.policy for each in list_namespaces(cluster.url, 30.0)}
+        finally:
+            cluster.finish_moving("moving")
+        assert found["moving"] == "compat"
