@@ -192,6 +192,8 @@ class Permissions:
     writes: tuple[str, ...]
     asked_writes: int
     """How many commands that write were asked about."""
+    lacks_keys: bool = False
+    """Whether it is denied each command for the namespace's keys, and not all others: its key patterns lack them."""
 
 
 @dataclass(frozen=True, slots=True)

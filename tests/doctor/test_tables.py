@@ -325,6 +325,16 @@ class TestUser:
             assert f"+{command} (" in found.advice
             assert option in found.advice
 
+    def test_user_of_another_namespace_lacks_keys_and_no_command(self, world, kind):
+        server = world.serve(*HEALTHY, kind=kind)
+        for options in (("-n", "other"), ("-n", "other", "--read-only")):
+            with live_table(server, "prod"), user_of(server, *options) as url, server.client() as admin:
+                found = examine(url, "prod")["acl"]
+                assert (found.level, found.found) == (PROBLEM, "this user is denied the keys of prod")
+                words = found.advice.partition(" (")[0].replace("NAME", "eyes").split()
+                admin.execute_command(*words)
+                assert examine(url, "prod")["acl"].level is Level.WELL
+
     def test_user_without_any_right_gets_no_error(self, world, kind):
         server = world.serve(*HEALTHY, kind=kind)
         with live_table(server, "prod"), user_of(server, rule="-@all") as url:
