@@ -165,6 +165,12 @@ class TestPersistence:
             found = found_by("persistence", url)
         assert (found.level, "(save 3600 1)" in found.found) == (NOTE, True)
 
+    def test_snapshots_that_were_switched_off_are_well(self, server, admin):
+        admin.save()
+        assert int(admin.info("persistence")["rdb_saves"]) == 1
+        with user_of(server, rule="+config|get") as url:
+            assert examine(url)["persistence"].level is Level.WELL
+
     def test_aof_is_a_note_for_any_user(self, server, admin):
         admin.config_set("appendonly", "yes")
         real.until(lambda: not admin.info("persistence")["aof_rewrite_in_progress"], "it is written")
