@@ -50,6 +50,7 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
     with ExitStack() as stack:
         store, shards = stack.enter_context(open_table(url, namespace, writes=bool(writes))), None
         if store.settings() is None:
+            stack.close()  # the server's clients are counted, and this is none of them
             shards = _shards_without_settings(url, namespace, writes)
         if (replica := read_replica(url, DEADLINE)) is not None:
             _warn_of(replica, writes, url)

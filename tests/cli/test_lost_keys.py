@@ -134,6 +134,7 @@ class TestAllKeys:
         shown = run(server, "ls").stderr
         assert "the server was started" in shown
         assert "its counters show no loss since then or CONFIG RESETSTAT" in shown
+        assert "connected" not in shown, "nobody is"
 
     def test_other_namespaces_are_listed_to_paste(self, server, lease):
         shown = run(server, "ls", namespace="default")
