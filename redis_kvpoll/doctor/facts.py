@@ -118,6 +118,7 @@ class RoomFacts:
     restored_at: float | None = None
     """When it was restored after a loss of data."""
     has_ttl: bool = True
+    ttl: float = 0.0
 
     @property
     def has_owner(self) -> bool:

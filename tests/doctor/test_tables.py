@@ -119,6 +119,15 @@ class TestKeys:
         client.expire("kvpoll:{default}:prefix:77", 100)
         assert found_by("leaks", server).level is WARNING
 
+    @pytest.mark.parametrize("ttl", [100.0, 9000.0])
+    def test_prefix_is_old_by_the_ttl_of_its_table(self, server, client, ttl):
+        with StatusStore.from_url(server.tcp, ttl=ttl) as store:
+            store.update_status(1, KVPoll.Bootstrapping)
+            store.set_decode_prefix_len(77, 5)
+            assert examine(server.tcp)["leaks"].level is Level.WELL
+            client.expire("kvpoll:{default}:prefix:77", int(0.3 * ttl))
+            assert examine(server.tcp)["leaks"].level is WARNING
+
     def test_owned_room_that_is_gone_is_a_warning(self, server, store, client):
         client.delete(ROOM % 2)
         found = found_by("leaks", server)
