@@ -71,5 +71,5 @@ async def _perform(transport: AsyncTransport, send: Send) -> Any:
     except AskError as redirect:
         if not await transport.perform(FollowRedirect(redirect)):
             raise
-        send.asking = None if isinstance(redirect, MovedError) else (redirect.host, redirect.port)
-        return await transport.perform(send)
+        asking = None if isinstance(redirect, MovedError) else (redirect.host, redirect.port)
+        return await transport.perform(Send(send.tag, send.words, asking=asking))  # the first is for its own node alone

@@ -12,6 +12,7 @@ from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
 from redis_kvpoll.errors import printable
 
 COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
+SHOWN = 5
 
 
 @click.command(short_help="List the tables of a server.")
@@ -35,7 +36,8 @@ def namespaces(url: str, wants_json: bool) -> None:
         click.echo(f"The server has {there.total:,} keys; {others}", err=True)
     if unread := [one.namespace for one in found if not any(one[1:])]:
         why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"
-        click.echo(f"Not read: the settings of {', '.join(unread)}: {why}", err=True)
+        more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
+        click.echo(f"Not read: the settings of {', '.join(unread[:SHOWN])}{more}: {why}", err=True)
     if not found:
         leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
     if wants_json:

@@ -71,5 +71,5 @@ def _perform(transport: Transport, send: Send) -> Any:
     except AskError as redirect:
         if not transport.perform(FollowRedirect(redirect)):
             raise
-        send.asking = None if isinstance(redirect, MovedError) else (redirect.host, redirect.port)
-        return transport.perform(send)
+        asking = None if isinstance(redirect, MovedError) else (redirect.host, redirect.port)
+        return transport.perform(Send(send.tag, send.words, asking=asking))  # the first is for its own node alone
