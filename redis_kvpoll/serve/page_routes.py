@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,6 +23,10 @@ from redis_kvpoll.serve.service import Service, parse_room, read_form
 
 STATIC_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 A_YEAR = 365 * 24 * 3600
+REFUSALS = {
+    401: "This name and password do not match.",
+    429: "Too many wrong passwords came from your address: wait ten seconds. This one was not looked at.",
+}
 
 
 class PageRoutes:
@@ -114,11 +119,10 @@ class PageRoutes:
             return HTMLResponse(layout.login(self._config, _own_path(request.query_params.get("next", "/"))))
         form = await read_form(request)
         goal = _own_path(form.get("next", "/"))
-        user = credentials.check(form.get("secret", ""), form.get("name", "").strip())
-        if user is None:
-            answer = await request.app.state.guard.refuse("the page")
-            status = answer.status_code
-            return HTMLResponse(layout.login(self._config, goal, "This name and password do not match."), status)
+        check = partial(credentials.check, form.get("secret", ""), form.get("name", "").strip())
+        user = await request.app.state.guard.user_or_refusal(request.scope, "the page", check)
+        if isinstance(user, Response):
+            return HTMLResponse(layout.login(self._config, goal, REFUSALS[user.status_code]), user.status_code)
         response = RedirectResponse(root + goal, 303)
         response.set_cookie(
             COOKIE,

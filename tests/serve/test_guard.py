@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 
 import pytest
 
-from redis_kvpoll.serve.credentials import User
+from redis_kvpoll.serve import attempts
+from redis_kvpoll.serve.config import ServeConfig
+from redis_kvpoll.serve.credentials import Credentials, User
+from redis_kvpoll.serve.guard import Guard
 
 ALICE = User("alice", "correct horse")
 TOKEN = User("ci", "0123456789abcdef")
@@ -120,20 +125,98 @@ def test_name_and_secret_of_different_users_do_not_match(closed):
 
 
 def test_many_wrong_secrets_are_turned_away(closed, monkeypatch):
-    """A pause for each, one after the other, and no more than twenty that wait."""
-    monkeypatch.setattr("redis_kvpoll.serve.guard._FAILURE_DELAY", 0.1)
-    found = []
+    """A pause for each, one after the other, and no more than twenty of one address that wait."""
+    monkeypatch.setattr(attempts, "DELAY", 0.1)
+    cookie, found = session(closed), []
     threads = [
         threading.Thread(target=lambda: found.append(closed.get("/", Authorization="Bearer wrong").status))
-        for _ in range(24)
+        for _ in range(60)
     ]
     for thread in threads:
         thread.start()
-    assert closed.get("/", Authorization=f"Bearer {TOKEN.secret}").status == 200  # the right one waits for none
+    assert closed.get("/", Cookie=cookie).status == 200  # a session waits for nothing
     for thread in threads:
         thread.join()
-    assert 429 in found
-    assert set(found) == {401, 429}
+    assert set(found) <= {401, 429}
+    assert 401 in found
+
+
+def client(*address):
+    return {"type": "http", "client": (*address, 1) if address else None}
+
+
+async def guess(guard, secret, *address):
+    """The user, or the status of the answer."""
+    found = await guard.user_or_refusal(client(*address), "kvpoll", lambda: Credentials([ALICE]).check(secret))
+    return found if isinstance(found, str) else found.status_code
+
+
+@contextlib.asynccontextmanager
+async def guessing(guard, count, *address):
+    """During the block, so many wrong secrets of an address wait for their answers."""
+    tasks = [asyncio.create_task(guess(guard, "wrong", *address)) for _ in range(count)]
+    await asyncio.sleep(0)
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    monkeypatch.setattr(attempts, "DELAY", 1000.0)
+    return Guard(None, ServeConfig("redis://localhost", ("prod",)), Credentials([ALICE]))
+
+
+def test_right_secret_is_not_told_from_wrong_ones(guard):
+    """Else whoever lets twenty wait could try the rest of a list at full speed, and see which one gets no 429."""
+
+    async def play():
+        async with guessing(guard, attempts.LIMIT, "10.0.0.1"):
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == 429
+            assert await guess(guard, ALICE.secret, "::ffff:10.0.0.1") == await guess(guard, "wrong", "10.0.0.1") == 429
+            assert await guess(guard, ALICE.secret, "10.0.0.2") == "alice"
+        # Whoever ends his connections has not tried less.
+        assert await guess(guard, ALICE.secret, "10.0.0.1") == 429
+
+    asyncio.run(play())
+
+
+def test_right_secret_beside_a_few_wrong_ones_is_accepted(guard):
+    async def play():
+        async with guessing(guard, attempts.LIMIT - 1, "10.0.0.1"):
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == "alice"
+
+    asyncio.run(play())
+
+
+def test_addresses_of_one_network_count_as_one(guard):
+    async def play():
+        async with guessing(guard, attempts.LIMIT, "2001:db8::1"):
+            assert await guess(guard, ALICE.secret, "2001:db8::ffff:2") == 429
+            for other in (["2001:db8:0:1::1"], ["::1"], ["fe80::1%lo"], []):
+                assert await guess(guard, ALICE.secret, *other) == "alice"
+
+    asyncio.run(play())
+
+
+def test_addresses_beyond_a_number_count_as_one(guard, monkeypatch):
+    """Else many addresses would fill the memory, or guess without a limit."""
+    monkeypatch.setattr(attempts, "MOST_ADDRESSES", 1)
+
+    async def play():
+        async with guessing(guard, 1, "10.0.0.1"), guessing(guard, attempts.LIMIT, "10.0.0.2"):
+            assert await guess(guard, ALICE.secret, "10.0.0.3") == 429
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == "alice"
+
+    asyncio.run(play())
+
+
+def test_login_is_refused_while_many_wrong_ones_wait(closed, monkeypatch):
+    monkeypatch.setattr(attempts.Attempts, "may_try", lambda *_: False)
+    for answer in (log_in(closed), closed.get("/", Authorization=f"Bearer {TOKEN.secret}"), closed.get("/metrics")):
+        assert answer.status == 429
+    assert "was not looked at" in log_in(closed).text
 
 
 def test_link_from_another_site_keeps_the_session(closed):
