@@ -105,13 +105,9 @@ class ApiRoutes:
             if actions is None:
                 return JSONResponse({"error": "kvpoll serve runs without --allow-actions"}, 403)
             page = self._service.page(request)
-            try:
-                content = json.loads(await read_body(request))
-            except ValueError:
-                content = None
-            if not isinstance(content, dict):
+            form = _form(await read_body(request))
+            if form is None:
                 return JSONResponse({"error": 'the body is JSON: {"confirm": ROOM, "reason": TEXT}'}, 400)
-            form = {str(name): str(value) for name, value in content.items()}
             who = request.state.user or f"someone at {request.client.host if request.client else 'this machine'}"
             answer = await actions.act(action, page.watch.name, page.room or 0, who, form)
             return JSONResponse({"result" if answer.status == 200 else "error": answer.text}, answer.status)
@@ -124,6 +120,15 @@ async def _changes(store: AsyncStatusStore, room: int) -> list[Change]:
         return await store.history(room)
     except FeedOffError:
         return []
+
+
+def _form(body: bytes) -> dict[str, str] | None:
+    """Return the fields of a JSON object, as text; None if the body is none."""
+    try:
+        content = json.loads(body)
+        return {name: str(value) for name, value in content.items()} if isinstance(content, dict) else None
+    except (ValueError, RecursionError):  # the latter for a thousand brackets
+        return None
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -44,6 +44,11 @@ def test_name_other_than_localhost_may_be_anywhere():
         ({"trace_url": "https://t.example/{secret}"}, "{secret} is not known"),
         ({"log_url": "https://t.example/{room.__class__}"}, "is not known"),
         ({"log_url": "https://t.example/{room"}, "is not a template"),
+        ({"log_url": "https://t.example/{room}}"}, "is not a template: Single '}'"),
+        ({"trace_url": "https://t.example/}"}, "is not a template"),
+        ({"trace_url": "https://["}, "--trace-url"),
+        ({"public_url": "https://["}, "--public-url"),
+        ({"public_url": "https://:8443"}, "--public-url"),
     ],
 )
 def test_contradictions_are_refused(options, message):
