@@ -19,10 +19,10 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -141,7 +141,8 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:  # no name at all
             return False
-        return is_loopback(name) or host.lower() in {self._config.public_host} - {""}
+        # Without the port, which a proxy may leave out: another site can have its name point here, but not have ours.
+        return is_loopback(name) or name in {self._config.public_name} - {""}
 
     def _is_same_origin(self, headers: Headers) -> bool:
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -170,11 +171,8 @@ async def _user_or_refusal(
 
 
 def _session(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel else ""
+    # SimpleCookie finds nothing beside a cookie that another program of this host has set in its own way.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _unauthorized(realm: str) -> Response:

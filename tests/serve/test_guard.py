@@ -95,6 +95,14 @@ def test_cookie_is_secure_behind_https(serve):
     assert "Path=/kvpoll" in answer.headers["set-cookie"]
 
 
+@pytest.mark.parametrize("other", ["flag", "version=1", "path=/x", 'prefs={"a": [1, 2]}', "a b=c", "x=é"])
+def test_session_is_found_beside_other_cookies(closed, other):
+    """Another program on this host may set any."""
+    cookie = session(closed)
+    for both in (f"{cookie}; {other}", f"{other}; {cookie}"):
+        assert closed.get("/", Cookie=both).status == 200
+
+
 def test_logout_ends_the_session_of_this_browser(closed):
     answer = closed.post("/logout", Cookie=session(closed), Origin=closed.url)
     assert answer.status == 303
@@ -268,8 +276,10 @@ def test_page_that_is_no_address_has_no_events(serving):
 
 def test_public_name_is_known(serve):
     serving = serve(public_url="https://ops.example:8443")
-    assert serving.get("/", Host="ops.example:8443").status == 200
-    assert serving.get("/", Host="ops.example").status == 421
+    for host in ("ops.example:8443", "ops.example", "OPS.example"):  # nginx's $host has no port, and small letters
+        assert serving.get("/", Host=host).status == 200
+        assert serving.post("/logout", Host=host, Origin="https://ops.example:8443").status == 303
+    assert serving.get("/", Host="other.example:8443").status == 421
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/nowhere", "/static/x/app.js", "/login", "/api/stats"])
