@@ -55,7 +55,10 @@ log = logging.getLogger(__name__)
 
 
 class Guard:
-    """An ASGI application around another. It puts the user's name into ``scope["state"]["user"]``."""
+    """An ASGI application around another.
+
+    It puts the user's name into ``scope["state"]["user"]``, and when the session ends, or None, into ``["until"]``.
+    """
 
     def __init__(self, app: ASGIApp, config: ServeConfig, credentials: Credentials) -> None:
         self._app = app
@@ -104,7 +107,7 @@ class Guard:
 
     async def _check_user(self, scope: Scope, headers: Headers) -> Response | None:
         state = scope.setdefault("state", {})
-        state["user"] = ""
+        state["user"], state["until"] = "", None
         if not self._credentials:
             return None
         if authorization := headers.get("authorization"):
@@ -116,6 +119,7 @@ class Guard:
         cookie = _session(headers)
         state["user"] = self._credentials.check_session(cookie, time.time()) or ""
         if state["user"]:
+            state["until"] = self._credentials.session_ends_at(cookie)
             # A browser says where a change comes from. One that does not is too old to keep cookies to this site.
             if scope["method"] in ("GET", "HEAD") or "origin" in headers:
                 return None

@@ -82,7 +82,8 @@ class PageRoutes:
         except HubFullError:
             return PlainTextResponse("too many viewers\n", 503, {"retry-after": "10"})
         headers = {"x-accel-buffering": "no"}  # else nginx would wait for more
-        return StreamingResponse(self._service.hub.stream(key, render), 200, headers, "text/event-stream")
+        stream = self._service.hub.stream(key, render, request.state.until)
+        return StreamingResponse(stream, 200, headers, "text/event-stream")
 
     async def find(self, request: Request) -> Response:
         """Leads to the room that has a number or a request."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from redis_kvpoll.serve import attempts
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.credentials import Credentials, User
 from redis_kvpoll.serve.guard import Guard
+from tests.support.serving import stream, views
 
 ALICE = User("alice", "correct horse")
 TOKEN = User("ci", "0123456789abcdef")
@@ -101,6 +103,20 @@ def test_session_is_found_beside_other_cookies(closed, other):
     cookie = session(closed)
     for both in (f"{cookie}; {other}", f"{other}; {cookie}"):
         assert closed.get("/", Cookie=both).status == 200
+
+
+def test_open_page_ends_with_its_session(closed, monkeypatch):
+    """Else whoever had a page open when the session ended would see the table for as long as he likes."""
+    cookie = session(closed)
+    monkeypatch.setattr(closed.service.credentials, "session_ends_at", lambda _: time.time() + 0.5)
+    with stream(closed.port, "/events?page=/", Cookie=cookie) as answer:
+        assert answer.read().startswith(b"retry")  # to its end
+
+
+def test_events_of_a_token_do_not_end(closed):
+    """Each of its requests has the token: there is no session."""
+    with stream(closed.port, "/events?page=/", Authorization=f"Bearer {TOKEN.secret}") as answer:
+        assert next(views(answer))
 
 
 def test_logout_ends_the_session_of_this_browser(closed):
