@@ -11,9 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError
-from redis_kvpoll.protocol.feed import Change
+from redis_kvpoll.errors import CorruptEntryError, KVPollError
 from redis_kvpoll.serve import json_api, layout
 from redis_kvpoll.serve.actions import ACTIONS
 from redis_kvpoll.serve.service import Service, read_body
@@ -90,7 +88,7 @@ class ApiRoutes:
         room = page.room or 0
         try:
             entry = await page.watch.store.entry(room)
-            changes = await _changes(page.watch.store, room) if entry else []
+            changes = await page.watch.read_changes(entry) if entry else []
         except CorruptEntryError as error:
             return JSONResponse({"error": str(error)}, 422)
         except KVPollError as error:
@@ -113,13 +111,6 @@ class ApiRoutes:
             return JSONResponse({"result" if answer.status == 200 else "error": answer.text}, answer.status)
 
         return respond
-
-
-async def _changes(store: AsyncStatusStore, room: int) -> list[Change]:
-    try:
-        return await store.history(room)
-    except FeedOffError:
-        return []
 
 
 def _form(body: bytes) -> dict[str, str] | None:

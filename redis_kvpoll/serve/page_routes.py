@@ -20,6 +20,7 @@ from redis_kvpoll.serve.hub import HubFullError
 from redis_kvpoll.serve.screens import SCREENS, TABS
 from redis_kvpoll.serve.screens.base import Page, Screen
 from redis_kvpoll.serve.service import Service, parse_room, read_form
+from redis_kvpoll.serve.watch import USE_COMMAND
 
 STATIC_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 A_YEAR = 365 * 24 * 3600
@@ -94,10 +95,11 @@ class PageRoutes:
             return RedirectResponse(page.room_link(number), 303)
         if not wanted:
             return RedirectResponse(page.link("/"), 303)
-        found, is_whole = await page.watch.find(wanted)
-        if len(found) == 1:
-            return RedirectResponse(page.room_link(found[0].room), 303)
-        return HTMLResponse(layout.found(page, wanted, found, is_whole), 200 if found else 404)
+        found = await page.watch.find(wanted)
+        if len(found.entries) == 1:
+            return RedirectResponse(page.room_link(found.entries[0].room), 303)
+        is_known = found.unread in ("", USE_COMMAND)
+        return HTMLResponse(layout.found(page, wanted, found), 200 if found.entries else 404 if is_known else 503)
 
     def _act(self, action: str) -> Any:
         async def respond(request: Request) -> Response:
