@@ -9,7 +9,7 @@ Invariants:
 - A request that may change something comes from this origin, or from no browser.
 - Without users, a name other than this machine's own is refused, so that no page of another site can read the tables
   through a name that it points at loopback.
-- No secret is compared before ``Attempts`` allows it for the client's address.
+- No secret is compared before ``Guesses`` allows it for the client's address.
 - Every answer has the headers of HEADERS: scripts and styles come from here alone, and text cannot become markup.
 """
 
@@ -26,9 +26,9 @@ from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redis_kvpoll.serve.attempts import Attempts
 from redis_kvpoll.serve.config import ServeConfig, is_loopback
 from redis_kvpoll.serve.credentials import Credentials
+from redis_kvpoll.serve.guesses import Guesses
 
 COOKIE = "kvpoll_session"
 PROBES = ("/healthz", "/readyz")
@@ -65,7 +65,7 @@ class Guard:
         self._config = config
         self._credentials = credentials
         self._metrics = Credentials([config.metrics_token] if config.metrics_token else [])
-        self._attempts, self._metrics_attempts = Attempts(), Attempts()
+        self._guesses, self._metrics_guesses = Guesses(), Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,7 +102,7 @@ class Guard:
         if not self._metrics:
             return None
         check = partial(self._metrics.check_header, headers.get("authorization", ""))
-        found = await _user_or_refusal(self._metrics_attempts, scope, "metrics", check)
+        found = await _user_or_refusal(self._metrics_guesses, scope, "metrics", check)
         return found if isinstance(found, Response) else None
 
     async def _check_user(self, scope: Scope, headers: Headers) -> Response | None:
@@ -136,7 +136,7 @@ class Guard:
 
         All secrets of users are compared here. A session's cookie is none: it cannot be guessed.
         """
-        return await _user_or_refusal(self._attempts, scope, realm, check)
+        return await _user_or_refusal(self._guesses, scope, realm, check)
 
     def _is_own_name(self, host: str) -> bool:
         if self._credentials or not is_loopback(self._config.host):
@@ -161,15 +161,15 @@ class Guard:
 
 
 async def _user_or_refusal(
-    attempts: Attempts, scope: Scope, realm: str, check: Callable[[], str | None]
+    guesses: Guesses, scope: Scope, realm: str, check: Callable[[], str | None]
 ) -> str | Response:
     address = scope["client"][0] if scope.get("client") else ""
-    if not attempts.may_try(address):
+    if not guesses.may_try(address):
         text = "too many wrong credentials from this address; wait"
         return JSONResponse({"error": text}, 429, {"retry-after": "10"})
     if user := check():
         return user
-    await attempts.failed(address)
+    await guesses.failed(address)
     log.warning("a request with wrong credentials for %s", realm)
     return _unauthorized(realm)
 

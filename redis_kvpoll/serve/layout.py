@@ -12,7 +12,7 @@ from redis_kvpoll.serve.markup import Content, Html, join, tag
 from redis_kvpoll.serve.screens import TABS
 from redis_kvpoll.serve.screens.base import NUMBERS, Page, Screen, describe, items, slot
 from redis_kvpoll.serve.view import View
-from redis_kvpoll.serve.watch import Found
+from redis_kvpoll.serve.watch import SearchResult
 
 KEYS = (
     ("1 … 5", "Rooms, Owners, Failed, Feed, Doctor"),
@@ -189,7 +189,7 @@ def message(config: ServeConfig, title: str, text: str, back: str) -> str:
     )
 
 
-def found(page: Page, wanted: str, result: Found) -> str:
+def found(page: Page, wanted: str, result: SearchResult) -> str:
     """Return the page that lists the rooms of a request."""
     entries = result.entries
     if entries:

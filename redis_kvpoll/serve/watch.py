@@ -59,7 +59,7 @@ class State(NamedTuple):
     """What the server or the network said."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The rooms that a search has found."""
 
     entries: list[Entry]
@@ -280,19 +280,19 @@ class Watch:
         is_empty = self.snapshot.synced and not any(feed.entries for feed in self.snapshot.feeds)
         return found if found or is_empty else None
 
-    async def find(self, request: str) -> Found:
+    async def find(self, request: str) -> SearchResult:
         """Return the rooms of a request, or whose request has this in it."""
         state, found = self.state, list[Entry]()
         if state.word == "away":
-            return Found(found, state.text)
+            return SearchResult(found, state.text)
         rows = self.rows(list(KVPoll), 0.0, None, MOST_SEARCHED + 1)
         for first in range(0, min(len(rows), MOST_SEARCHED), SEARCH_PAGE):
             try:
                 page = await self._read([row.room for row in rows[first : first + SEARCH_PAGE]])
             except KVPollError as error:
-                return Found(found, str(error))
+                return SearchResult(found, str(error))
             found += [entry for entry in page.values() if request in (entry.request or "")]
             if len(found) >= MOST_FOUND:
-                return Found(found[:MOST_FOUND], USE_COMMAND)
+                return SearchResult(found[:MOST_FOUND], USE_COMMAND)
         more = USE_COMMAND if len(rows) > MOST_SEARCHED else ""
-        return Found(found, state.text if state.word == "reading" else more)
+        return SearchResult(found, state.text if state.word == "reading" else more)

@@ -18,7 +18,7 @@ MOST_ADDRESSES = 10_000
 """Addresses that are told apart; all others count as one."""
 
 
-class Attempts:
+class Guesses:
     """The wrong secrets of each address, as the time at which the last of them is answered."""
 
     def __init__(self) -> None:
