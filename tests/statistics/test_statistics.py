@@ -18,8 +18,8 @@ from redis_kvpoll import (
     WorldSizeMismatchError,
 )
 from redis_kvpoll.protocol import acl, keys
-from redis_kvpoll.statistics import follow
 from redis_kvpoll.protocol.settings import parse_namespace
+from redis_kvpoll.statistics import follow
 from redis_kvpoll.statistics.model import FAILURES, REFUSED, Histogram
 from redis_kvpoll.sync import namespaces
 from redis_kvpoll.sync.namespaces import list_namespaces
