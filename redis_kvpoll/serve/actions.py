@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError, printable
+from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.reasons import by_hand
 
 ACTIONS = ("abort", "clear")
@@ -58,6 +59,8 @@ class RoomActions:
             if status is None:
                 return ActionAnswer(404, f"Room {room} is not in the table.")
             return ActionAnswer(200, f"Room {room} was cleared; it was at {status.name}.")
+        if await store.get(room) is KVPoll.Success:
+            return ActionAnswer(409, f"Room {room} is at Success: abort fails live rooms only.")
         update = await store.abort(room, reason)
         if update.status is None:
             return ActionAnswer(404, f"Room {room} is not in the table.")

@@ -11,9 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import CorruptEntryError, FeedOffError, KVPollError
-from redis_kvpoll.protocol.feed import Change
+from redis_kvpoll.errors import CorruptEntryError, KVPollError
 from redis_kvpoll.serve import json_api, layout
 from redis_kvpoll.serve.actions import ACTIONS
 from redis_kvpoll.serve.service import Service, read_body
@@ -90,7 +88,7 @@ class ApiRoutes:
         room = page.room or 0
         try:
             entry = await page.watch.store.entry(room)
-            changes = await _changes(page.watch.store, room) if entry else []
+            changes = await page.watch.read_changes(entry) if entry else []
         except CorruptEntryError as error:
             return JSONResponse({"error": str(error)}, 422)
         except KVPollError as error:
@@ -105,13 +103,9 @@ class ApiRoutes:
             if actions is None:
                 return JSONResponse({"error": "kvpoll serve runs without --allow-actions"}, 403)
             page = self._service.page(request)
-            try:
-                content = json.loads(await read_body(request))
-            except ValueError:
-                content = None
-            if not isinstance(content, dict):
+            form = _form(await read_body(request))
+            if form is None:
                 return JSONResponse({"error": 'the body is JSON: {"confirm": ROOM, "reason": TEXT}'}, 400)
-            form = {str(name): str(value) for name, value in content.items()}
             who = request.state.user or f"someone at {request.client.host if request.client else 'this machine'}"
             answer = await actions.act(action, page.watch.name, page.room or 0, who, form)
             return JSONResponse({"result" if answer.status == 200 else "error": answer.text}, answer.status)
@@ -119,11 +113,13 @@ class ApiRoutes:
         return respond
 
 
-async def _changes(store: AsyncStatusStore, room: int) -> list[Change]:
+def _form(body: bytes) -> dict[str, str] | None:
+    """Return the fields of a JSON object, as text; None if the body is none."""
     try:
-        return await store.history(room)
-    except FeedOffError:
-        return []
+        content = json.loads(body)
+        return {name: str(value) for name, value in content.items()} if isinstance(content, dict) else None
+    except (ValueError, RecursionError):  # the latter for a thousand brackets
+        return None
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -50,6 +50,11 @@ class ServeConfig:
         """The host and port of the public URL; "" without one."""
         return urlsplit(self.public_url).netloc.lower()
 
+    @property
+    def public_name(self) -> str:
+        """The host of the public URL; "" without one."""
+        return urlsplit(self.public_url).hostname or ""
+
     def checked(self) -> ServeConfig:
         """Return these options, or raise InvalidInputError."""
         if not self.namespaces:
@@ -57,7 +62,7 @@ class ServeConfig:
         for name in self.namespaces:
             validation.namespace(name)
         self._check_access()
-        if self.public_url and (urlsplit(self.public_url).scheme not in ("http", "https") or not self.public_host):
+        if self.public_url and not (_is_web(self.public_url) and self.public_name):
             raise InvalidInputError(f"--public-url {self.public_url!r} is not an http:// or https:// URL")
         for option, template in (("--log-url", self.log_url), ("--trace-url", self.trace_url)):
             _check_template(option, template)
@@ -97,11 +102,20 @@ def is_loopback(host: str) -> bool:
 def _check_template(option: str, template: str) -> None:
     if not template:
         return
-    if urlsplit(template).scheme not in ("http", "https"):
+    if not _is_web(template):
         raise InvalidInputError(f"{option} {template!r} is not an http:// or https:// URL")
-    if re.sub(r"{[^{}]*}", "", template).count("{"):
-        raise InvalidInputError(f"{option} {template!r} is not a template: a brace is open")
     unknown = [name for name in re.findall(r"{([^}]*)}", template) if name not in TEMPLATE_FIELDS]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
         raise InvalidInputError(f"{option}: {{{unknown[0]}}} is not known; there are {known}")
+    try:  # as a room's page does
+        template.format(**dict.fromkeys(TEMPLATE_FIELDS, ""))
+    except (ValueError, LookupError) as error:
+        raise InvalidInputError(f"{option} {template!r} is not a template: {error}") from None
+
+
+def _is_web(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in ("http", "https")
+    except ValueError:  # a bracket that is open
+        return False

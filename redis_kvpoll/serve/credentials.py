@@ -117,6 +117,11 @@ class Credentials:
                 return name
         return None
 
+    @staticmethod
+    def session_ends_at(cookie: str) -> float:
+        """Return when a session ends, of a cookie that ``check_session`` has accepted."""
+        return float(cookie.split(":")[1])
+
     def _sign(self, user: User, until: str) -> str:
         return hmac.new(self._keys[user], f"{user.name}:{until}".encode(), "sha256").hexdigest()
 

@@ -9,23 +9,26 @@ Invariants:
 - A request that may change something comes from this origin, or from no browser.
 - Without users, a name other than this machine's own is refused, so that no page of another site can read the tables
   through a name that it points at loopback.
+- No secret is compared before ``Guesses`` allows it for the client's address.
 - Every answer has the headers of HEADERS: scripts and styles come from here alone, and text cannot become markup.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from redis_kvpoll.serve.config import ServeConfig, is_loopback
 from redis_kvpoll.serve.credentials import Credentials
+from redis_kvpoll.serve.guesses import Guesses
 
 COOKIE = "kvpoll_session"
 PROBES = ("/healthz", "/readyz")
@@ -44,9 +47,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-_FAILURE_DELAY = 0.5
-_MAX_FAILURES_WAITING = 20
-"""One wrong secret is answered each half second, so that none can be found by trying."""
 # A cookie with SameSite=Strict is not sent when a link of another site leads here. This page is this site: the
 # browser sends it with the next request.
 _AGAIN = '<!doctype html><html lang="en"><title>kvpoll</title><meta http-equiv="refresh" content="0"><p>Loading …</p>'
@@ -55,15 +55,17 @@ log = logging.getLogger(__name__)
 
 
 class Guard:
-    """An ASGI application around another. It puts the user's name into ``scope["state"]["user"]``."""
+    """An ASGI application around another.
+
+    It puts the user's name into ``scope["state"]["user"]``, and when the session ends, or None, into ``["until"]``.
+    """
 
     def __init__(self, app: ASGIApp, config: ServeConfig, credentials: Credentials) -> None:
         self._app = app
         self._config = config
         self._credentials = credentials
         self._metrics = Credentials([config.metrics_token] if config.metrics_token else [])
-        self._failure = asyncio.Lock()
-        self._failures_waiting = 0
+        self._guesses, self._metrics_guesses = Guesses(), Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,27 +93,33 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD") and not self._is_same_origin(headers):
             return PlainTextResponse("a request from another site\n", 403)
         if path == "/metrics":
-            return await self._check_metrics(headers)
+            return await self._check_metrics(scope, headers)
         if path in OPEN or path.startswith(STATIC):
             return None
         return await self._check_user(scope, headers)
 
-    async def _check_metrics(self, headers: Headers) -> Response | None:
-        if not self._metrics or self._metrics.check_header(headers.get("authorization", "")):
+    async def _check_metrics(self, scope: Scope, headers: Headers) -> Response | None:
+        if not self._metrics:
             return None
-        return await self.refuse("metrics")
+        check = partial(self._metrics.check_header, headers.get("authorization", ""))
+        found = await _user_or_refusal(self._metrics_guesses, scope, "metrics", check)
+        return found if isinstance(found, Response) else None
 
     async def _check_user(self, scope: Scope, headers: Headers) -> Response | None:
         state = scope.setdefault("state", {})
-        state["user"] = ""
+        state["user"], state["until"] = "", None
         if not self._credentials:
             return None
         if authorization := headers.get("authorization"):
-            state["user"] = self._credentials.check_header(authorization) or ""
-            return None if state["user"] else await self.refuse("kvpoll")
+            found = await self.user_or_refusal(scope, "kvpoll", partial(self._credentials.check_header, authorization))
+            if isinstance(found, Response):
+                return found
+            state["user"] = found
+            return None
         cookie = _session(headers)
         state["user"] = self._credentials.check_session(cookie, time.time()) or ""
         if state["user"]:
+            state["until"] = self._credentials.session_ends_at(cookie)
             # A browser says where a change comes from. One that does not is too old to keep cookies to this site.
             if scope["method"] in ("GET", "HEAD") or "origin" in headers:
                 return None
@@ -123,18 +131,12 @@ class Guard:
             return RedirectResponse(f"{self._config.root}/login?next={quote(scope['path'] + query)}", 303)
         return _unauthorized("kvpoll")
 
-    async def refuse(self, realm: str) -> Response:
-        """Return the answer to a wrong secret, after a pause that all wrong ones share."""
-        if self._failures_waiting >= _MAX_FAILURES_WAITING:
-            return JSONResponse({"error": "too many wrong credentials; wait"}, 429, {"retry-after": "10"})
-        self._failures_waiting += 1
-        try:
-            async with self._failure:
-                await asyncio.sleep(_FAILURE_DELAY)
-        finally:
-            self._failures_waiting -= 1
-        log.warning("a request with wrong credentials for %s", realm)
-        return _unauthorized(realm)
+    async def user_or_refusal(self, scope: Scope, realm: str, check: Callable[[], str | None]) -> str | Response:
+        """Return the user that ``check`` finds by a secret, or the answer to a wrong one, after a pause.
+
+        All secrets of users are compared here. A session's cookie is none: it cannot be guessed.
+        """
+        return await _user_or_refusal(self._guesses, scope, realm, check)
 
     def _is_own_name(self, host: str) -> bool:
         if self._credentials or not is_loopback(self._config.host):
@@ -143,7 +145,8 @@ class Guard:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:  # no name at all
             return False
-        return is_loopback(name) or host.lower() in {self._config.public_host} - {""}
+        # Without the port, which a proxy may leave out: another site can have its name point here, but not have ours.
+        return is_loopback(name) or name in {self._config.public_name} - {""}
 
     def _is_same_origin(self, headers: Headers) -> bool:
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
@@ -157,12 +160,23 @@ class Guard:
             return False
 
 
+async def _user_or_refusal(
+    guesses: Guesses, scope: Scope, realm: str, check: Callable[[], str | None]
+) -> str | Response:
+    address = scope["client"][0] if scope.get("client") else ""
+    if not guesses.may_try(address):
+        text = "too many wrong credentials from this address; wait"
+        return JSONResponse({"error": text}, 429, {"retry-after": "10"})
+    if user := check():
+        return user
+    await guesses.failed(address)
+    log.warning("a request with wrong credentials for %s", realm)
+    return _unauthorized(realm)
+
+
 def _session(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel else ""
+    # SimpleCookie finds nothing beside a cookie that another program of this host has set in its own way.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _unauthorized(realm: str) -> Response:

@@ -1,13 +1,15 @@
 """Server-sent events: one encoding of a page's View for all who look at that page.
 
 Invariant: a View is made only while somebody looks, once a second, however many they are. A viewer who reads slowly
-misses Views in between, and costs the others nothing.
+misses Views in between, and costs the others nothing. A stream ends with the session that it was opened in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -84,18 +86,18 @@ class Hub:
         if self.viewers >= MAX_VIEWERS or (page not in self._channels and len(self._channels) >= MAX_CHANNELS):
             raise HubFullError
 
-    async def stream(self, page: str, render: Render) -> AsyncIterator[bytes]:
-        """Yield the events of a page until the viewer is gone or the hub is closed."""
+    async def stream(self, page: str, render: Render, until: float | None = None) -> AsyncIterator[bytes]:
+        """Yield the events of a page until the viewer is gone, the time is ``until``, or the hub is closed."""
         channel = self._enter(page, render)
         try:
             yield _RETRY
             seen = 0
-            while not self._closed:
+            while not self._closed and (left := math.inf if until is None else until - time.time()) > 0:
                 if channel.version != seen:
                     seen = channel.version
                     yield channel.frame
                 else:
-                    await channel.wait(KEEP_ALIVE)
+                    await channel.wait(min(KEEP_ALIVE, left))
                     if channel.version == seen:
                         yield b": still here\n\n"
         finally:

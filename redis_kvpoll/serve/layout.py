@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from urllib.parse import urlencode
 
-from redis_kvpoll.model import Entry
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.markup import Content, Html, join, tag
 from redis_kvpoll.serve.screens import TABS
 from redis_kvpoll.serve.screens.base import NUMBERS, Page, Screen, describe, items, slot
 from redis_kvpoll.serve.view import View
+from redis_kvpoll.serve.watch import SearchResult
 
 KEYS = (
     ("1 … 5", "Rooms, Owners, Failed, Feed, Doctor"),
@@ -190,13 +189,15 @@ def message(config: ServeConfig, title: str, text: str, back: str) -> str:
     )
 
 
-def found(page: Page, wanted: str, entries: Sequence[Entry], is_whole: bool) -> str:
+def found(page: Page, wanted: str, result: SearchResult) -> str:
     """Return the page that lists the rooms of a request."""
+    entries = result.entries
     if entries:
         title, text = f"{len(entries)} rooms", f"Their request has {wanted!r} in it."
     else:
-        title, text = "Not found", f"No room in {page.watch.name} has a request with {wanted!r} in it."
-    more = "" if is_whole else " Not all rooms were looked at; kvpoll find looks at all."
+        which = "that was looked at" if result.unread else f"in {page.watch.name}"
+        title, text = "Not found", f"No room {which} has a request with {wanted!r} in it."
+    more = f" Not all rooms were looked at: {result.unread.rstrip('.')}." if result.unread else ""
     links = [
         tag("li", tag("a", str(each.room), href=page.room_link(each.room)), f" {each.status.name} {each.request}")
         for each in entries

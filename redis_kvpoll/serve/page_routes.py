@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,9 +20,14 @@ from redis_kvpoll.serve.hub import HubFullError
 from redis_kvpoll.serve.screens import SCREENS, TABS
 from redis_kvpoll.serve.screens.base import Page, Screen
 from redis_kvpoll.serve.service import Service, parse_room, read_form
+from redis_kvpoll.serve.watch import USE_COMMAND
 
 STATIC_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 A_YEAR = 365 * 24 * 3600
+REFUSALS = {
+    401: "This name and password do not match.",
+    429: "Too many wrong passwords came from your address: wait ten seconds. This one was not looked at.",
+}
 
 
 class PageRoutes:
@@ -77,7 +83,8 @@ class PageRoutes:
         except HubFullError:
             return PlainTextResponse("too many viewers\n", 503, {"retry-after": "10"})
         headers = {"x-accel-buffering": "no"}  # else nginx would wait for more
-        return StreamingResponse(self._service.hub.stream(key, render), 200, headers, "text/event-stream")
+        stream = self._service.hub.stream(key, render, request.state.until)
+        return StreamingResponse(stream, 200, headers, "text/event-stream")
 
     async def find(self, request: Request) -> Response:
         """Leads to the room that has a number or a request."""
@@ -88,10 +95,11 @@ class PageRoutes:
             return RedirectResponse(page.room_link(number), 303)
         if not wanted:
             return RedirectResponse(page.link("/"), 303)
-        found, is_whole = await page.watch.find(wanted)
-        if len(found) == 1:
-            return RedirectResponse(page.room_link(found[0].room), 303)
-        return HTMLResponse(layout.found(page, wanted, found, is_whole), 200 if found else 404)
+        found = await page.watch.find(wanted)
+        if len(found.entries) == 1:
+            return RedirectResponse(page.room_link(found.entries[0].room), 303)
+        is_known = found.unread in ("", USE_COMMAND)
+        return HTMLResponse(layout.found(page, wanted, found), 200 if found.entries else 404 if is_known else 503)
 
     def _act(self, action: str) -> Any:
         async def respond(request: Request) -> Response:
@@ -114,11 +122,10 @@ class PageRoutes:
             return HTMLResponse(layout.login(self._config, _own_path(request.query_params.get("next", "/"))))
         form = await read_form(request)
         goal = _own_path(form.get("next", "/"))
-        user = credentials.check(form.get("secret", ""), form.get("name", "").strip())
-        if user is None:
-            answer = await request.app.state.guard.refuse("the page")
-            status = answer.status_code
-            return HTMLResponse(layout.login(self._config, goal, "This name and password do not match."), status)
+        check = partial(credentials.check, form.get("secret", ""), form.get("name", "").strip())
+        user = await request.app.state.guard.user_or_refusal(request.scope, "the page", check)
+        if isinstance(user, Response):
+            return HTMLResponse(layout.login(self._config, goal, REFUSALS[user.status_code]), user.status_code)
         response = RedirectResponse(root + goal, 303)
         response.set_cookie(
             COOKIE,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import FeedOffError, KVPollError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
@@ -34,12 +34,13 @@ DOCTOR_INTERVAL = 60.0
 LATE = 5.0
 """Seconds of lag from which on the page says that it is behind."""
 FIRST_CHANGE = 1.0
-"""Seconds after which the feed counts as empty."""
+"""Seconds that a page waits for the feed."""
 LIST_SHARE = 0.02
 """Of a CPU, for each list of rooms that somebody looks at, and for the history of each room."""
 MOST_LISTS = 50
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
+USE_COMMAND = "kvpoll find looks at all"
 NOT_FOUND = (
     "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
 )
@@ -56,6 +57,14 @@ class State(NamedTuple):
     text: str
     detail: str = ""
     """What the server or the network said."""
+
+
+class SearchResult(NamedTuple):
+    """The rooms that a search has found."""
+
+    entries: list[Entry]
+    unread: str
+    """Why not all rooms were looked at; "" if they were."""
 
 
 class Watch:
@@ -222,16 +231,22 @@ class Watch:
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
         """Return all that the table has of some rooms; nothing while the server does not answer."""
-        if self._away_since is not None or not rooms:
-            return {}
-        try:
-            found = await self.store.entries(rooms)
-        except KVPollError:  # which the state says
-            return {}
-        return {room: entry for room, entry in found.items() if isinstance(entry, Entry)}
+        if self._away_since is None and rooms:
+            with suppress(KVPollError):  # which the state says
+                return await self._read(rooms)
+        return {}
+
+    async def _read(self, rooms: list[int]) -> dict[int, Entry]:
+        return {room: entry for room, entry in (await self.store.entries(rooms)).items() if isinstance(entry, Entry)}
 
     async def changes(self, entry: Entry) -> list[Change]:
-        """Return the changes of a room that the feed still has; none without a feed, or while there is no answer.
+        """Return the same as ``read_changes``; nothing while the server does not answer."""
+        with suppress(KVPollError):  # which the state says
+            return await self.read_changes(entry)
+        return []
+
+    async def read_changes(self, entry: Entry) -> list[Change]:
+        """Return the changes of a room that the feed still has; none without a feed.
 
         A feed is read whole for them. So those of before are returned while the room has not changed, and reading them
         again would take too much of the CPU.
@@ -242,35 +257,42 @@ class Watch:
             return kept[1]
         try:
             found = await self.store.history(entry.room)
-        except KVPollError:  # which the state says
+        except FeedOffError:
             return []
         if len(self._histories) >= MOST_LISTS:
             self._histories.clear()
         self._histories[entry.room] = (seen, found, began + (time.monotonic() - began) / LIST_SHARE)
         return found
 
-    async def latest_changes(self, most: int) -> list[Change | FeedGap]:
-        """Return the last changes of all rooms, the oldest first."""
+    async def latest_changes(self, most: int) -> list[Change | FeedGap] | None:
+        """Return the last changes of all rooms, the oldest first; None without a feed, or an answer in time."""
         if not (self._exists and self.settings and self.settings.feed_length) or self._away_since is not None:
-            return []
+            return None
         tail = self.store.tail(most)
         found: list[Change | FeedGap] = []
-        # The iterator never ends: after the last changes it waits for new ones.
+        # The iterator never ends: after the last changes, and if there is none, it waits for new ones.
         with suppress(TimeoutError, KVPollError):
             async with asyncio.timeout(FIRST_CHANGE):
                 found.append(await anext(tail))
             async with asyncio.timeout(Tail.IDLE / 2):
                 while len(found) < most:
                     found.append(await anext(tail))
-        return found
+        is_empty = self.snapshot.synced and not any(feed.entries for feed in self.snapshot.feeds)
+        return found if found or is_empty else None
 
-    async def find(self, request: str) -> tuple[list[Entry], bool]:
-        """Return the rooms of a request, or whose request has this in it, and whether all rooms were looked at."""
+    async def find(self, request: str) -> SearchResult:
+        """Return the rooms of a request, or whose request has this in it."""
+        state, found = self.state, list[Entry]()
+        if state.word == "away":
+            return SearchResult(found, state.text)
         rows = self.rows(list(KVPoll), 0.0, None, MOST_SEARCHED + 1)
-        found: list[Entry] = []
         for first in range(0, min(len(rows), MOST_SEARCHED), SEARCH_PAGE):
-            page = await self.entries([row.room for row in rows[first : first + SEARCH_PAGE]])
+            try:
+                page = await self._read([row.room for row in rows[first : first + SEARCH_PAGE]])
+            except KVPollError as error:
+                return SearchResult(found, str(error))
             found += [entry for entry in page.values() if request in (entry.request or "")]
             if len(found) >= MOST_FOUND:
-                return found[:MOST_FOUND], False
-        return found, len(rows) <= MOST_SEARCHED
+                return SearchResult(found[:MOST_FOUND], USE_COMMAND)
+        more = USE_COMMAND if len(rows) > MOST_SEARCHED else ""
+        return SearchResult(found, state.text if state.word == "reading" else more)

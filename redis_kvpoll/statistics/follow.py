@@ -232,6 +232,7 @@ class StatisticsFollower:
                 if rooms:
                     yield from self._read_rooms(tag, rooms)
                     shards[tag].walked += len(rooms)
+            self.aggregates.error = None  # of the session before: a walk may take minutes
             if not self._is_wanted():
                 return
             yield Sleep(min((time.monotonic() - began) * (1 / self._share - 1), LONGEST_PAUSE))

@@ -54,6 +54,14 @@ def test_abort_fails_the_room_with_its_reason(acting, store, caplog):
     ]
 
 
+def test_abort_leaves_a_room_at_success(acting, store):
+    """It may have ended while the operator looked at it."""
+    for status in (KVPoll.Bootstrapping, KVPoll.Success):
+        store.update_status(5, status)
+    assert "Room 5 is at Success: abort fails live rooms only." in act(acting, "/room/5/abort", confirm="5").text
+    assert store.check_status(5) is KVPoll.Success
+
+
 def test_abort_without_a_reason_names_who(acting, store):
     store.update_status(5, KVPoll.Bootstrapping)
     act(acting, "/room/5/abort", confirm="5")

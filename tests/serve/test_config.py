@@ -44,6 +44,11 @@ def test_name_other_than_localhost_may_be_anywhere():
         ({"trace_url": "https://t.example/{secret}"}, "{secret} is not known"),
         ({"log_url": "https://t.example/{room.__class__}"}, "is not known"),
         ({"log_url": "https://t.example/{room"}, "is not a template"),
+        ({"log_url": "https://t.example/{room}}"}, "is not a template: Single '}'"),
+        ({"trace_url": "https://t.example/}"}, "is not a template"),
+        ({"trace_url": "https://["}, "--trace-url"),
+        ({"public_url": "https://["}, "--public-url"),
+        ({"public_url": "https://:8443"}, "--public-url"),
     ],
 )
 def test_contradictions_are_refused(options, message):
@@ -96,6 +101,7 @@ def test_session_ends_with_its_time_and_with_the_secret():
     cookie = Credentials([ALICE, BOB]).start_session("alice", now=1000.0)
     assert Credentials([ALICE]).check_session(cookie, 1001.0) == "alice"  # after a restart, too
     assert Credentials([ALICE]).check_session(cookie, 1000.0 + SESSION_SECONDS) is None
+    assert Credentials.session_ends_at(cookie) == 1000.0 + SESSION_SECONDS
     assert Credentials([User("alice", "another one")]).check_session(cookie, 1001.0) is None
     assert Credentials([ALICE, BOB]).check_session(cookie.replace("alice", "bob"), 1001.0) is None
     assert Credentials([ALICE]).check_session(cookie.replace(":4", ":9"), 1001.0) is None

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
+import time
 
 import pytest
 
-from redis_kvpoll.serve.credentials import User
+from redis_kvpoll.serve import guesses
+from redis_kvpoll.serve.config import ServeConfig
+from redis_kvpoll.serve.credentials import Credentials, User
+from redis_kvpoll.serve.guard import Guard
+from tests.support.serving import stream, views
 
 ALICE = User("alice", "correct horse")
 TOKEN = User("ci", "0123456789abcdef")
@@ -44,7 +51,7 @@ def test_data_needs_credentials(closed, path):
     assert answer.status == 401
     assert "prod-prefill" not in answer.body
     if not path.startswith("/events"):  # which does not end
-        assert closed.get(path, Authorization=f"Bearer {TOKEN.secret}").status in (200, 404)
+        assert closed.get(path, Authorization=f"Bearer {TOKEN.secret}").status in (200, 404, 503)  # not read yet
 
 
 @pytest.mark.parametrize("path", PROBES)
@@ -90,6 +97,28 @@ def test_cookie_is_secure_behind_https(serve):
     assert "Path=/kvpoll" in answer.headers["set-cookie"]
 
 
+@pytest.mark.parametrize("other", ["flag", "version=1", "path=/x", 'prefs={"a": [1, 2]}', "a b=c", "x=é"])
+def test_session_is_found_beside_other_cookies(closed, other):
+    """Another program on this host may set any."""
+    cookie = session(closed)
+    for both in (f"{cookie}; {other}", f"{other}; {cookie}"):
+        assert closed.get("/", Cookie=both).status == 200
+
+
+def test_open_page_ends_with_its_session(closed, monkeypatch):
+    """Else whoever had a page open when the session ended would see the table for as long as he likes."""
+    cookie = session(closed)
+    monkeypatch.setattr(closed.service.credentials, "session_ends_at", lambda _: time.time() + 0.5)
+    with stream(closed.port, "/events?page=/", Cookie=cookie) as answer:
+        assert answer.read().startswith(b"retry")  # to its end
+
+
+def test_events_of_a_token_do_not_end(closed):
+    """Each of its requests has the token: there is no session."""
+    with stream(closed.port, "/events?page=/", Authorization=f"Bearer {TOKEN.secret}") as answer:
+        assert next(views(answer))
+
+
 def test_logout_ends_the_session_of_this_browser(closed):
     answer = closed.post("/logout", Cookie=session(closed), Origin=closed.url)
     assert answer.status == 303
@@ -120,20 +149,98 @@ def test_name_and_secret_of_different_users_do_not_match(closed):
 
 
 def test_many_wrong_secrets_are_turned_away(closed, monkeypatch):
-    """A pause for each, one after the other, and no more than twenty that wait."""
-    monkeypatch.setattr("redis_kvpoll.serve.guard._FAILURE_DELAY", 0.1)
-    found = []
+    """A pause for each, one after the other, and no more than twenty of one address that wait."""
+    monkeypatch.setattr(guesses, "DELAY", 0.1)
+    cookie, found = session(closed), []
     threads = [
         threading.Thread(target=lambda: found.append(closed.get("/", Authorization="Bearer wrong").status))
-        for _ in range(24)
+        for _ in range(60)
     ]
     for thread in threads:
         thread.start()
-    assert closed.get("/", Authorization=f"Bearer {TOKEN.secret}").status == 200  # the right one waits for none
+    assert closed.get("/", Cookie=cookie).status == 200  # a session waits for nothing
     for thread in threads:
         thread.join()
-    assert 429 in found
-    assert set(found) == {401, 429}
+    assert set(found) <= {401, 429}
+    assert 401 in found
+
+
+def client(*address):
+    return {"type": "http", "client": (*address, 1) if address else None}
+
+
+async def guess(guard, secret, *address):
+    """The user, or the status of the answer."""
+    found = await guard.user_or_refusal(client(*address), "kvpoll", lambda: Credentials([ALICE]).check(secret))
+    return found if isinstance(found, str) else found.status_code
+
+
+@contextlib.asynccontextmanager
+async def guessing(guard, count, *address):
+    """During the block, so many wrong secrets of an address wait for their answers."""
+    tasks = [asyncio.create_task(guess(guard, "wrong", *address)) for _ in range(count)]
+    await asyncio.sleep(0)
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    monkeypatch.setattr(guesses, "DELAY", 1000.0)
+    return Guard(None, ServeConfig("redis://localhost", ("prod",)), Credentials([ALICE]))
+
+
+def test_right_secret_is_not_told_from_wrong_ones(guard):
+    """Else whoever lets twenty wait could try the rest of a list at full speed, and see which one gets no 429."""
+
+    async def play():
+        async with guessing(guard, guesses.LIMIT, "10.0.0.1"):
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == 429
+            assert await guess(guard, ALICE.secret, "::ffff:10.0.0.1") == await guess(guard, "wrong", "10.0.0.1") == 429
+            assert await guess(guard, ALICE.secret, "10.0.0.2") == "alice"
+        # Whoever ends his connections has not tried less.
+        assert await guess(guard, ALICE.secret, "10.0.0.1") == 429
+
+    asyncio.run(play())
+
+
+def test_right_secret_beside_a_few_wrong_ones_is_accepted(guard):
+    async def play():
+        async with guessing(guard, guesses.LIMIT - 1, "10.0.0.1"):
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == "alice"
+
+    asyncio.run(play())
+
+
+def test_addresses_of_one_network_count_as_one(guard):
+    async def play():
+        async with guessing(guard, guesses.LIMIT, "2001:db8::1"):
+            assert await guess(guard, ALICE.secret, "2001:db8::ffff:2") == 429
+            for other in (["2001:db8:0:1::1"], ["::1"], ["fe80::1%lo"], []):
+                assert await guess(guard, ALICE.secret, *other) == "alice"
+
+    asyncio.run(play())
+
+
+def test_addresses_beyond_a_number_count_as_one(guard, monkeypatch):
+    """Else many addresses would fill the memory, or guess without a limit."""
+    monkeypatch.setattr(guesses, "MOST_ADDRESSES", 1)
+
+    async def play():
+        async with guessing(guard, 1, "10.0.0.1"), guessing(guard, guesses.LIMIT, "10.0.0.2"):
+            assert await guess(guard, ALICE.secret, "10.0.0.3") == 429
+            assert await guess(guard, ALICE.secret, "10.0.0.1") == "alice"
+
+    asyncio.run(play())
+
+
+def test_login_is_refused_while_many_wrong_ones_wait(closed, monkeypatch):
+    monkeypatch.setattr(guesses.Guesses, "may_try", lambda *_: False)
+    for answer in (log_in(closed), closed.get("/", Authorization=f"Bearer {TOKEN.secret}"), closed.get("/metrics")):
+        assert answer.status == 429
+    assert "was not looked at" in log_in(closed).text
 
 
 def test_link_from_another_site_keeps_the_session(closed):
@@ -185,8 +292,10 @@ def test_page_that_is_no_address_has_no_events(serving):
 
 def test_public_name_is_known(serve):
     serving = serve(public_url="https://ops.example:8443")
-    assert serving.get("/", Host="ops.example:8443").status == 200
-    assert serving.get("/", Host="ops.example").status == 421
+    for host in ("ops.example:8443", "ops.example", "OPS.example"):  # nginx's $host has no port, and small letters
+        assert serving.get("/", Host=host).status == 200
+        assert serving.post("/logout", Host=host, Origin="https://ops.example:8443").status == 303
+    assert serving.get("/", Host="other.example:8443").status == 421
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/nowhere", "/static/x/app.js", "/login", "/api/stats"])

@@ -51,6 +51,7 @@ def test_restart_with_nothing_is_seen_and_survived(world, start):
         becomes(serving, 503, "Redis does not answer")
         away = next(view for view in views if view["texts"]["state"][0].startswith("Redis does not answer since "))
         assert away["texts"]["state"][1] == "bad"
+        assert "Not known: the feed was not read" in serving.get("/feed").text
         assert "only-looks" not in away["texts"]["detail"]
         assert serving.get("/healthz").body == "ok\n"  # a restart of this process would not help
         world.forget(server)
@@ -68,6 +69,9 @@ def test_start_without_redis_waits_for_it(world, start):
     becomes(serving, 503, "Redis does not answer")
     serving.until("/", "Redis does not answer since")
     assert "not known" in serving.get("/room/1").text
+    unknown = serving.get("/find?q=rid")
+    assert unknown.status == 503
+    assert "Not all rooms were looked at: Redis does not answer since" in unknown.text
     assert 'kvpoll_exporter_synced{namespace="prod"} 0.0' in serving.get("/metrics").body
     server = world.serve(port=port)
     with StatusStore.from_url(server.tcp, namespace="prod", deadline=pace.seconds(5)) as store:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
+from redis_kvpoll.serve.watch import State
 from tests.support import pace, real
 from tests.support.serving import tags_of
 
@@ -72,7 +73,15 @@ def test_feed_page_shows_changes(serving, store):
 
 
 def test_feed_page_of_an_empty_feed_answers(serving):
-    assert serving.get("/feed").status == 200
+    serving.until("/feed", "The feed has no entry.")
+
+
+def test_feed_page_tells_a_slow_feed_from_an_empty_one(serving, store, monkeypatch):
+    """A feed on a busy server, or far away, takes longer than the page waits."""
+    serving.until("/feed", "The feed has no entry.")
+    monkeypatch.setattr("redis_kvpoll.serve.watch.FIRST_CHANGE", 0.0)
+    store.update_status(3, BOOT)
+    serving.until("/feed", "Not known: the feed was not read")
 
 
 def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
@@ -123,6 +132,24 @@ def test_room_is_found_by_its_request(serving, store):
     assert serving.get("/find?q=nobody").status == 404
 
 
+def test_search_says_which_rooms_it_has_not_seen(serving, store, monkeypatch):
+    """Else a room that the walk has not reached, or that could not be read, would count as absent."""
+    watch = serving.service.watches["prod-prefill"]
+    store.open(11, request="rid-eleven")
+    serving.until("/", "rid-eleven")
+
+    async def fail(rooms):
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(watch.store, "entries", fail)
+    answer = serving.get("/find?q=rid-")
+    assert (answer.status, "Not all rooms were looked at: no answer." in answer.text) == (503, True)
+    monkeypatch.undo()
+    monkeypatch.setattr(type(watch), "state", State("reading", "warn", "Reading the table"))
+    answer = serving.get("/find?q=nobody")
+    assert (answer.status, "Not all rooms were looked at: Reading the table." in answer.text) == (503, True)
+
+
 @pytest.mark.parametrize("path", ["/room/x", f"/room/{2**64}", "/room/-1", "/?n=other", "/nowhere"])
 def test_what_is_not_there_is_404(serving, path):
     answer = serving.get(path)
@@ -131,7 +158,7 @@ def test_what_is_not_there_is_404(serving, path):
 
 
 def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatch):
-    """The history takes the whole feed, and a page that stays open asks for it each second."""
+    """The history takes the whole feed, and a page that stays open asks for it each second, as a program may."""
     watch = serving.service.watches["prod-prefill"]
     read, history = [], watch.store.history
 
@@ -144,6 +171,7 @@ def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatc
     handle = store.open(31)
     for _ in range(3):
         assert serving.get("/room/31").row("0")[1] == "Bootstrapping"
+        assert serving.get("/api/rooms/31").json["changes"]
     assert read == [31]
     handle.update(MOVE)
     for _ in range(3):

@@ -121,6 +121,7 @@ def test_action_fits_its_schema(serve, store, table):
     check("action", acting.send("POST", "/api/rooms/5/abort", json.dumps({"confirm": "5"})))
     check("action", acting.send("POST", "/api/rooms/5/clear", json.dumps({"confirm": "5"})))
     check("action", acting.send("POST", "/api/rooms/5/clear", "x"), 400)
+    check("action", acting.send("POST", "/api/rooms/5/clear", "[" * 9000), 400)
 
 
 def test_every_address_has_a_schema(serving):

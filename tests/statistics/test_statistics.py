@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import (
     InvalidInputError,
     KVPoll,
@@ -18,6 +19,7 @@ from redis_kvpoll import (
 )
 from redis_kvpoll.protocol import acl, keys
 from redis_kvpoll.protocol.settings import parse_namespace
+from redis_kvpoll.statistics import follow
 from redis_kvpoll.statistics.model import FAILURES, REFUSED, Histogram
 from redis_kvpoll.sync import namespaces
 from redis_kvpoll.sync.namespaces import list_namespaces
@@ -374,6 +376,22 @@ def test_server_away_is_said_and_its_return_read(side):
             snapshot = statistics.snapshot()
             assert not snapshot.synced
             assert snapshot.counts[BOOT] == 1
+
+
+def test_error_ends_with_the_answer_and_not_with_the_walk(side, monkeypatch):
+    """A walk may take minutes: the server answers meanwhile."""
+    monkeypatch.setattr(follow, "LONGEST_PAUSE", 0.1)  # after each room, with this share
+    with real.World("sync") as world, Proxy(world.serve().port, inspect=False) as proxy:
+        store = side.open(f"redis://127.0.0.1:{proxy.port}", deadline=pace.seconds(5))
+        store.update_many(dict.fromkeys(range(2000), BOOT))
+        with store.statistics(share=1e-9) as statistics:
+            real.until(lambda: statistics.snapshot().walked, "the walk")
+            proxy.refusing = True
+            proxy.cut()
+            real.until(lambda: statistics.snapshot().error is not None, "the error")
+            proxy.refusing = False
+            real.until(lambda: statistics.snapshot().error is None, "the answer")
+            assert not statistics.snapshot().synced
 
 
 def test_server_that_never_answers_ends_the_wait(side):

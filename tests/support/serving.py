@@ -168,10 +168,10 @@ def ask(port: int, path: str, method: str = "GET", body: str = "", **headers: st
 
 
 @contextmanager
-def stream(port: int, path: str) -> Iterator[http.client.HTTPResponse]:
-    """An answer that does not end."""
+def stream(port: int, path: str, **headers: str) -> Iterator[http.client.HTTPResponse]:
+    """An answer that does not end of itself."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path)
+    connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     try:
         yield answer

@@ -7,6 +7,7 @@ from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
 from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, slot, status_cell, table
 from redis_kvpoll.serve.view import Cell, Row, View
+from redis_kvpoll.serve.watch import FIRST_CHANGE
 
 MOST = 60
 COLUMNS = ("Time (UTC)", "Room", "Status", "Reason", "Rank")
@@ -23,13 +24,16 @@ async def view(page: Page) -> View:
     )
     changes = await page.watch.latest_changes(MOST)
     is_off = page.watch.settings is not None and not page.watch.settings.feed_length
-    nothing = "This namespace keeps no feed (feed_length=0)." if is_off else "The feed has no entry."
+    unread = f"Not known: the feed was not read within {FIRST_CHANGE:g} s."
+    nothing = "The feed has no entry." if changes is not None else unread
+    if is_off:
+        nothing = "This namespace keeps no feed (feed_length=0)."
     texts = common(page) | {
         "gaps": Cell(formats.count(snapshot.gaps), "warn" if snapshot.gaps else ""),
         "resyncs": Cell(formats.count(snapshot.resyncs), "warn" if snapshot.resyncs else ""),
     }
     texts |= empty(page, changes=nothing, shards=nothing)
-    rows = tuple(_row(page, number, change) for number, change in enumerate(reversed(changes)))
+    rows = tuple(_row(page, number, change) for number, change in enumerate(reversed(changes or [])))
     return View(texts, {"namespaces": namespaces(page), "shards": shards, "changes": rows})
 
 
