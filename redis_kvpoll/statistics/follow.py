@@ -34,12 +34,12 @@ from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import CallContext, Identity
 from redis_kvpoll.protocol.script_specs import SNAPSHOT_FIELDS
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
-from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.beside import Beside
-from redis_kvpoll.statistics.position import START, MissedError, Position
+from redis_kvpoll.statistics.feeds import Feeds
+from redis_kvpoll.statistics.position import START, MissedError
 
 INTERVAL = 1.0
 """Seconds between readings of the feed."""
@@ -48,8 +48,6 @@ SCAN_INTERVAL = 60.0
 PAGE = 250
 """Keys of one page of a walk at a share of a tenth; a page blocks the server, so a larger share has larger ones."""
 MAX_PAGE = 1000
-ENTRIES = 1000
-"""Entries of one reading of the feed."""
 NAP = 0.1
 """Seconds of a sleep after which a driver may end the session."""
 LONGEST_PAUSE = 0.05
@@ -83,8 +81,8 @@ class StatisticsFollower:
         self._clustered = transport.clustered
         self._share, self._lookback = pace
         self._is_wanted = is_wanted
-        self._positions: dict[str, Position] = {}
         self._beside = Beside(aggregates)
+        self._feeds = Feeds(aggregates, self._beside, self.health)
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end."""
@@ -174,11 +172,11 @@ class StatisticsFollower:
     def _catch_up(self, tags: list[str]) -> FollowerFlow[None]:
         try:
             if unknown := [
-                tag for tag in tags if tag not in self._positions or not self.aggregates.shards[tag].is_walked
+                tag for tag in tags if tag not in self._feeds.positions or not self.aggregates.shards[tag].is_walked
             ]:
                 yield from self._resync(unknown)
             for tag in tags:
-                yield from self._read_feed(tag)
+                yield from self._feeds.read(tag)
                 yield from self._read_due(tag)
         except MissedError as missed:
             with self.aggregates.lock:
@@ -190,29 +188,13 @@ class StatisticsFollower:
     def _resync(self, tags: list[str]) -> FollowerFlow[None]:
         """Find a position in the feed of some shards, and read all their rooms."""
         for tag in tags:
-            is_first = tag not in self._positions
-            yield from self._find_position(tag, self._lookback if is_first else 0.0)
+            is_first = tag not in self._feeds.positions
+            yield from self._feeds.find_position(tag, self._lookback if is_first else 0.0)
             with self.aggregates.lock:
                 self.aggregates.totals.resyncs += not is_first
                 self.aggregates.shards[tag].begin_walk()
-            yield from self._read_feed(tag)
+            yield from self._feeds.read(tag)
         yield from self._walk(tags)
-
-    def _find_position(self, tag: str, lookback: float) -> FollowerFlow[None]:
-        last = yield Send(tag, ["XREVRANGE", keys.feed(tag), "+", "-", "COUNT", "1"])
-        self.health.answered(time.monotonic())
-        trimmed_ms = (yield from self._beside.trimmed_until(tag)) if lookback else 0
-        with self.aggregates.lock:
-            now_ms = self.aggregates.now_ms(time.monotonic())
-            start_ms = now_ms - round(lookback * 1000)
-            if tag not in self._positions:
-                self.aggregates.totals.begin(max(start_ms, min(trimmed_ms, now_ms)))
-        if not last:
-            self._positions[tag] = Position(START, None)
-        elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
-            self._positions[tag] = Position(b"%d-0" % start_ms, None)
-        else:
-            self._positions[tag] = Position(last[0][0], last[0][1])
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
         """Read all rooms of some shards, with pauses, and the feed beside them."""
@@ -251,7 +233,7 @@ class StatisticsFollower:
         feed_id, *reply = yield from self._send_script(tag, rooms)
         now = time.monotonic()
         if self.aggregates.has_feed and feed_id != START:
-            yield from self._read_feed(tag, feed_id)
+            yield from self._feeds.read(tag, feed_id)
         with self.aggregates.lock:
             self.aggregates.shards[tag].read(rooms, reply, self.aggregates.now_ms(now))
 
@@ -263,30 +245,6 @@ class StatisticsFollower:
                 rooms = shard.rooms.due(self.aggregates.now_ms(time.monotonic()), PAGE)
             if rooms:
                 yield from self._read_rooms(tag, rooms)
-
-    def _read_feed(self, tag: str, until: bytes | None = None) -> FollowerFlow[None]:
-        """Read on in the feed: to its end, or to the entry ``until``."""
-        position, shard = self._positions[tag], self.aggregates.shards[tag]
-        if until is not None and number_of(until) < number_of(position.id):
-            raise MissedError(tag)  # another server, that lacks the last entries
-        while until is None or until != position.id:
-            end = "+" if until is None else until.decode()
-            words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
-            entries = yield Send(tag, words)
-            self.health.answered(time.monotonic())
-            if position.words is not None:
-                if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
-                    raise MissedError(tag)
-                entries = entries[1:]
-            is_end = len(entries) < ENTRIES
-            with self.aggregates.lock:
-                for entry_id, fields in entries:
-                    shard.entry(entry_id, fields)
-                    position.id, position.words = entry_id, fields
-            if is_end:
-                if until is not None and until != position.id:
-                    raise MissedError(tag)
-                return
 
     def _send_script(self, tag: str, rooms: list[int]) -> FollowerFlow[Any]:
         call = SNAPSHOT_FIELDS.call(self._known_context, tag, rooms, [], ())

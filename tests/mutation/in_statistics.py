@@ -52,7 +52,7 @@ IN_STATISTICS = [
     ),
     (
         "a feed of another server is read on by its ids",
-        "statistics.follow:StatisticsFollower._read_feed",
+        "statistics.feeds:Feeds.read",
         "(entries[0][0], entries[0][1]) != (position.id, position.words)",
         "entries[0][0] != position.id",
         "statistics/test_model.py::test_feed_of_another_server_is_not_read_on",
