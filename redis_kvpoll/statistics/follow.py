@@ -5,7 +5,7 @@ A session lasts as long as its connection:
 1. Read the settings, which say how many shards there are and whether there is a feed. It never writes.
 2. Of each shard that is not known yet: find the end of the feed (or a place before it, to learn what happened lately),
    then walk: a page of SCAN, its rooms, and the feed up to the moment of that read. So each fact is newer than those
-   before it. Pauses keep the walk to its share of the server's time.
+   before it. Pauses keep the walk to its share of the server's time. All feeds are read on meanwhile.
 3. Once a second, read each feed on from the entry that was read last, which must still be there; if it is not, changes
    may be missing, and the shard is walked anew. No read blocks on the server. Then read the rooms whose TTL has ended.
 
@@ -83,6 +83,8 @@ class StatisticsFollower:
         self._is_wanted = is_wanted
         self._beside = Beside(aggregates)
         self._feeds = Feeds(aggregates, self._beside, self.health)
+        self._missed: set[str] = set()
+        """The shards of which changes were missed in this round."""
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end."""
@@ -170,40 +172,53 @@ class StatisticsFollower:
             self.health.succeeded()
 
     def _catch_up(self, tags: list[str]) -> FollowerFlow[None]:
+        self._missed.clear()
+        if unknown := [
+            tag for tag in tags if tag not in self._feeds.positions or not self.aggregates.shards[tag].is_walked
+        ]:
+            yield from self._resync(unknown)
+        for tag in tags:
+            yield from self._unless_missed(tag, self._feeds.read(tag))
+            yield from self._unless_missed(tag, self._read_due(tag))
+
+    def _unless_missed(self, tag: str, read: FollowerFlow[None]) -> FollowerFlow[None]:
+        """Read from a shard of which nothing was missed in this round. If something was, it is walked in the next one.
+
+        Other shards are read on, so that all that one event has cost changes are walked together.
+        """
+        if tag in self._missed:
+            return
         try:
-            if unknown := [
-                tag for tag in tags if tag not in self._feeds.positions or not self.aggregates.shards[tag].is_walked
-            ]:
-                yield from self._resync(unknown)
-            for tag in tags:
-                yield from self._feeds.read(tag)
-                yield from self._read_due(tag)
-        except MissedError as missed:
+            yield from read
+        except MissedError:
             with self.aggregates.lock:
-                self.aggregates.totals.gaps += 1
-                self.aggregates.shards[missed.tag].is_walked = False
+                self.aggregates.totals.gaps += not self._missed
+                self.aggregates.shards[tag].is_walked = False
+            self._missed.add(tag)
 
     # A walk
 
     def _resync(self, tags: list[str]) -> FollowerFlow[None]:
         """Find a position in the feed of some shards, and read all their rooms."""
+        with self.aggregates.lock:
+            self.aggregates.totals.resyncs += any(tag in self._feeds.positions for tag in tags)
         for tag in tags:
             is_first = tag not in self._feeds.positions
             yield from self._feeds.find_position(tag, self._lookback if is_first else 0.0)
             with self.aggregates.lock:
-                self.aggregates.totals.resyncs += not is_first
                 self.aggregates.shards[tag].begin_walk()
-            yield from self._feeds.read(tag)
+            yield from self._unless_missed(tag, self._feeds.read(tag))
         yield from self._walk(tags)
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
-        """Read all rooms of some shards, with pauses, and the feed beside them."""
+        """Read all rooms of some shards, with pauses, and all feeds beside them, lest one turns over unread."""
         shards, context = self.aggregates.shards, self._known_context
         # A redirect ends the session, so the slot map is the same for the whole scan.
-        only = tags if self._clustered or len(tags) < len(shards) else None
+        only = tags if self._clustered or len(tags) == 1 else None
         page = min(MAX_PAGE, max(1, round(PAGE * self._share * 10)))
         scan = Scan(self._clustered, only, page, is_distinct=False)
-        while (request := scan.request(context, 0)) is not None:
+        feeds_read_at = time.monotonic()
+        while (request := scan.request(context, 0)) is not None and not self._missed.issuperset(tags):
             began = time.monotonic()
             by_tag: dict[str, list[int]] = {tag: [] for tag in tags}
             for room in scan.page((yield Send(*request)), 0):
@@ -212,13 +227,17 @@ class StatisticsFollower:
                     by_tag[tag].append(room)
             for tag, rooms in by_tag.items():
                 if rooms:
-                    yield from self._read_rooms(tag, rooms)
+                    yield from self._unless_missed(tag, self._read_rooms(tag, rooms))
                     shards[tag].walked += len(rooms)
+            if began >= feeds_read_at + INTERVAL:
+                for tag in self._feeds.positions:
+                    yield from self._unless_missed(tag, self._feeds.read(tag))
+                feeds_read_at = time.monotonic()
             if not self._is_wanted():
                 return
             yield Sleep(min((time.monotonic() - began) * (1 / self._share - 1), LONGEST_PAUSE))
         with self.aggregates.lock:
-            for tag in tags:
+            for tag in set(tags) - self._missed:
                 shards[tag].end_walk()
 
     # Reads

@@ -11,10 +11,6 @@ START = b"0-0"
 class MissedError(Exception):
     """Changes of a shard may be missing."""
 
-    def __init__(self, tag: str) -> None:
-        super().__init__(tag)
-        self.tag = tag
-
 
 class Position:
     """How far the feed of one shard was read."""

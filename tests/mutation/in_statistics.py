@@ -85,4 +85,11 @@ IN_STATISTICS = [
         "guess",
         "statistics/test_statistics.py::test_quantile_is_between_the_bounds_of_its_bucket",
     ),
+    (
+        "a feed turns over unread during a walk",
+        "statistics.follow:StatisticsFollower._walk",
+        "began >= feeds_read_at + INTERVAL",
+        "False",
+        "statistics/test_model.py::test_no_feed_turns_over_unread_during_a_walk",
+    ),
 ]

@@ -289,17 +289,47 @@ def test_statistics_are_those_of_a_scan_after_any_history():
     run_state_machine_as_test(Machine, settings=how_many)
 
 
-def test_feed_of_another_server_is_not_read_on():
-    """Its clock is behind, so its entries have the same ids."""
+@pytest.fixture
+def machine():
     machine = Machine()
-    try:
-        machine.begin(shards=1, feed_length=1000, lookback=False)
-        machine.update(1, KVPoll.Bootstrapping)
-        machine.look()
-        machine.client.flushall()
-        machine.moved.move_to(START)
-        machine.make_store().counts()
-        machine.update(2, KVPoll.Success)
-        machine.look()
-    finally:
-        machine.teardown()
+    yield machine
+    machine.teardown()
+
+
+def test_feed_of_another_server_is_not_read_on(machine):
+    """Its clock is behind, so its entries have the same ids."""
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Bootstrapping)
+    machine.look()
+    machine.client.flushall()
+    machine.moved.move_to(START)
+    machine.make_store().counts()
+    machine.update(2, KVPoll.Success)
+    machine.look()
+
+
+def test_no_feed_turns_over_unread_during_a_walk(machine):
+    """A walk may be at the rooms of one shard for minutes, as it is in a cluster."""
+    machine.begin(shards=2, feed_length=1000, lookback=False)
+    first, last = keys.tags(NS, 2)
+    rooms = [room for room in range(200) if keys.tag(NS, 2, room) == first][:60]
+    other = next(room for room in range(200) if keys.tag(NS, 2, room) == last)
+    machine.store.update_many({**dict.fromkeys(rooms, KVPoll.Bootstrapping), other: KVPoll.Bootstrapping})
+    machine.store.clear(other)
+    while not machine.aggregates.is_walked:
+        machine.step()
+        machine.pass_time(0.2)
+        machine.update(other, KVPoll.Bootstrapping)
+        machine.clear(other)
+        machine.client.xtrim(keys.feed(last), maxlen=40, approximate=False)
+    machine.look()
+    assert (machine.aggregates.totals.gaps, machine.aggregates.totals.resyncs) == (0, 0)
+
+
+def test_loss_of_all_shards_is_one_gap_and_one_walk(machine):
+    machine.begin(shards=2, feed_length=1000, lookback=False)
+    machine.update_many(dict.fromkeys(range(8), KVPoll.Bootstrapping))
+    machine.look()
+    machine.flush()
+    machine.look()
+    assert (machine.aggregates.totals.gaps, machine.aggregates.totals.resyncs) == (1, 1)
