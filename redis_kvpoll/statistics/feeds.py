@@ -49,6 +49,9 @@ class Feeds:
     def read(self, tag: str, until: bytes | None = None) -> FollowerFlow[None]:
         """Read on in the feed: to its end, or to the entry ``until``."""
         position, shard = self.positions[tag], self._aggregates.shards[tag]
+        epoch = position.epoch
+        if epoch is None and until is None and position.words is not None and shard.is_walked and not len(shard.rooms):
+            epoch = yield from self._beside.read_epoch(tag)
         if until is not None and number_of(until) < number_of(position.id):
             raise MissedError(tag)  # another server, that lacks the last entries
         while until is None or until != position.id:
@@ -57,10 +60,14 @@ class Feeds:
             entries = yield Send(tag, words)
             self._health.answered(time.monotonic())
             if position.words is not None:
+                if not entries and (yield from self._has_ended(tag, position)):
+                    self.positions[tag] = Position(START, None)
+                    return
                 if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
                     raise MissedError(tag)
                 entries = entries[1:]
             is_end = len(entries) < ENTRIES
+            position.epoch = epoch = None if entries else epoch
             with self._aggregates.lock:
                 for entry_id, fields in entries:
                     shard.entry(entry_id, fields)
@@ -69,3 +76,10 @@ class Feeds:
                 if until is not None and until != position.id:
                     raise MissedError(tag)
                 return
+
+    def _has_ended(self, tag: str, position: Position) -> FollowerFlow[bool]:
+        """Whether a feed that is gone has come to the end of its TTL: no room was there, and none was opened since.
+
+        A loss of data takes the epoch, too.
+        """
+        return position.epoch is not None and (yield from self._beside.read_epoch(tag)) == position.epoch

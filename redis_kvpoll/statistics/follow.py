@@ -7,7 +7,8 @@ A session lasts as long as its connection:
    then walk: a page of SCAN, its rooms, and the feed up to the moment of that read. So each fact is newer than those
    before it. Pauses keep the walk to its share of the server's time. All feeds are read on meanwhile.
 3. Once a second, read each feed on from the entry that was read last, which must still be there; if it is not, changes
-   may be missing, and the shard is walked anew. No read blocks on the server. Then read the rooms whose TTL has ended.
+   may be missing, and the shard is walked anew (but not if the feed's TTL has ended, and there was no room). No read
+   blocks on the server. Then read the rooms whose TTL has ended.
 
 After a lost connection, the next session goes on at the same entries. Another server that has them has what was read.
 

@@ -20,3 +20,5 @@ class Position:
         self.words = words
         """What the entry says, which must still be there: another server whose clock is behind may have used its id.
         None if no entry was read."""
+        self.epoch: Sequence[bytes | None] | None = None
+        """The shard's epoch and last generation, as of this entry; None if it has rooms, or that is not known."""

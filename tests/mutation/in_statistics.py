@@ -86,6 +86,13 @@ IN_STATISTICS = [
         "statistics/test_statistics.py::test_quantile_is_between_the_bounds_of_its_bucket",
     ),
     (
+        "a feed that is gone has ended, whatever the epoch says",
+        "statistics.feeds:Feeds._has_ended",
+        "return position.epoch is not None and (yield from self._beside.read_epoch(tag)) == position.epoch",
+        "return position.epoch is not None and (yield from self._beside.read_epoch(tag)) is not position.epoch",
+        "statistics/test_model.py::test_feed_that_is_gone_beside_a_change_is_a_gap[3600.0-feed]",
+    ),
+    (
         "a feed turns over unread during a walk",
         "statistics.follow:StatisticsFollower._walk",
         "began >= feeds_read_at + INTERVAL",

@@ -333,3 +333,34 @@ def test_loss_of_all_shards_is_one_gap_and_one_walk(machine):
     machine.flush()
     machine.look()
     assert (machine.aggregates.totals.gaps, machine.aggregates.totals.resyncs) == (1, 1)
+
+
+def test_feed_whose_ttl_has_ended_is_no_gap(machine):
+    """Nothing happens for a day."""
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Success)
+    machine.look()
+    machine.pass_time(3600.0)
+    machine.look()
+    machine.pass_time(24 * 3600.0)
+    assert not machine.client.exists("kvpoll:{default}:feed")
+    machine.look()
+    machine.update(2, KVPoll.Bootstrapping)
+    machine.look()
+    snapshot = machine.aggregates.snapshot(machine.now)
+    assert (snapshot.gaps, snapshot.resyncs, snapshot.counts[KVPoll.Bootstrapping]) == (0, 0, 1)
+    assert snapshot.transitions["absent", "Bootstrapping"] == 1
+
+
+@pytest.mark.parametrize("lost", ["feed", "all"])
+@pytest.mark.parametrize("idle", [1.0, 3600.0])
+def test_feed_that_is_gone_beside_a_change_is_a_gap(machine, lost, idle):
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Success)
+    machine.look()
+    machine.pass_time(idle)
+    machine.look()
+    machine.update(2, KVPoll.Success)
+    machine.client.flushall() if lost == "all" else machine.client.delete("kvpoll:{default}:feed")
+    machine.look()
+    assert machine.aggregates.totals.gaps == 1
