@@ -84,14 +84,16 @@ class Aggregates:
     def snapshot(self, now: float) -> Snapshot:
         """Return everything as of ``now``."""
         with self.lock:
-            # What was read is true as of the last reading: an age does not grow while the server is away.
-            at_ms = self.now_ms(max(self._server_ms_at, self._tail_seen_at))
+            # What was read is true as of the last reading: an age does not grow while the server is away. While it is
+            # synced that is when the tail was seen, from which the lag counts, though another round may have begun.
+            is_synced = self.is_synced(now)
+            at_ms = self.now_ms(self._tail_seen_at if is_synced else max(self._server_ms_at, self._tail_seen_at))
             shards, totals = list(self.shards.values()), self.totals
             before_ms = at_ms - round(self._stuck_after * 1000)
             return Snapshot(
                 namespace=self.namespace,
                 at=at_ms / 1000,
-                synced=self.is_synced(now),
+                synced=is_synced,
                 lag_seconds=now - self._tail_seen_at,
                 error=self.error,
                 walked=None if self.is_walked else sum(shard.walked for shard in shards),

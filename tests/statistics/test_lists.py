@@ -1,9 +1,10 @@
-"""Lists of rooms by the age of their status: the order of all, sorted."""
+"""Lists of rooms by the age of their status: the order of all, sorted; and as of when ages are."""
 
 from __future__ import annotations
 
 import contextlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +20,10 @@ ROOM = st.tuples(st.sampled_from(KVPoll), st.integers(0, 3), st.sampled_from(OWN
 ROOMS = st.dictionaries(st.integers(0, 40), ROOM, max_size=30)
 
 
-def made_of(rooms):
+def made_of(rooms, feed_length=1000):
     """Aggregates of two shards with these rooms; several changed in the same millisecond."""
     aggregates = Aggregates("prod", 60.0, contextlib.nullcontext())
-    aggregates.begin(Settings("compat", 2, "none", 1000))
+    aggregates.begin(Settings("compat", 2, "none", feed_length))
     aggregates.server_time(NOW, 0.0)
     shards = list(aggregates.shards.values())
     for room, (status, age, owner) in rooms.items():
@@ -65,3 +66,17 @@ def test_latest_rows_are_the_last_of_all_sorted_rooms(rooms, status, limit):
     ]
     ordered = [room for _, room in sorted(every, key=lambda each: each[0], reverse=True)]
     assert [row.room for row in aggregates.latest(status, limit)] == ordered[:limit]
+
+
+@pytest.mark.parametrize("feed_length", [0, 1000])
+def test_lag_counts_from_the_time_of_the_snapshot(feed_length):
+    """Without a feed, a walk begins a minute after the last one: ages must not have that minute twice."""
+    aggregates = made_of({}, feed_length)
+    for shard in aggregates.shards.values():
+        shard.begin_walk()
+        shard.end_walk()
+    aggregates.is_connected = True
+    aggregates.end_round(1.0)
+    aggregates.server_time(NOW + 3_000, 3.0)
+    snapshot = aggregates.snapshot(4.0)
+    assert (snapshot.synced, snapshot.at + snapshot.lag_seconds) == (True, NOW / 1000 + 4.0)
