@@ -39,7 +39,7 @@ from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.beside import Beside
-from redis_kvpoll.statistics.feeds import Feeds
+from redis_kvpoll.statistics.feed_positions import Feeds
 from redis_kvpoll.statistics.position import START, MissedError
 
 INTERVAL = 1.0

@@ -23,7 +23,7 @@ from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Identity
 from redis_kvpoll.protocol.settings import ExpectedSettings
-from redis_kvpoll.statistics import beside, feeds, follow
+from redis_kvpoll.statistics import beside, feed_positions, follow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
@@ -52,10 +52,10 @@ class Machine(RuleBasedStateMachine):
         self.clock = time_machine.travel(START, tick=False)
         self.moved = self.clock.start()
         self.now = 1000.0
-        for module in (follow, feeds, beside):
+        for module in (follow, feed_positions, beside):
             self.patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.patch.setattr(follow, "PAGE", PAGE)
-        self.patch.setattr(feeds, "ENTRIES", 4)
+        self.patch.setattr(feed_positions, "ENTRIES", 4)
         self.patch.setattr(follow.Scan, "__init__", _scan_of_few_keys(follow.Scan.__init__))
         self.rounds = 0
         self.is_quiet = True
