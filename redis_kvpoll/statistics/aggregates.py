@@ -77,7 +77,8 @@ class Aggregates:
         return bool(self.shards) and all(shard.is_walked for shard in self.shards.values())
 
     def is_synced(self, now: float) -> bool:
-        return self.is_connected and self.is_walked and (not self.has_feed or now - self._tail_seen_at < STALE_AFTER)
+        lag, most = now - self._tail_seen_at, STALE_AFTER if self.has_feed else math.inf
+        return self.is_connected and self.is_walked and lag < most
 
     # Reading
 
