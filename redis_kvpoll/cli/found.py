@@ -14,7 +14,13 @@ import click
 
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import DEADLINE, ROLES, open_table
-from redis_kvpoll.errors import InvalidInputError, KVPollError, printable
+from redis_kvpoll.errors import (
+    InvalidInputError,
+    KVPollError,
+    NamespaceMismatchError,
+    ServerRefusedError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
@@ -44,6 +50,7 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
     with ExitStack() as stack:
         store, shards = stack.enter_context(open_table(url, namespace, writes=bool(writes))), None
         if store.settings() is None:
+            stack.close()  # the server's clients are counted, and this is none of them
             shards = _shards_without_settings(url, namespace, writes)
         if (replica := read_replica(url, DEADLINE)) is not None:
             _warn_of(replica, writes, url)
@@ -98,10 +105,11 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
+    names, nothing = [], "No namespace was found on this server: check --redis"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
-    except KVPollError:
-        names = []
+    except KVPollError as error:
+        nothing = f"Which namespaces this server has is not known: {error}"
     if not roles and (why := why_absent(url, DEADLINE)):
         yield why
     if roles:
@@ -110,12 +118,15 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
         more = f" and {len(names) - SHOWN:,} more (kvpoll namespaces)" if len(names) > SHOWN else ""
         yield f"This server has: {', '.join(f'-n {name}' for name in names[:SHOWN])}{more}"
     else:
-        yield "No namespace was found on this server: check --redis"
+        yield nothing
 
 
 def _exists(url: str, namespace: str) -> bool:
+    """Return whether a namespace is known to exist: this user may have no right to ask for it."""
     try:
         with open_table(url, namespace) as store:
             return store.settings() is not None
-    except InvalidInputError:  # with the role appended, the name is too long
+    except NamespaceMismatchError:  # another version has made it
+        return True
+    except (InvalidInputError, ServerRefusedError):  # with the role appended, the name may be too long
         return False

@@ -12,6 +12,7 @@ from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
 from redis_kvpoll.errors import printable
 
 COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
+SHOWN = 5
 
 
 @click.command(short_help="List the tables of a server.")
@@ -20,7 +21,7 @@ COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 def namespaces(url: str, wants_json: bool) -> None:
     """List the namespaces of a server, with their settings. It finds them by SCAN.
 
-    stderr says how many keys the server has, and how many of them are others'.
+    stderr says how many keys the server has, how many of them are others', and which settings could not be read.
 
     Exit status: 1 if there is none.
     """
@@ -33,6 +34,10 @@ def namespaces(url: str, wants_json: bool) -> None:
     if (there := count_keys(url, DEADLINE)) is not None:
         others = f"about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"
         click.echo(f"The server has {there.total:,} keys; {others}", err=True)
+    if unread := [one.namespace for one in found if not any(one[1:])]:
+        why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"
+        more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
+        click.echo(f"Not read: the settings of {', '.join(unread[:SHOWN])}{more}: {why}", err=True)
     if not found:
         leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
     if wants_json:

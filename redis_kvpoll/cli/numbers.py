@@ -14,7 +14,7 @@ from rich.text import Text
 from redis_kvpoll.cli.durations import human
 from redis_kvpoll.cli.owners import fold, why
 from redis_kvpoll.cli.rows import local_time
-from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES, short_time
+from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES, print_table, short_time
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
@@ -41,7 +41,7 @@ def print_snapshot(snapshot: Snapshot, about: str, refused_rate: float | None = 
         ago = human(max(0.0, snapshot.at - lost_at))
         console.print(Text(f"all data was lost at {clock_of(lost_at)}, {ago} ago; live owners restore", "yellow"))
     console.print()
-    console.print(_statuses(snapshot))
+    print_table(console, _statuses(snapshot))
     _print_failures(console, snapshot)
     _print_owners(console, snapshot)
 
@@ -102,9 +102,9 @@ def _rate(a_second: float) -> str:
 
 def _statuses(snapshot: Snapshot) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("status")
+    table.add_column("status", no_wrap=True)
     for name in ("rooms", "stuck", "oldest", "p50", "p99"):
-        table.add_column(name, justify="right", min_width=8)
+        table.add_column(name, justify="right", min_width=8, no_wrap=True)
     for status in ORDER:
         count = snapshot.counts.get(status, 0)
         cells = [Text(status.name, STATUS_STYLES[status]), Text(f"{count:,}", "" if count else "dim")]

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -68,7 +68,8 @@ def print_owners(columns: Sequence[str], owners: Sequence[tuple[str, Sequence[st
     used = [at for at, name in enumerate(columns) if name in ALWAYS or any(cells[at] for _, cells in owners)]
     for at in used:
         name = columns[at]
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "reason")
+        justify: JustifyMethod = "right" if name in NUMBERS else "left"
+        table.add_column(name, justify=justify, no_wrap=name != "reason", overflow="fold")
     for state, row in owners:
         cells = [Text(short_time(row[at]) if columns[at] in TIMES else row[at]) for at in used]
         cells[1].stylize(OWNER_STYLES[state])
@@ -108,6 +109,8 @@ def print_entry(entry: Entry, owners: Mapping[int, str], process: str) -> None:
             console.print(Text.assemble(f"{name:<{width}}", value), soft_wrap=True)
         return
     grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in fields:
         grid.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
     console.print(grid)
@@ -177,7 +180,8 @@ def print_history(columns: Sequence[str], rows: list[tuple[str, ...]]) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in shown:
         heading = f"{name} ({rows[0][0][-6:]})" if name == "since" and rows else name
-        table.add_column(heading, justify="right" if name == "lasted" else "left", no_wrap=name != "reason")
+        justify: JustifyMethod = "right" if name == "lasted" else "left"
+        table.add_column(heading, justify=justify, no_wrap=name != "reason", overflow="fold")
     for row in rows:
         cells = {name: Text(cell) for name, cell in zip(columns, row, strict=True)}
         cells["since"] = Text(row[0][:23])

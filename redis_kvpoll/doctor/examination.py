@@ -125,7 +125,7 @@ class _Look:
             table = self._look_at_table(found, brief, lag)
             facts = self._look_around(facts, brief)
         ends = [
-            node if node.error else replace(node, errors_at_end=node_look.read_errors(member.pool))
+            node if node.error else replace(node, errors_at_end=node_look.read_errors(member.pool, node))
             for node, member in zip(nodes, members, strict=True)
         ]
         return replace(

@@ -118,6 +118,7 @@ class RoomFacts:
     restored_at: float | None = None
     """When it was restored after a loss of data."""
     has_ttl: bool = True
+    ttl: float = 0.0
 
     @property
     def has_owner(self) -> bool:
@@ -192,6 +193,8 @@ class Permissions:
     writes: tuple[str, ...]
     asked_writes: int
     """How many commands that write were asked about."""
+    lacks_keys: bool = False
+    """Whether it is denied each command for the namespace's keys, and not all others: its key patterns lack them."""
 
 
 @dataclass(frozen=True, slots=True)

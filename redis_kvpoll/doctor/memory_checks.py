@@ -110,7 +110,7 @@ def persistence(view: NodeView) -> Observation:
             'see its log (is the disk full?), or switch it off: CONFIG SET save "" and CONFIG SET appendonly no',
         )
     on = []
-    if view.node.save or number(view.info, "rdb_saves"):
+    if view.node.save or (view.node.save is None and number(view.info, "rdb_saves")):
         on.append("RDB snapshots are on" + (f" (save {view.node.save})" if view.node.save else ""))
     if view.info.get("aof_enabled") == "1":
         on.append("the AOF is on")

@@ -105,9 +105,10 @@ def read_flushers(pool: NodePool) -> tuple[Flusher, ...]:
     return tuple(sorted(found, key=lambda one: one.idle))
 
 
-def read_errors(pool: NodePool) -> Mapping[str, int]:
-    """Return the server's errors by code."""
-    return error_counts(read_info(pool) or {})
+def read_errors(pool: NodePool, node: NodeFacts) -> Mapping[str, int]:
+    """Return the server's errors by code; without an answer those of when the look at it began."""
+    info = read_info(pool)
+    return node.errors if info is None else error_counts(info)
 
 
 def read_fields(reply: Any) -> Mapping[str, str] | None:

@@ -92,4 +92,6 @@ def _permissions(is_denied: Callable[[list[str]], bool], key: str) -> Permission
         tuple(command for command in denied if command in reading),
         tuple(command for command in denied if command not in reading),
         sum(command not in reading for command in asked),
+        # A server's words for the two cases differ from version to version.
+        all((key in calls[command]) == (command in denied) for command in asked),
     )

@@ -42,7 +42,8 @@ def ttls(sample: SampleFacts, facts: Facts) -> Observation:
 
 
 def leaks(sample: SampleFacts, facts: Facts) -> Observation:
-    old = [prefix for prefix in sample.prefixes if not prefix.has_room and DEFAULT_TTL - prefix.ttl > ORPHANED]
+    ttl = shown_ttl(sample)
+    old = [prefix for prefix in sample.prefixes if not prefix.has_room and ttl - prefix.ttl > ttl / 2]
     among = len(sample.rooms) + len(sample.prefixes)
     if old and len(old) > MAX_LEAKED * among:
         found = f"{len(old):,} of {among:,} sampled rooms have a prefix length and do not exist"
@@ -59,6 +60,12 @@ def leaks(sample: SampleFacts, facts: Facts) -> Observation:
         advice += "next touch; else: do all processes run the same version? Please report it"
         return warning(found, f"at most {MAX_LEAKED:.0%}", advice)
     return well("none")
+
+
+def shown_ttl(sample: SampleFacts) -> float:
+    """Return the TTL with which rooms and prefixes are written, as far as the sample shows: it may be longer."""
+    rooms = (room.ttl for room in sample.rooms if room.is_live)
+    return max((*rooms, *(prefix.ttl for prefix in sample.prefixes)), default=0.0)
 
 
 def corrupt(sample: SampleFacts, facts: Facts) -> Observation:

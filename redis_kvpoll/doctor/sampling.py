@@ -163,7 +163,17 @@ def room_facts(room: int, ttl_ms: int, length: Any, pairs: Any, now: float) -> R
     age, since = ages
     owner = fields.get(b"owner", b"").decode("utf-8", "replace")
     restored_at = opened if b"replayed" in fields else None
-    return RoomFacts(room, True, status, owner=owner, age=age, since=since, restored_at=restored_at, has_ttl=has_ttl)
+    return RoomFacts(
+        room,
+        True,
+        status,
+        owner=owner,
+        age=age,
+        since=since,
+        restored_at=restored_at,
+        has_ttl=has_ttl,
+        ttl=ttl_ms / 1000,
+    )
 
 
 def milliseconds(text: bytes) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis_kvpoll.doctor import losses, traces
 from redis_kvpoll.doctor.facts import Facts, FeedFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
+from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
 SLOTS = 16384
@@ -159,6 +160,10 @@ def acl(facts: Facts) -> Observation:
     found = facts.permissions
     if found is None:
         return unknown("not known: the calls were not answered")
+    if found.lacks_keys:
+        patterns = " ".join(f"~{pattern}" for pattern in keys.patterns([facts.namespace]))
+        advice = f"ACL SETUSER NAME {patterns} (the whole rule: kvpoll acl -n {facts.namespace})"
+        return problem(f"this user is denied the keys of {facts.namespace}", "the rule of kvpoll acl", advice)
     if found.reads:
         return _denied(facts, found.reads, "--read-only ")
     if found.writes and len(found.writes) < found.asked_writes:

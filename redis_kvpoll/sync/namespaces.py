@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from redis_kvpoll.engine.classify import NotSent, explained
-from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.engine.classify import Failure, NotSent, classify, explained
+from redis_kvpoll.engine.effects import FollowRedirect, Send
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.settings import NAMES, Namespace, parse_namespace
 from redis_kvpoll.sync import connect
@@ -21,7 +22,8 @@ PAGE = 1000
 def list_namespaces(url: str, deadline: float, within: float = math.inf) -> list[Namespace]:
     """Return the namespaces of a server, or of all masters of a cluster, by name.
 
-    The walk over the keys ends after ``within`` seconds, with what was found by then.
+    The walk over the keys ends after ``within`` seconds, with what was found by then. A namespace whose settings the
+    server does not let this user read, or which are none, has its name alone.
 
     Raises:
         InvalidInputError: the URL is wrong.
@@ -30,11 +32,8 @@ def list_namespaces(url: str, deadline: float, within: float = math.inf) -> list
     """
     transport = connect.transport_from_url(url, deadline)
     try:
-        found = []
-        for name in sorted(_names(transport, time.monotonic() + within)):
-            reply = transport.perform(Send(name, ["HMGET", keys.settings(name), *NAMES]))
-            found.append(parse_namespace(name, reply))
-        return found
+        names = sorted(_names(transport, time.monotonic() + within))
+        return [parse_namespace(name, _settings(transport, name)) for name in names]
     except (NotSent, RedisError, OSError) as error:
         raise explained("namespaces", str(transport), error) from error
     finally:
@@ -43,7 +42,8 @@ def list_namespaces(url: str, deadline: float, within: float = math.inf) -> list
 
 def _names(transport: Transport, until: float) -> set[str]:
     found: set[str] = set()
-    transport.perform(Send("0", ["EXISTS", keys.settings("0")]))  # in a cluster, it reads the slot map
+    with contextlib.suppress(NoPermissionError):  # the user of one namespace may not ask for this key
+        _perform(transport, Send("0", ["EXISTS", keys.settings("0")]))  # in a cluster, it reads the slot map
     for tag in transport.tag_of_each_node():
         cursor = ""
         while cursor != "0" and time.monotonic() < until:
@@ -52,3 +52,24 @@ def _names(transport: Transport, until: float) -> set[str]:
             cursor = reply[0].decode()
             found |= {name for key in reply[1] if (name := keys.namespace_of(key)) is not None}
     return found
+
+
+def _settings(transport: Transport, name: str) -> list[Any]:
+    """Return the reply that has the settings of a namespace; None for each if the server refuses to tell."""
+    try:
+        return list(_perform(transport, Send(name, ["HMGET", keys.settings(name), *NAMES])))
+    except ResponseError as error:
+        if classify(error) is not Failure.REJECTED:
+            raise
+        return [None] * len(NAMES)
+
+
+def _perform(transport: Transport, send: Send) -> Any:
+    """Return the reply to a call, also of a slot that moves, or has moved."""
+    try:
+        return transport.perform(send)
+    except AskError as redirect:
+        if not transport.perform(FollowRedirect(redirect)):
+            raise
+        asking = None if isinstance(redirect, MovedError) else (redirect.host, redirect.port)
+        return transport.perform(Send(send.tag, send.words, asking=asking))  # the first is for its own node alone

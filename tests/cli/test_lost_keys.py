@@ -14,7 +14,7 @@ from redis_kvpoll.doctor import examination
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import real
-from tests.support.examining import HEALTHY, be_patient, examine
+from tests.support.examining import HEALTHY, be_patient, examine, user_of
 from tests.support.leasing import ManualLease, begin_long_ago, die
 
 LOOKING = (["owners"], ["stats"], ["ls"], ["show", "2"], ["history", "2"], ["doctor"])
@@ -134,13 +134,47 @@ class TestAllKeys:
         shown = run(server, "ls").stderr
         assert "the server was started" in shown
         assert "its counters show no loss since then or CONFIG RESETSTAT" in shown
+        assert "connected" not in shown, "nobody is"
 
     def test_other_namespaces_are_listed_to_paste(self, server, lease):
         shown = run(server, "ls", namespace="default")
         assert (shown.exit_code, "This server has: -n prod" in shown.stderr) == (1, True)
 
 
+class TestUserOfOneTable:
+    """Of the keys of other tables, it may see the names alone."""
+
+    @pytest.mark.parametrize("options", [["-n", "prod"], ["-n", "prod", "--read-only"]])
+    def test_namespaces_has_what_the_user_may_read(self, server, lease, options):
+        with StatusStore.from_url(server.tcp, namespace="other") as other, user_of(server, *options) as url:
+            other.get(1)
+            other.update_status(1, 1)
+            shown = CliRunner().invoke(kvpoll, ["namespaces", "--redis", url], catch_exceptions=False)
+        assert shown.exit_code == 0
+        lines = [line.split("\t")[:2] for line in shown.stdout.splitlines()[1:]]
+        assert lines == [["other", ""], ["prod", "strict"]]
+        assert "Not read: the settings of other: this user lacks their keys" in shown.stderr
+
+    def test_absent_table_is_said_to_be_absent(self, server, client):
+        with StatusStore.from_url(server.tcp, namespace="other") as other, user_of(server, "-n", "prod") as url:
+            other.update_status(1, 1)
+            words = ["ls", "--redis", url, "-n", "prod"]
+            shown = CliRunner().invoke(kvpoll, words, catch_exceptions=False).stderr
+            assert "namespace 'prod' not found" in shown
+            assert "This server has: -n other" in shown
+            client.acl_setuser("eyes", enabled=True, commands=["-scan"])
+            shown = CliRunner().invoke(kvpoll, words, catch_exceptions=False).stderr
+        assert "Which namespaces this server has is not known" in shown
+        assert "No namespace was found" not in shown
+
+
 class TestNeighbours:
+    def test_settings_of_another_type_hide_no_other_table(self, server, client, lease):
+        client.set("kvpoll:{odd}:settings", "x", ex=100)
+        shown = run_on_server(server, "namespaces")
+        assert [line.split("\t")[:2] for line in shown.stdout.splitlines()[1:]] == [["odd", ""], ["prod", "strict"]]
+        assert "Not read: the settings of odd" in shown.stderr
+
     def test_namespaces_says_how_many_keys_are_others(self, server, client, lease):
         for number in range(200):
             client.set(f"other:{number}", "x", ex=1000)

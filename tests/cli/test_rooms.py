@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll._process import this_process
+from redis_kvpoll.cli import numbers
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.timeline import print_timeline
 from redis_kvpoll.protocol.periods import Period
@@ -250,6 +253,21 @@ class TestStats:
         assert "transfer 1" in shown
         assert "Mooncake session # failed" in shown
         assert "owners  1 alive" in shown
+
+    @pytest.mark.parametrize("width", [80, 60, 40])
+    def test_numbers_are_whole_on_any_terminal(self, store, monkeypatch, width):
+        store.update_many(dict.fromkeys(range(12_345), BOOT))
+        out = io.StringIO()
+        monkeypatch.setattr(numbers, "Console", lambda **_: Console(file=out, width=width, force_terminal=True))
+        with store.statistics() as statistics:
+            real.until(lambda: statistics.snapshot().total == 12_345, "all are counted")
+            for status in (BOOT, MOVE):
+                store.update_status(20_000, status)
+            real.until(lambda: any(statistics.snapshot().status_durations[BOOT].counts), "one has gone on")
+            numbers.print_snapshot(statistics.snapshot(), "here")
+        shown = out.getvalue()
+        assert [word for word in ("p50", "p99", "oldest", "Bootstrapping", "12,345") if word not in shown] == []
+        assert "…" not in shown
 
     def test_counts_are_those_of_the_table(self, table, run):
         found = json.loads(run("stats", "--json").stdout)

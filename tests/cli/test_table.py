@@ -86,6 +86,18 @@ class TestTable:
         assert "\n    reason  decode worker gone, twice\n" in re.sub(r"\x1b\[[\d;]*m| +(?=\n)", "", out.getvalue())
         assert "…" not in out.getvalue()
 
+    def test_long_word_of_a_room_is_whole_on_a_terminal(self, store, monkeypatch):
+        word = "x" * 300
+        out = io.StringIO()
+        monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=80, force_terminal=True))
+        store.update_status(1, KVPoll.Transferring)
+        store.abort(1, word)
+        terminal.print_entry(store.entry(1), {}, "")
+        terminal.print_history(rows.HISTORY_COLUMNS, [("2026-01-01 00:00:00.000 +00:00", "Failed", "", "", word, "")])
+        terminal.print_owners(("owner", "state", "reason"), [("lost", ("prefill-0", "lost", word))])
+        assert out.getvalue().count("x") == 3 * len(word)
+        assert "…" not in out.getvalue()
+
     def test_corrupt_room_hides_no_other(self, url, store, watched):
         store.update_status(7, KVPoll.Transferring)
         watched[0].set("kvpoll:{prod}:room:8", "by hand", ex=60)

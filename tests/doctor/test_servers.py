@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from chaos.proxy import Proxy
+from redis_kvpoll.doctor import sampling
 from redis_kvpoll.doctor.findings import Level, exit_status
 from tests.support import real
 from tests.support.examining import HEALTHY, Disguised, by_check, doctor_of, examine, live_table, raised, user_of
@@ -165,6 +166,12 @@ class TestPersistence:
             found = found_by("persistence", url)
         assert (found.level, "(save 3600 1)" in found.found) == (NOTE, True)
 
+    def test_snapshots_that_were_switched_off_are_well(self, server, admin):
+        admin.save()
+        assert int(admin.info("persistence")["rdb_saves"]) == 1
+        with user_of(server, rule="+config|get") as url:
+            assert examine(url)["persistence"].level is Level.WELL
+
     def test_aof_is_a_note_for_any_user(self, server, admin):
         admin.config_set("appendonly", "yes")
         real.until(lambda: not admin.info("persistence")["aof_rewrite_in_progress"], "it is written")
@@ -223,6 +230,26 @@ class TestCalls:
         doctor = doctor_of(server.tcp)
         for _ in range(2):
             assert raised(by_check(doctor.examine())) == set()
+
+    def test_look_without_an_end_makes_old_errors_no_new_ones(self, server, admin, monkeypatch):
+        """The user may not call INFO when the first examination ends."""
+        admin.config_set("maxmemory", 1)
+        with pytest.raises(redis.OutOfMemoryError):
+            admin.set("x", "y", ex=10)
+        admin.config_set("maxmemory", 2**30)
+        look_at = sampling.look_at
+
+        def look_at_and_deny(*arguments):
+            admin.acl_setuser("eyes", enabled=True, commands=["-info"])
+            return look_at(*arguments)
+
+        with user_of(server) as url:
+            doctor = doctor_of(url)
+            with monkeypatch.context() as denied:
+                denied.setattr(sampling, "look_at", look_at_and_deny)
+                assert by_check(doctor.examine())["acl"].found == "this user is denied INFO"
+            admin.acl_setuser("eyes", enabled=True, commands=["+info"])
+            assert by_check(doctor.examine())["errors"].level is Level.WELL
 
     def test_busy_script_is_a_problem(self, world):
         server = world.serve(*HEALTHY, "--lua-time-limit", "5")

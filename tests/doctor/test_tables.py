@@ -119,6 +119,15 @@ class TestKeys:
         client.expire("kvpoll:{default}:prefix:77", 100)
         assert found_by("leaks", server).level is WARNING
 
+    @pytest.mark.parametrize("ttl", [100.0, 9000.0])
+    def test_prefix_is_old_by_the_ttl_of_its_table(self, server, client, ttl):
+        with StatusStore.from_url(server.tcp, ttl=ttl) as store:
+            store.update_status(1, KVPoll.Bootstrapping)
+            store.set_decode_prefix_len(77, 5)
+            assert examine(server.tcp)["leaks"].level is Level.WELL
+            client.expire("kvpoll:{default}:prefix:77", int(0.3 * ttl))
+            assert examine(server.tcp)["leaks"].level is WARNING
+
     def test_owned_room_that_is_gone_is_a_warning(self, server, store, client):
         client.delete(ROOM % 2)
         found = found_by("leaks", server)
@@ -324,6 +333,16 @@ class TestUser:
             assert (found.level, found.found) == (PROBLEM, f"this user is denied {command.upper()}")
             assert f"+{command} (" in found.advice
             assert option in found.advice
+
+    def test_user_of_another_namespace_lacks_keys_and_no_command(self, world, kind):
+        server = world.serve(*HEALTHY, kind=kind)
+        for options in (("-n", "other"), ("-n", "other", "--read-only")):
+            with live_table(server, "prod"), user_of(server, *options) as url, server.client() as admin:
+                found = examine(url, "prod")["acl"]
+                assert (found.level, found.found) == (PROBLEM, "this user is denied the keys of prod")
+                words = found.advice.partition(" (")[0].replace("NAME", "eyes").split()
+                admin.execute_command(*words)
+                assert examine(url, "prod")["acl"].level is Level.WELL
 
     def test_user_without_any_right_gets_no_error(self, world, kind):
         server = world.serve(*HEALTHY, kind=kind)

@@ -18,7 +18,7 @@ IN_THE_DOCTOR = [
     (
         "a prefix that comes before its room is a leak",
         "doctor.sample_checks:leaks",
-        "and DEFAULT_TTL - prefix.ttl > ORPHANED",
+        "and ttl - prefix.ttl > ttl / 2",
         "",
         "doctor/test_tables.py::TestKeys::test_old_prefix_without_a_room_is_a_warning",
     ),

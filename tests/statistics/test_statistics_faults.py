@@ -6,6 +6,8 @@ import pytest
 
 from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.settings import parse_namespace
+from redis_kvpoll.sync import namespaces
 from redis_kvpoll.sync.namespaces import list_namespaces
 from tests.support import cluster as clusters
 from tests.support import pace, real
@@ -126,3 +128,30 @@ class TestCluster:
             with StatusStore.from_url(cluster.url, namespace=name) as other:
                 other.counts()
         assert [each.namespace for each in list_namespaces(cluster.url, 30.0)] == ["a", "b", "c", "d", "prod"]
+
+    def test_namespace_whose_slot_moves_is_listed(self, cluster):
+        with StatusStore.from_url(cluster.url, namespace="moving") as other:
+            other.counts()
+        cluster.start_moving("moving")
+        try:
+            cluster.move_key("kvpoll:{moving}:settings")
+            found = {each.namespace: each.policy for each in list_namespaces(cluster.url, 30.0)}
+        finally:
+            cluster.finish_moving("moving")
+        assert found["moving"] == "compat"
+
+    def test_namespace_whose_slot_has_moved_is_listed(self, cluster, monkeypatch):
+        """It moves after the slot map was read, once the first namespace has been."""
+        for name in ("early", "moving"):
+            with StatusStore.from_url(cluster.url, namespace=name) as other:
+                other.counts()
+
+        def parse_and_move(name, reply):
+            if name == "early":
+                cluster.start_moving("moving")
+                cluster.finish_moving("moving")
+            return parse_namespace(name, reply)
+
+        monkeypatch.setattr(namespaces, "parse_namespace", parse_and_move)
+        found = {each.namespace: each.policy for each in list_namespaces(cluster.url, 30.0)}
+        assert found["moving"] == "compat"
