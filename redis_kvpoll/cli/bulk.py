@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
+Change = Callable[["StatusStore", list[int]], Iterator[int]]
+"""Changes rooms, and yields after each call how many it has changed."""
 
 LIMIT = 1000
 MAX_LIMIT = 1_000_000
@@ -78,7 +80,11 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         )
         return
     _check_one(wanted)
+    if given["dry_run"]:
+        _show_one(url, namespace, room, "abort", given["wants_json"])
+        return
     with found_table(url, namespace, "abort") as (store, _):
+        _refuse_success(room, _status(store, room))
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
@@ -123,6 +129,9 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
         _change_many(url, namespace, wanted, "clear", _clear_some, **given)
         return
     _check_one(wanted)
+    if given["dry_run"]:
+        _show_one(url, namespace, room, "clear", given["wants_json"])
+        return
     with found_table(url, namespace, "clear") as (store, _):
         try:
             entry = store.entry(room)
@@ -143,12 +152,44 @@ def _check_one(wanted: Selection) -> None:
         raise click.UsageError("give ROOM, or options that select rooms, not both")
 
 
-def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> int:
-    return sum(store.abort(room, reason).outcome is Outcome.FAILED for room in rooms)
+def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: bool) -> None:
+    """Say what would be done to a room, and change nothing."""
+    with found_table(url, namespace) as (store, _):
+        status = _status(store, room)
+    if status is None:
+        raise click.ClickException(absent(room, namespace))
+    if operation == "abort":
+        _refuse_success(room, status)
+    if wants_json:
+        as_json.put({"namespace": namespace, "matching": 1, "changed": 0, "rooms": [room]})
+        return
+    what = "remove it" if operation == "clear" else "fail it" if status is not KVPoll.Failed else "change nothing"
+    state = f"at {status.name}" if isinstance(status, KVPoll) else "corrupt"
+    click.echo(f"Room {room} is {state}: {operation} would {what}.")
 
 
-def _clear_some(store: StatusStore, rooms: list[int]) -> int:
-    return sum(status is not None for status in store.clear_many(rooms).values())
+def _status(store: StatusStore, room: int) -> KVPoll | CorruptEntryError | None:
+    try:
+        return store.get(room)
+    except CorruptEntryError as error:
+        return error
+
+
+def _refuse_success(room: int, status: object) -> None:
+    """``store.abort`` would make it Failed, and hide that the transfer has ended well."""
+    if status is KVPoll.Success:
+        raise click.ClickException(f"room {room} is at Success: abort fails live rooms only")
+
+
+def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> Iterator[int]:
+    """Read each room just before its abort: it may have ended since the step was read."""
+    for room in rooms:
+        if _status(store, room) is not KVPoll.Success:
+            yield int(store.abort(room, reason).outcome is Outcome.FAILED)
+
+
+def _clear_some(store: StatusStore, rooms: list[int]) -> Iterator[int]:
+    yield sum(status is not None for status in store.clear_many(rooms).values())
 
 
 def _change_many(
@@ -156,7 +197,7 @@ def _change_many(
     namespace: str,
     wanted: Selection,
     operation: str,
-    change: Callable[[StatusStore, list[int]], int],
+    change: Change,
     limit: int,
     dry_run: bool,
     yes: bool,
@@ -184,9 +225,7 @@ def _change_many(
         print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
-        click.echo(
-            f"{'Failed' if operation == 'abort' else 'Cleared'} {_rooms(changed)} of {len(rooms):,} that matched."
-        )
+        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(rooms):,} that matched.")
 
 
 def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
@@ -215,19 +254,27 @@ def _change_in_steps(
     found: list[Found],
     recheck: Recheck,
     operation: str,
-    change: Callable[[StatusStore, list[int]], int],
+    change: Change,
 ) -> tuple[int, int]:
-    """Return how many rooms were changed, and how many were skipped."""
-    changed = skipped = 0
-    for at in range(0, len(found), STEP):
-        if at:
-            time.sleep(PAUSE)
-        some = found[at : at + STEP]
-        entries = recheck.matching(some)
-        still = [entry.room for entry in entries if _may_change(operation, entry.status)]
-        changed += change(store, still)
-        skipped += len(some) - len(still)
-    return changed, skipped
+    """Return how many rooms were changed, and how many were skipped; before it raises, stderr has the first count."""
+    changed = 0
+    try:
+        for at in range(0, len(found), STEP):
+            if at:
+                time.sleep(PAUSE)
+            entries = recheck.matching(found[at : at + STEP])
+            still = [entry.room for entry in entries if _may_change(operation, entry.status)]
+            for count in change(store, still):
+                changed += count
+    except (KVPollError, KeyboardInterrupt):
+        more = "; the last call may have changed more"
+        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(found):,} that matched{more}", err=True)
+        raise
+    return changed, len(found) - changed
+
+
+def _done(operation: str) -> str:
+    return "Failed" if operation == "abort" else "Cleared"
 
 
 def _rooms(count: int) -> str:

@@ -72,21 +72,24 @@ def tail(
 @click.argument("room", type=room_id)
 @json_option
 def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
-    """Show the changes of one room that the feed still has, and how long each status lasted."""
+    """Show the changes of one room that the feed still has, and how long each status lasted.
+
+    Exit status: 1 if there is none.
+    """
     with found_table(url, namespace) as (store, _):
         changes = store.history(room)
         exists = _exists(store, room)
         settings = store.settings()
     if wants_json:
         as_json.put([as_json.change(change) for change in changes])
-    elif not changes:
+    if not changes:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
             f"the feed of namespace {namespace!r} has no changes of room {room}"
             + (", though the room exists" if exists else "")
             + f"; it keeps {kept} entries of a shard, and expires once no room was opened or touched for a day"
         )
-    else:
+    if not wants_json:
         now = ServerClock(url).now()
         print_history([row for period in periods(changes, exists, now) for row in period_rows(period)])
 
@@ -130,11 +133,12 @@ def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str
         if met is None or change.at > met.until or not (met.is_theirs or change.rank in met.ranks):
             try:
                 entry = store.entries([change.room]).get(change.room)
+                is_theirs = owners.have(entry)
             except StoreUnavailableError:  # rather too many than one too few
                 yield change
                 continue
             ranks = set() if met is None or change.at > met.until else met.ranks
-            met = _Met(owners.have(entry), math.inf, ranks)
+            met = _Met(is_theirs, math.inf, ranks)
             if entry is not None:  # the next of an absent room's id may be theirs
                 if len(known) >= MOST_KNOWN:
                     known.clear()

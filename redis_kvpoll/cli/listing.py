@@ -84,8 +84,10 @@ def ls(
             listed = _asked(store, ask_serve.ServeAddress(serve, serve_token_file), namespace, wanted, order)
         if listed is None:
             matching = Matching(store, wanted, clock)
-            found = with_entries(store, order.first(matching))
-            listed = Listed(found, matching.total, matching.count)
+            chosen = order.first(matching)
+            found = with_entries(store, chosen)
+            gone = len(chosen) - len(found)
+            listed = Listed(found, matching.total - gone, matching.count - gone)
     _print(namespace, wanted, listed, clock.now(), wants_json, replica)
 
 
@@ -112,6 +114,8 @@ class Listed(NamedTuple):
     matching: int
     source: str = ""
     """Who has found them, if it was not this command."""
+    advice: str = "--all lists them, --limit more"
+    """How to list what was left out."""
 
 
 def _asked(
@@ -150,7 +154,7 @@ class Matching:
 def _print(
     namespace: str, wanted: Selection, listed: Listed, now: float, wants_json: bool, replica: ReplicaLink | None
 ) -> None:
-    found, total, count, source = listed
+    found, total, count, source, advice = listed
     left_out = count - len(found)
     if wants_json:
         rooms = [as_json.room(each.row, each.entry, now) for each in found]
@@ -166,7 +170,7 @@ def _print(
     else:
         print_found(found, now)
     if left_out > 0 or not wanted.is_any or sys.stdout.isatty():
-        more = f"; {left_out:,} left out: --all lists them, --limit more" if left_out > 0 else ""
+        more = f"; {left_out:,} left out: {advice}" if left_out > 0 else ""
         of = f"{count:,} of {total:,}" if count < total else f"{total:,}"
         by = f" ({source})" if source else ""
         click.echo(f"{namespace}: {of} room{'' if total == 1 else 's'}{more}{by}", err=True)
@@ -207,6 +211,7 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
     if not found and not wants_json:
         total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
         leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
-    _print(namespace, wanted, Listed(found, matching.total, matching.count), clock.now(), wants_json, replica)
+    listed = Listed(found, matching.total, matching.count, advice="--limit lists more")
+    _print(namespace, wanted, listed, clock.now(), wants_json, replica)
     if not found:
         raise click.exceptions.Exit(NOT_FOUND)

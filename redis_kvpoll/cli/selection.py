@@ -183,9 +183,9 @@ class Owners:
 
     def _has(self, incarnation: int) -> bool:
         if incarnation not in self._incarnations:
-            self._incarnations[incarnation] = False
             for owner in self._store.owners():
                 self._incarnations[owner.incarnation] = self._text in owner.name
+            self._incarnations.setdefault(incarnation, False)
         return self._incarnations[incarnation]
 
 

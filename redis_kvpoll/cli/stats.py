@@ -55,12 +55,12 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 
     Exit status: 130 after Ctrl-C.
     """
-    with found_table(url, namespace) as (store, replica):
+    with interruptible(), found_table(url, namespace) as (store, replica):
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
         if replica is not None:
             about += ", a replica" if replica.is_linked else ", a replica without its primary"
-        with interruptible(), store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
+        with store.statistics(lookback=since, stuck_after=stuck, share=SHARE) as statistics:
             _show(statistics, about, replica, interval if watch else None, wants_json)
 
 
@@ -96,21 +96,18 @@ def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
 
 
 def _first(statistics: Statistics) -> Snapshot:
-    """Wait until all rooms are known."""
-    from redis_kvpoll.errors import StoreUnavailableError
+    """Wait until all rooms are known. A lost connection alone is no end: the follower reads on over the next one."""
+    from redis_kvpoll.statistics.base import NotSyncedYetError
 
     is_terminal, said = sys.stderr.isatty(), False
     try:
         while True:
             try:
                 return statistics.wait_synced(PROGRESS_AFTER)
-            except StoreUnavailableError:
-                snapshot = statistics.snapshot()
-                if snapshot.error is not None:
-                    raise
+            except NotSyncedYetError:
                 if is_terminal:
                     said = True
-                    click.echo(f"\r{snapshot.walked or 0:,} rooms read …", nl=False, err=True)
+                    click.echo(f"\r{statistics.snapshot().walked or 0:,} rooms read …", nl=False, err=True)
     finally:
         if said:
             click.echo("\r\x1b[K", nl=False, err=True)

@@ -21,6 +21,10 @@ SHARE = 0.1
 MAX_ROWS = 100_000
 
 
+class NotSyncedYetError(StoreUnavailableError):
+    """The time is over; nothing that is known keeps the statistics from syncing later."""
+
+
 class StatisticsBase:
     """The statistics of a namespace, to be read. Statistics and AsyncStatistics run their follower."""
 
@@ -154,7 +158,7 @@ class StatisticsBase:
             raise follower.health.failure
         return None
 
-    def _timed_out(self, timeout: float) -> StoreUnavailableError:
+    def _timed_out(self, timeout: float) -> NotSyncedYetError:
         snapshot = self.snapshot()
         why = snapshot.error or f"{snapshot.walked or 0:,} rooms were read"
-        return StoreUnavailableError(f"statistics: the table was not read within {timeout:g} s ({why})")
+        return NotSyncedYetError(f"statistics: the table was not read within {timeout:g} s ({why})")

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.errors import StoreUnavailableError
 from tests.support import pace
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -46,6 +47,52 @@ class TestHostAheadOfTheServer:
         for seconds, count in ((800, 0), (1000, 1)):
             found = json.loads(run("ls", f"--expiring={seconds}s", "--json").stdout)
             assert found["matching"] == count
+
+
+class TestOneRoom:
+    @pytest.mark.parametrize(("command", "what"), [("abort", "fail"), ("clear", "remove")])
+    def test_dry_run_of_a_room_changes_nothing(self, store, run, command, what):
+        store.update_status(1, MOVE)
+        result = run(command, "1", "--dry-run")
+        assert (result.exit_code, result.output) == (0, f"Room 1 is at Transferring: {command} would {what} it.\n")
+        assert json.loads(run(command, "1", "--dry-run", "--json").stdout)["changed"] == 0
+        assert store.get(1) is MOVE
+        assert run(command, "2", "--dry-run").exit_code == 1
+
+    @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
+    def test_abort_of_a_success_is_refused(self, store, run, options):
+        store.update_status(1, DONE)
+        result = run("abort", "1", *options)
+        assert (result.exit_code, result.output) == (1, "Error: room 1 is at Success: abort fails live rooms only\n")
+        assert store.get(1) is DONE
+
+
+class TestEndsEarly:
+    """Who has changed a part of the rooms is told how many, before the error."""
+
+    @pytest.mark.parametrize(
+        ("words", "method", "done"),
+        [
+            (["abort", "--status", "bootstrapping"], "abort", "Failed 3 rooms"),
+            (["clear", "--status", "bootstrapping"], "clear_many", "Cleared 100 rooms"),
+        ],
+    )
+    @pytest.mark.parametrize("end", [KeyboardInterrupt, StoreUnavailableError])
+    def test_rooms_that_were_changed_are_counted(self, store, run, monkeypatch, words, method, done, end):
+        store.update_many(dict.fromkeys(range(250), BOOT))
+        call, calls = getattr(StatusStore, method), iter(range(4 if method == "abort" else 2))
+
+        def calling(self, *given):
+            if next(calls) == (3 if method == "abort" else 1):
+                raise end("the end")
+            return call(self, *given)
+
+        monkeypatch.setattr(StatusStore, method, calling)
+        result = run(*words, "--yes")
+        said, *rest = result.stderr.splitlines()
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert said == f"{done} of 250 that matched; the last call may have changed more"
+        assert rest[-1] == ("Aborted!" if end is KeyboardInterrupt else "Error: the end")
 
 
 class TestTableChangesMeanwhile:
@@ -98,6 +145,21 @@ class TestTableChangesMeanwhile:
         _, out, _ = ask(lambda: store.update_many({2: MOVE, 3: DONE}), "abort", "--status", "bootstrapping")
         assert out == "Failed 1 room of 3 that matched."
         assert store.poll([1, 2, 3]) == [FAILED, MOVE, DONE]
+
+    def test_abort_leaves_what_ends_within_a_step(self, store, run, monkeypatch):
+        """The rooms of a step are read at once, and aborted one by one."""
+        store.update_many(dict.fromkeys((1, 2), BOOT))
+        abort = StatusStore.abort
+
+        def aborting(self, room, reason):
+            store.update_status(3 - room, DONE)
+            return abort(self, room, reason)
+
+        monkeypatch.setattr(StatusStore, "abort", aborting)
+        result = run("abort", "--status", "bootstrapping", "--yes")
+        assert result.stdout == "Failed 1 room of 2 that matched.\n"
+        assert result.stderr == "skipped 1 room that changed in the meantime\n"
+        assert sorted(store.poll([1, 2])) == [FAILED, DONE]
 
     def test_abort_by_owner_takes_rooms_that_have_moved_on(self, store, ask):
         with store.lease("prefill-0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -122,7 +123,12 @@ class TestHistory:
             (ROOM, "Bootstrapping", None, 900.0),
             (ROOM, None, None, None),
         ]
-        assert json.loads(run("history", "5", "--json", "--redis", url, "-n", "prod").output) == []
+
+    def test_history_as_json_of_an_unknown_room_fails_too(self, url, store):
+        store.update_status(ROOM, 1)
+        result = run("history", "5", "--json", "--redis", url, "-n", "prod")
+        assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+        assert "has no changes of room 5" in result.stderr
 
     def test_history_of_a_corrupt_room_is_shown(self, url, store, watched):
         store.update_status(7, 3)
@@ -261,6 +267,37 @@ class TestTail:
 
         found = list(feed._of_owner(changes(), store, "prefill-0"))
         assert [each.at for each in found] == [20]
+
+    def test_tail_of_an_owner_outlasts_a_lost_server(self, monkeypatch):
+        """Its room is read, and the server is lost before the leases are; the next change asks for them again."""
+        owners, losses = StatusStore.owners, iter([True])
+        with real.World("sync") as world, contextlib.ExitStack() as stack:
+            socket = world.serve().socket
+            for rank in (0, 1):
+                store = StatusStore.from_url(f"unix://{socket}", namespace="prod", rank=rank, world_size=2)
+                stack.enter_context(store)
+                if rank == 1:
+                    stack.enter_context(store.lease("prefill-1"))
+                store.open(1, request="rid")
+            proxy = stack.enter_context(Proxy(socket))
+            looking = StatusStore.from_url(proxy.url, namespace="prod", deadline=pace.seconds(1))
+            stack.enter_context(looking)
+
+            def losing(self):
+                if next(losses, False):
+                    proxy.refusing = True
+                    proxy.cut()
+                return owners(self)
+
+            def changes():
+                yield change(10, KVPoll.Bootstrapping, ttl=900)
+                proxy.refusing = False
+                yield change(11, KVPoll.Transferring, ttl=900)
+
+            monkeypatch.setattr(StatusStore, "owners", losing)
+            found = list(feed._of_owner(changes(), looking, "prefill-1"))
+            assert [each.at for each in found] == [10, 11]
+            assert next(losses, "lost") == "lost"
 
     def test_tail_as_json_prints_gaps_too(self, url, store, watched):
         store.update_status(7, 1)

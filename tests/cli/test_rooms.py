@@ -12,7 +12,7 @@ from rich.console import Console
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll._process import this_process
-from redis_kvpoll.cli import numbers
+from redis_kvpoll.cli import listing, numbers
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.timeline import print_timeline
 from redis_kvpoll.protocol.periods import Period
@@ -104,6 +104,7 @@ class TestLs:
 class TestFindShowWait:
     def test_find_names_the_rooms_of_a_request(self, table, run):
         assert rooms(run("find", "rid-1")) == [1]
+        assert run("find", "rid", "--limit", "1").stderr == "prod: 2 of 5 rooms; 1 left out: --limit lists more\n"
         result = run("find", "rid-9")
         assert (result.exit_code, "no room of a request 'rid-9' (5 rooms)" in result.stderr) == (1, True)
 
@@ -202,6 +203,20 @@ class TestFindShowWait:
         store.update_status(1, BOOT)
         store.abort(1, "why\x1b[2J\nRoom 2 is at Success")
         assert run("wait", "1").stdout == "Room 1 is at Failed: why\\x1b[2J\\nRoom 2 is at Success\n"
+
+
+def test_rooms_that_go_while_they_are_listed_are_not_left_out(store, run, monkeypatch):
+    """They were counted, and are gone before their entries are read."""
+    store.update_many(dict.fromkeys((1, 2, 3), BOOT))
+    read = listing.with_entries
+
+    def reading(table, found):
+        store.clear(2)
+        return read(table, found)
+
+    monkeypatch.setattr(listing, "with_entries", reading)
+    result = run("ls", "--all", "--status", "bootstrapping")
+    assert (set(rooms(result)), result.stderr) == ({1, 3}, "prod: 2 rooms\n")
 
 
 class TestMany:

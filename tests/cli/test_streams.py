@@ -64,6 +64,16 @@ def test_errors_that_cannot_be_written_keep_the_status(run, command, redirection
         assert (done.returncode != 0) is (command in FAILING or ">" in redirection.replace("2>", ""))
 
 
+@pytest.mark.parametrize("command", ["clear --status failed", "abort --status bootstrapping"])
+def test_question_without_stdin_is_answered_by_no(run, url, command):
+    with StatusStore.from_url(url, namespace="p") as store:
+        store.update_status(4, 1)
+        done = run(command, "<&-")
+        assert done.returncode == 1
+        assert done.stderr == b"Error: 1 room match: confirm with --yes, or look with --dry-run\n"
+        assert store.poll([3, 4]) == [0, 1]
+
+
 @pytest.mark.parametrize("command", ["ls", "history 3", "--help"])
 def test_pipe_that_ends_is_silent(run, command):
     done = run(command, "| true")

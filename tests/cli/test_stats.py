@@ -1,0 +1,76 @@
+"""kvpoll stats: what ends its first reading of the table, and what does not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from chaos.proxy import Proxy
+from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli import stats
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.sync.statistics import Statistics
+from tests.support import real
+
+
+@pytest.fixture
+def proxy():
+    """A proxy of a server with one room."""
+    with real.World("sync") as world, Proxy(world.serve().socket) as proxy:
+        with StatusStore.from_url(proxy.url, namespace="prod") as store:
+            store.update_status(1, KVPoll.Bootstrapping)
+        yield proxy
+
+
+def run(proxy, *words):
+    return CliRunner().invoke(kvpoll, ["stats", *words, "--redis", proxy.url, "-n", "prod"])
+
+
+def test_connection_lost_in_the_first_reading_is_no_end(proxy, monkeypatch):
+    """The time until the next line of progress ends while the follower is without a connection."""
+    wait, times = Statistics.wait_synced, itertools.count()
+
+    def waiting(self, timeout):
+        at = next(times)
+        if at == 0:
+            real.until(lambda: proxy.calls("snapshot_fields"), "the rooms are read")
+            proxy.cut()
+            real.until(lambda: self.snapshot().error, "the loss is known")
+        elif at == 1:
+            proxy.release()
+        return wait(self, timeout)
+
+    monkeypatch.setattr(Statistics, "wait_synced", waiting)
+    monkeypatch.setattr(stats, "PROGRESS_AFTER", 0.01)
+    proxy.hold("snapshot_fields")
+    result = run(proxy, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"]["Bootstrapping"] == 1
+
+
+def test_server_that_stays_away_ends_the_first_reading(proxy, monkeypatch):
+    wait = Statistics.wait_synced
+
+    def waiting(self, timeout):
+        proxy.refusing = True
+        proxy.cut()
+        return wait(self, timeout)
+
+    monkeypatch.setattr(Statistics, "wait_synced", waiting)
+    monkeypatch.setattr(stats, "PROGRESS_AFTER", 0.01)
+    proxy.hold("snapshot_fields")
+    result = run(proxy)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: statistics: ")
+
+
+def test_interrupt_before_the_table_is_found_is_130(proxy, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("redis_kvpoll.cli.found.open_table", interrupted)
+    result = run(proxy)
+    assert (result.exit_code, result.output) == (130, "")
