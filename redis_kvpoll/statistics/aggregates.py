@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from heapq import merge, nlargest
+from heapq import merge, nlargest, nsmallest
 from itertools import islice
 from typing import Any
 
@@ -77,21 +77,24 @@ class Aggregates:
         return bool(self.shards) and all(shard.is_walked for shard in self.shards.values())
 
     def is_synced(self, now: float) -> bool:
-        return self.is_connected and self.is_walked and (not self.has_feed or now - self._tail_seen_at < STALE_AFTER)
+        lag, most = now - self._tail_seen_at, STALE_AFTER if self.has_feed else math.inf
+        return self.is_connected and self.is_walked and lag < most
 
     # Reading
 
     def snapshot(self, now: float) -> Snapshot:
         """Return everything as of ``now``."""
         with self.lock:
-            # What was read is true as of the last reading: an age does not grow while the server is away.
-            at_ms = self.now_ms(max(self._server_ms_at, self._tail_seen_at))
+            # What was read is true as of the last reading: an age does not grow while the server is away. While it is
+            # synced that is when the tail was seen, from which the lag counts, though another round may have begun.
+            is_synced = self.is_synced(now)
+            at_ms = self.now_ms(self._tail_seen_at if is_synced else max(self._server_ms_at, self._tail_seen_at))
             shards, totals = list(self.shards.values()), self.totals
             before_ms = at_ms - round(self._stuck_after * 1000)
             return Snapshot(
                 namespace=self.namespace,
                 at=at_ms / 1000,
-                synced=self.is_synced(now),
+                synced=is_synced,
                 lag_seconds=now - self._tail_seen_at,
                 error=self.error,
                 walked=None if self.is_walked else sum(shard.walked for shard in shards),
@@ -151,11 +154,14 @@ class Aggregates:
             # The server's time is known to a round trip, so a change may seem to be yet to come.
             before_ms = self.now_ms(now) - round(longer_than * 1000) if longer_than else _NEVER_MS
             found = merge(
-                *(self._of(shard, status, before_ms) for shard in self.shards.values() for status in set(statuses)),
-                key=lambda each: each[1].since_ms,
+                *(
+                    self._first(shard, status, before_ms, number, limit)
+                    for shard in self.shards.values()
+                    for status in set(statuses)
+                ),
+                key=_since_ms,
             )
-            chosen = (each for each in found if number is None or each[1].owner == number)
-            return [self._row(room, record) for room, record in islice(chosen, limit)]
+            return [self._row(room, record) for room, record in islice(found, limit)]
 
     def count(self, now: float, statuses: Sequence[KVPoll], longer_than: float) -> int:
         """Return how many rooms are at some statuses whose last change is so long ago."""
@@ -170,25 +176,27 @@ class Aggregates:
     def latest(self, status: KVPoll, limit: int) -> list[RoomRow]:
         """Return the rooms that got a status last, the newest first."""
         with self.lock:
-            every = (each for shard in self.shards.values() for each in shard.rooms.all() if each[1].status is status)
-            return [self._row(*each) for each in nlargest(limit, every, key=lambda each: each[1].since_ms)]
+            every = (each for shard in self.shards.values() for each in shard.rooms.at(status))
+            return [self._row(*each) for each in nlargest(limit, every, key=_since_ms)]
 
     @staticmethod
-    def _of(shard: ShardStatistics, status: KVPoll, before_ms: int) -> Iterator[tuple[int, Record]]:
-        if status in LIVE:
-            return shard.rooms.oldest_first(status, before_ms)
-        ended = [
-            (room, record)
-            for room, record in shard.rooms.all()
-            if record.status is status and record.since_ms < before_ms
-        ]
-        return iter(sorted(ended, key=lambda each: each[1].since_ms))
+    def _first(
+        shard: ShardStatistics, status: KVPoll, before_ms: int, owner: int | None, limit: int
+    ) -> Iterable[tuple[int, Record]]:
+        """The oldest rooms of a shard at a status: all live ones, and no more of the ended than ``limit``.
+
+        Ended rooms are in no order, and may be a million: a list of them would take hundreds of megabytes.
+        """
+        is_live = status in LIVE
+        found = shard.rooms.oldest_first(status, before_ms) if is_live else shard.rooms.at(status)
+        chosen = (each for each in found if each[1].since_ms < before_ms and owner in (None, each[1].owner))
+        return chosen if is_live else nsmallest(limit, chosen, key=_since_ms)
 
     @staticmethod
     def _count_of(shard: ShardStatistics, status: KVPoll, before_ms: int) -> int:
         if status in LIVE:
             return shard.rooms.stuck(status, before_ms)
-        return sum(record.status is status and record.since_ms < before_ms for _, record in shard.rooms.all())
+        return sum(record.since_ms < before_ms for _, record in shard.rooms.at(status))
 
     def _row(self, room: int, record: Record) -> RoomRow:
         return RoomRow(
@@ -199,3 +207,7 @@ class Aggregates:
             record.due_ms / 1000 if record.due_ms else None,
             self._names.name(record.owner),
         )
+
+
+def _since_ms(found: tuple[int, Record]) -> int:
+    return found[1].since_ms

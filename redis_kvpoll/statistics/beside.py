@@ -57,6 +57,11 @@ class Beside:
         is_full = first and length is not None and length >= self._aggregates.feed_length
         return int(first[0][0].partition(b"-")[0]) if is_full else 0
 
+    def read_epoch(self, tag: str) -> FollowerFlow[list[bytes | None] | None]:
+        """Read a shard's epoch and last generation, which grows with each room that is opened; None if it has none."""
+        words = yield from self._try(tag, ["HMGET", keys.epoch(tag), "epoch", "generation"])
+        return words if words and any(words) else None
+
     def read_owners(self, tags: Sequence[str]) -> FollowerFlow[None]:
         """Read the leases."""
         found: list[list[Owner]] = []

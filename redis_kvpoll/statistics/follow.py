@@ -5,9 +5,10 @@ A session lasts as long as its connection:
 1. Read the settings, which say how many shards there are and whether there is a feed. It never writes.
 2. Of each shard that is not known yet: find the end of the feed (or a place before it, to learn what happened lately),
    then walk: a page of SCAN, its rooms, and the feed up to the moment of that read. So each fact is newer than those
-   before it. Pauses keep the walk to its share of the server's time.
+   before it. Pauses keep the walk to its share of the server's time. All feeds are read on meanwhile.
 3. Once a second, read each feed on from the entry that was read last, which must still be there; if it is not, changes
-   may be missing, and the shard is walked anew. No read blocks on the server. Then read the rooms whose TTL has ended.
+   may be missing, and the shard is walked anew (but not if the feed's TTL has ended, and there was no room). No read
+   blocks on the server. Then read the rooms whose TTL has ended.
 
 After a lost connection, the next session goes on at the same entries. Another server that has them has what was read.
 
@@ -34,12 +35,12 @@ from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import CallContext, Identity
 from redis_kvpoll.protocol.script_specs import SNAPSHOT_FIELDS
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
-from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.beside import Beside
-from redis_kvpoll.statistics.position import START, MissedError, Position
+from redis_kvpoll.statistics.feed_positions import Feeds
+from redis_kvpoll.statistics.position import START, MissedError
 
 INTERVAL = 1.0
 """Seconds between readings of the feed."""
@@ -48,8 +49,6 @@ SCAN_INTERVAL = 60.0
 PAGE = 250
 """Keys of one page of a walk at a share of a tenth; a page blocks the server, so a larger share has larger ones."""
 MAX_PAGE = 1000
-ENTRIES = 1000
-"""Entries of one reading of the feed."""
 NAP = 0.1
 """Seconds of a sleep after which a driver may end the session."""
 LONGEST_PAUSE = 0.05
@@ -83,8 +82,10 @@ class StatisticsFollower:
         self._clustered = transport.clustered
         self._share, self._lookback = pace
         self._is_wanted = is_wanted
-        self._positions: dict[str, Position] = {}
         self._beside = Beside(aggregates)
+        self._feeds = Feeds(aggregates, self._beside, self.health)
+        self._missed: set[str] = set()
+        """The shards of which changes were missed in this round."""
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end."""
@@ -172,56 +173,53 @@ class StatisticsFollower:
             self.health.succeeded()
 
     def _catch_up(self, tags: list[str]) -> FollowerFlow[None]:
+        self._missed.clear()
+        if unknown := [
+            tag for tag in tags if tag not in self._feeds.positions or not self.aggregates.shards[tag].is_walked
+        ]:
+            yield from self._resync(unknown)
+        for tag in tags:
+            yield from self._unless_missed(tag, self._feeds.read(tag))
+            yield from self._unless_missed(tag, self._read_due(tag))
+
+    def _unless_missed(self, tag: str, read: FollowerFlow[None]) -> FollowerFlow[None]:
+        """Read from a shard of which nothing was missed in this round. If something was, it is walked in the next one.
+
+        Other shards are read on, so that all that one event has cost changes are walked together.
+        """
+        if tag in self._missed:
+            return
         try:
-            if unknown := [
-                tag for tag in tags if tag not in self._positions or not self.aggregates.shards[tag].is_walked
-            ]:
-                yield from self._resync(unknown)
-            for tag in tags:
-                yield from self._read_feed(tag)
-                yield from self._read_due(tag)
-        except MissedError as missed:
+            yield from read
+        except MissedError:
             with self.aggregates.lock:
-                self.aggregates.totals.gaps += 1
-                self.aggregates.shards[missed.tag].is_walked = False
+                self.aggregates.totals.gaps += not self._missed
+                self.aggregates.shards[tag].is_walked = False
+            self._missed.add(tag)
 
     # A walk
 
     def _resync(self, tags: list[str]) -> FollowerFlow[None]:
         """Find a position in the feed of some shards, and read all their rooms."""
+        with self.aggregates.lock:
+            self.aggregates.totals.resyncs += any(tag in self._feeds.positions for tag in tags)
         for tag in tags:
-            is_first = tag not in self._positions
-            yield from self._find_position(tag, self._lookback if is_first else 0.0)
+            is_first = tag not in self._feeds.positions
+            yield from self._feeds.find_position(tag, self._lookback if is_first else 0.0)
             with self.aggregates.lock:
-                self.aggregates.totals.resyncs += not is_first
                 self.aggregates.shards[tag].begin_walk()
-            yield from self._read_feed(tag)
+            yield from self._unless_missed(tag, self._feeds.read(tag))
         yield from self._walk(tags)
 
-    def _find_position(self, tag: str, lookback: float) -> FollowerFlow[None]:
-        last = yield Send(tag, ["XREVRANGE", keys.feed(tag), "+", "-", "COUNT", "1"])
-        self.health.answered(time.monotonic())
-        trimmed_ms = (yield from self._beside.trimmed_until(tag)) if lookback else 0
-        with self.aggregates.lock:
-            now_ms = self.aggregates.now_ms(time.monotonic())
-            start_ms = now_ms - round(lookback * 1000)
-            if tag not in self._positions:
-                self.aggregates.totals.begin(max(start_ms, min(trimmed_ms, now_ms)))
-        if not last:
-            self._positions[tag] = Position(START, None)
-        elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
-            self._positions[tag] = Position(b"%d-0" % start_ms, None)
-        else:
-            self._positions[tag] = Position(last[0][0], last[0][1])
-
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
-        """Read all rooms of some shards, with pauses, and the feed beside them."""
+        """Read all rooms of some shards, with pauses, and all feeds beside them, lest one turns over unread."""
         shards, context = self.aggregates.shards, self._known_context
         # A redirect ends the session, so the slot map is the same for the whole scan.
-        only = tags if self._clustered or len(tags) < len(shards) else None
+        only = tags if self._clustered or len(tags) == 1 else None
         page = min(MAX_PAGE, max(1, round(PAGE * self._share * 10)))
         scan = Scan(self._clustered, only, page, is_distinct=False)
-        while (request := scan.request(context, 0)) is not None:
+        feeds_read_at = time.monotonic()
+        while (request := scan.request(context, 0)) is not None and not self._missed.issuperset(tags):
             began = time.monotonic()
             by_tag: dict[str, list[int]] = {tag: [] for tag in tags}
             for room in scan.page((yield Send(*request)), 0):
@@ -230,14 +228,18 @@ class StatisticsFollower:
                     by_tag[tag].append(room)
             for tag, rooms in by_tag.items():
                 if rooms:
-                    yield from self._read_rooms(tag, rooms)
+                    yield from self._unless_missed(tag, self._read_rooms(tag, rooms))
                     shards[tag].walked += len(rooms)
             self.aggregates.error = None  # of the session before: a walk may take minutes
+            if began >= feeds_read_at + INTERVAL:
+                for tag in self._feeds.positions:
+                    yield from self._unless_missed(tag, self._feeds.read(tag))
+                feeds_read_at = time.monotonic()
             if not self._is_wanted():
                 return
             yield Sleep(min((time.monotonic() - began) * (1 / self._share - 1), LONGEST_PAUSE))
         with self.aggregates.lock:
-            for tag in tags:
+            for tag in set(tags) - self._missed:
                 shards[tag].end_walk()
 
     # Reads
@@ -252,7 +254,7 @@ class StatisticsFollower:
         feed_id, *reply = yield from self._send_script(tag, rooms)
         now = time.monotonic()
         if self.aggregates.has_feed and feed_id != START:
-            yield from self._read_feed(tag, feed_id)
+            yield from self._feeds.read(tag, feed_id)
         with self.aggregates.lock:
             self.aggregates.shards[tag].read(rooms, reply, self.aggregates.now_ms(now))
 
@@ -264,30 +266,6 @@ class StatisticsFollower:
                 rooms = shard.rooms.due(self.aggregates.now_ms(time.monotonic()), PAGE)
             if rooms:
                 yield from self._read_rooms(tag, rooms)
-
-    def _read_feed(self, tag: str, until: bytes | None = None) -> FollowerFlow[None]:
-        """Read on in the feed: to its end, or to the entry ``until``."""
-        position, shard = self._positions[tag], self.aggregates.shards[tag]
-        if until is not None and number_of(until) < number_of(position.id):
-            raise MissedError(tag)  # another server, that lacks the last entries
-        while until is None or until != position.id:
-            end = "+" if until is None else until.decode()
-            words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
-            entries = yield Send(tag, words)
-            self.health.answered(time.monotonic())
-            if position.words is not None:
-                if not entries or (entries[0][0], entries[0][1]) != (position.id, position.words):
-                    raise MissedError(tag)
-                entries = entries[1:]
-            is_end = len(entries) < ENTRIES
-            with self.aggregates.lock:
-                for entry_id, fields in entries:
-                    shard.entry(entry_id, fields)
-                    position.id, position.words = entry_id, fields
-            if is_end:
-                if until is not None and until != position.id:
-                    raise MissedError(tag)
-                return
 
     def _send_script(self, tag: str, rooms: list[int]) -> FollowerFlow[Any]:
         call = SNAPSHOT_FIELDS.call(self._known_context, tag, rooms, [], ())

@@ -11,10 +11,6 @@ START = b"0-0"
 class MissedError(Exception):
     """Changes of a shard may be missing."""
 
-    def __init__(self, tag: str) -> None:
-        super().__init__(tag)
-        self.tag = tag
-
 
 class Position:
     """How far the feed of one shard was read."""
@@ -24,3 +20,5 @@ class Position:
         self.words = words
         """What the entry says, which must still be there: another server whose clock is behind may have used its id.
         None if no entry was read."""
+        self.epoch: Sequence[bytes | None] | None = None
+        """The shard's epoch and last generation, as of this entry; None if it has rooms, or that is not known."""

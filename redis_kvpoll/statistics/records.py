@@ -28,6 +28,8 @@ FEW = 1000
 """Changes in one second that are looked at one by one for a number that is exact to a millisecond."""
 
 _PACKED = struct.Struct("<QIIIIBB")
+_STATUS_AT = -2
+"""The byte of a packed record that is its status."""
 _MOST = 2**32 - 1
 _LAST_MS = (_MOST - 1) * 1000
 """The last time that a record can keep: in 2106. A TTL ends at most _MOST milliseconds, 49 days, after the change."""
@@ -152,6 +154,12 @@ class Rooms:
         """All rooms, in no order."""
         for room, packed in self._packed.items():
             yield room, _unpack(packed)[0]
+
+    def at(self, status: KVPoll) -> Iterator[tuple[int, Record]]:
+        """The rooms at a status, in no order."""
+        for room, packed in self._packed.items():
+            if packed[_STATUS_AT] == status:
+                yield room, _unpack(packed)[0]
 
     def due(self, now_ms: int, limit: int) -> list[int]:
         """Return up to ``limit`` rooms whose TTL has ended. They are due again in ASK_AGAIN_MS, until they are put or

@@ -52,7 +52,7 @@ IN_STATISTICS = [
     ),
     (
         "a feed of another server is read on by its ids",
-        "statistics.follow:StatisticsFollower._read_feed",
+        "statistics.feed_positions:Feeds.read",
         "(entries[0][0], entries[0][1]) != (position.id, position.words)",
         "entries[0][0] != position.id",
         "statistics/test_model.py::test_feed_of_another_server_is_not_read_on",
@@ -84,5 +84,19 @@ IN_STATISTICS = [
         "min(guess, self.longest)",
         "guess",
         "statistics/test_statistics.py::test_quantile_is_between_the_bounds_of_its_bucket",
+    ),
+    (
+        "a feed that is gone has ended, whatever the epoch says",
+        "statistics.feed_positions:Feeds._has_ended",
+        "return position.epoch is not None and (yield from self._beside.read_epoch(tag)) == position.epoch",
+        "return position.epoch is not None and (yield from self._beside.read_epoch(tag)) is not position.epoch",
+        "statistics/test_model.py::test_feed_that_is_gone_beside_a_change_is_a_gap[3600.0-feed]",
+    ),
+    (
+        "a feed turns over unread during a walk",
+        "statistics.follow:StatisticsFollower._walk",
+        "began >= feeds_read_at + INTERVAL",
+        "False",
+        "statistics/test_model.py::test_no_feed_turns_over_unread_during_a_walk",
     ),
 ]

@@ -23,7 +23,7 @@ from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.script_call import Identity
 from redis_kvpoll.protocol.settings import ExpectedSettings
-from redis_kvpoll.statistics import beside, follow
+from redis_kvpoll.statistics import beside, feed_positions, follow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
@@ -52,10 +52,10 @@ class Machine(RuleBasedStateMachine):
         self.clock = time_machine.travel(START, tick=False)
         self.moved = self.clock.start()
         self.now = 1000.0
-        for module in (follow, beside):
+        for module in (follow, feed_positions, beside):
             self.patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.patch.setattr(follow, "PAGE", PAGE)
-        self.patch.setattr(follow, "ENTRIES", 4)
+        self.patch.setattr(feed_positions, "ENTRIES", 4)
         self.patch.setattr(follow.Scan, "__init__", _scan_of_few_keys(follow.Scan.__init__))
         self.rounds = 0
         self.is_quiet = True
@@ -289,17 +289,78 @@ def test_statistics_are_those_of_a_scan_after_any_history():
     run_state_machine_as_test(Machine, settings=how_many)
 
 
-def test_feed_of_another_server_is_not_read_on():
-    """Its clock is behind, so its entries have the same ids."""
+@pytest.fixture
+def machine():
     machine = Machine()
-    try:
-        machine.begin(shards=1, feed_length=1000, lookback=False)
-        machine.update(1, KVPoll.Bootstrapping)
-        machine.look()
-        machine.client.flushall()
-        machine.moved.move_to(START)
-        machine.make_store().counts()
-        machine.update(2, KVPoll.Success)
-        machine.look()
-    finally:
-        machine.teardown()
+    yield machine
+    machine.teardown()
+
+
+def test_feed_of_another_server_is_not_read_on(machine):
+    """Its clock is behind, so its entries have the same ids."""
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Bootstrapping)
+    machine.look()
+    machine.client.flushall()
+    machine.moved.move_to(START)
+    machine.make_store().counts()
+    machine.update(2, KVPoll.Success)
+    machine.look()
+
+
+def test_no_feed_turns_over_unread_during_a_walk(machine):
+    """A walk may be at the rooms of one shard for minutes, as it is in a cluster."""
+    machine.begin(shards=2, feed_length=1000, lookback=False)
+    first, last = keys.tags(NS, 2)
+    rooms = [room for room in range(200) if keys.tag(NS, 2, room) == first][:60]
+    other = next(room for room in range(200) if keys.tag(NS, 2, room) == last)
+    machine.store.update_many({**dict.fromkeys(rooms, KVPoll.Bootstrapping), other: KVPoll.Bootstrapping})
+    machine.store.clear(other)
+    while not machine.aggregates.is_walked:
+        machine.step()
+        machine.pass_time(0.2)
+        machine.update(other, KVPoll.Bootstrapping)
+        machine.clear(other)
+        machine.client.xtrim(keys.feed(last), maxlen=40, approximate=False)
+    machine.look()
+    assert (machine.aggregates.totals.gaps, machine.aggregates.totals.resyncs) == (0, 0)
+
+
+def test_loss_of_all_shards_is_one_gap_and_one_walk(machine):
+    machine.begin(shards=2, feed_length=1000, lookback=False)
+    machine.update_many(dict.fromkeys(range(8), KVPoll.Bootstrapping))
+    machine.look()
+    machine.flush()
+    machine.look()
+    assert (machine.aggregates.totals.gaps, machine.aggregates.totals.resyncs) == (1, 1)
+
+
+def test_feed_whose_ttl_has_ended_is_no_gap(machine):
+    """Nothing happens for a day."""
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Success)
+    machine.look()
+    machine.pass_time(3600.0)
+    machine.look()
+    machine.pass_time(24 * 3600.0)
+    assert not machine.client.exists("kvpoll:{default}:feed")
+    machine.look()
+    machine.update(2, KVPoll.Bootstrapping)
+    machine.look()
+    snapshot = machine.aggregates.snapshot(machine.now)
+    assert (snapshot.gaps, snapshot.resyncs, snapshot.counts[KVPoll.Bootstrapping]) == (0, 0, 1)
+    assert snapshot.transitions["absent", "Bootstrapping"] == 1
+
+
+@pytest.mark.parametrize("lost", ["feed", "all"])
+@pytest.mark.parametrize("idle", [1.0, 3600.0])
+def test_feed_that_is_gone_beside_a_change_is_a_gap(machine, lost, idle):
+    machine.begin(shards=1, feed_length=1000, lookback=False)
+    machine.update(1, KVPoll.Success)
+    machine.look()
+    machine.pass_time(idle)
+    machine.look()
+    machine.update(2, KVPoll.Success)
+    machine.client.flushall() if lost == "all" else machine.client.delete("kvpoll:{default}:feed")
+    machine.look()
+    assert machine.aggregates.totals.gaps == 1
