@@ -4,15 +4,14 @@
 --
 -- A sweep looks at the leases that are due, so it costs what has changed, and not what there is.
 
-local MAX_DUE = '200'  -- of one sweep; the next continues
-local MAX_GAP_MS = 60000
+local MAX_DUE, MAX_GAP_MS = '200', 60000  -- leases of one sweep: the next continues
 local gap_at_ms, gap_ms = 0, 0
 
 -- A gap: for gap_ms before gap_at_ms nobody swept, or the clock was set forward or back. The latest is kept, but a long
 -- one for longer: with the time it counts for less.
 local function note_gap(last_gap, silent_ms)
   local at_ms, ms = string.match(last_gap or '', '^(%d+) (%d+)$')
-  gap_at_ms, gap_ms = tonumber(at_ms or 0), tonumber(ms or 0)
+  gap_at_ms, gap_ms = (at_ms or 0) + 0, (ms or 0) + 0
   local age_ms = now_ms - gap_at_ms
   if silent_ms < 500 or (age_ms >= 0 and silent_ms < gap_ms - age_ms / 2) then return end
   gap_at_ms, gap_ms = now_ms, silent_ms
@@ -55,8 +54,7 @@ local function check_expiry(owner, record, epoch)
   set_due(owner, due_ms)
 end
 
--- Look at what is due. All leases are checked if the clock has gone back since the last sweep, or their due times are
--- unknown.
+-- Look at what is due; at all leases, if the clock has gone back since the last sweep or the due times are unknown.
 local function sweep(epoch, last_sweep_ms, last_gap)
   note_gap(last_gap, math.abs(now_ms - (last_sweep_ms or now_ms)))
   redis.call('HSET', KEYS[2], 'last sweep', now_ms)
