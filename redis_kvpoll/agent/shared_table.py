@@ -17,6 +17,7 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import Rounds
 from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
 from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.aio.callers import result_of
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -61,10 +62,9 @@ class SharedFailures:
         try:
             if self._entering is None or (self._entering.done() and self._follower is None):
                 self._entering = asyncio.create_task(self._enter())
-                self._entering.add_done_callback(_retrieve)
-                await _result_of(self._entering)
+                await result_of(self._entering)
             else:
-                await _result_of(self._entering)
+                await result_of(self._entering)
                 await self._read(rooms.rooms(), on_failure)  # the follower may not have known of these as it began
             yield self
         finally:
@@ -180,18 +180,6 @@ def _key(hello: ClientHello) -> str:
     alone = hello.owner if hello.rank is None else ""
     words: list[Any] = [hello.url, options, hello.instance, hello.lease, hello.other, alone]
     return json.dumps(words, sort_keys=True)
-
-
-async def _result_of(entering: asyncio.Task[AsyncFailures]) -> AsyncFailures:
-    """Return its result. It goes on if the caller is cancelled. (After that, ``shield`` would log its error.)"""
-    await asyncio.wait([entering])
-    return entering.result()
-
-
-def _retrieve(entering: asyncio.Task[AsyncFailures]) -> None:
-    """Retrieve its error: if all clients that wait for it were cancelled, asyncio would log that nobody has."""
-    if not entering.cancelled():
-        entering.exception()
 
 
 _NO_RANK = {"rank": None, "world_size": None}

@@ -1,13 +1,30 @@
-"""The queues of an event loop, and what a task awaits for its call."""
+"""The queues of an event loop, and what a task awaits: its call, or a task that outlasts it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.effects import PendingCall
+
+T = TypeVar("T")
+
+
+async def result_of(task: asyncio.Task[T]) -> T:
+    """Return a task's result. It goes on if the caller is cancelled, and an error that it ends with then is not logged.
+
+    ``shield`` leaves that error to asyncio, which logs it as one that nobody has seen.
+    """
+    task.add_done_callback(_retrieve)
+    await asyncio.wait([task])
+    return task.result()
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 class AsyncShardQueue(batching.ShardQueue):

@@ -15,6 +15,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from redis_kvpoll.aio.callers import result_of
 from redis_kvpoll.aio.connecting import AsyncConnector, is_open
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
@@ -270,8 +271,7 @@ class AsyncNodePool:
             raise RedisConnectionError(IDLE_CLOSED)
         opened = self._start(self._connector.connect(max(0.001, until - asyncio.get_running_loop().time())))
         try:
-            await asyncio.wait([opened])  # it goes on if the caller is cancelled; ``shield`` would then log its error
-            return opened.result()
+            return await result_of(opened)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if opened.cancelled() and not (task and task.cancelling()):  # close has cancelled it, and nobody the caller

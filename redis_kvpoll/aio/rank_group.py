@@ -16,6 +16,7 @@ from typing import Self
 from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
 from redis_kvpoll._process import this_process
+from redis_kvpoll.aio.callers import result_of
 from redis_kvpoll.aio.lease import LOOK_SECONDS, never
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
@@ -77,7 +78,7 @@ class AsyncRankGroup:
         self._stands_still: dict[RankIdentity, Callable[[], bool]] = {}
         """Of those that speak for another process: whether that does, so that its lease is not renewed."""
         self._opening: dict[tuple[int, str], asyncio.Future[None]] = {}
-        self._together: tuple[list[RankChange], asyncio.Future[list[Answer]]] | None = None
+        self._together: tuple[list[RankChange], asyncio.Task[list[Answer]]] | None = None
         """The changes of this turn, and the call that will have them."""
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -201,14 +202,11 @@ class AsyncRankGroup:
         """Apply changes as ``write``, in one call with the others of this turn of the event loop."""
         if self._together is None:
             collected: list[RankChange] = []
-            started = asyncio.ensure_future(self._write_at_end_of_turn(collected))
-            started.add_done_callback(_retrieve)
-            self._together = collected, started
+            self._together = collected, asyncio.create_task(self._write_at_end_of_turn(collected))
         collected, writing = self._together
         first = len(collected)
         collected += changes
-        await asyncio.wait([writing])  # it goes on if this caller is cancelled; ``shield`` would then log its error
-        return writing.result()[first : first + len(changes)]
+        return (await result_of(writing))[first : first + len(changes)]
 
     async def _write_at_end_of_turn(self, changes: list[RankChange]) -> list[Answer]:
         await asyncio.sleep(0)
@@ -273,9 +271,3 @@ class AsyncRankGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _retrieve(writing: asyncio.Future[list[Answer]]) -> None:
-    """Retrieve the error of a write: if all its callers were cancelled, asyncio would log that nobody has."""
-    if not writing.cancelled():
-        writing.exception()
