@@ -35,10 +35,8 @@ class MirrorBase(ReplicaHost, ABC):
         super().__init__(executor)
         if rooms is not None and not callable(rooms):
             raise InvalidInputError(f"mirror: rooms is a function of a room, not {type(rooms).__name__}")
-        try:
+        with validation.of("mirror"):
             self._period = 0.0 if period is None else validation.seconds(period, "period")
-        except InvalidInputError as error:
-            raise InvalidInputError(f"mirror: {error}") from None
         self._is_relevant = rooms
         self._listeners = Listeners("on_change", lambda room, status: room, turn)
         self._closed = False

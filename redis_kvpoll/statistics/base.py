@@ -30,13 +30,11 @@ class StatisticsBase:
 
     def __init__(self, executor: Executor, stuck_after: Any, lookback: Any, share: Any) -> None:
         self._executor = executor
-        try:
+        with validation.of("statistics"):
             self._stuck_after = validation.seconds(stuck_after, "stuck_after")
             self._lookback = 0.0 if lookback == 0 else validation.seconds(lookback, "lookback, if not 0,")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
                 raise InvalidInputError("share is a number above 0, and at most 1")
-        except InvalidInputError as error:
-            raise InvalidInputError(f"statistics: {error}") from None
         self._share = float(share)
         self._closed = False
         self._follower: StatisticsFollower | None = None
@@ -62,14 +60,12 @@ class StatisticsBase:
         under the leases of this name. ``StatusStore.entries`` reads their requests and reasons.
         """
         aggregates = self._aggregates("rooms")
-        try:
+        with validation.of("rooms"):
             chosen = [validation.status(status) for status in statuses]
             seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
             if owner is not None and not isinstance(owner, str):
                 raise InvalidInputError(f"owner is the name of a lease, not {type(owner).__name__}")
             most = min(validation.count(limit, "limit"), MAX_ROWS)
-        except (InvalidInputError, TypeError) as error:
-            raise InvalidInputError(f"rooms: {error}") from None
         return aggregates.rows(time.monotonic(), chosen, seconds, owner, most)
 
     def count(self, statuses: Iterable[KVPoll | int] = LIVE, *, longer_than: float = 0.0) -> int:
@@ -78,11 +74,9 @@ class StatisticsBase:
         With ``longer_than`` and ended statuses it looks at every room.
         """
         aggregates = self._aggregates("count")
-        try:
+        with validation.of("count"):
             chosen = [validation.status(status) for status in statuses]
             seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
-        except (InvalidInputError, TypeError) as error:
-            raise InvalidInputError(f"count: {error}") from None
         return aggregates.count(time.monotonic(), chosen, seconds)
 
     def latest(self, status: KVPoll | int, limit: int = 50) -> list[RoomRow]:
@@ -91,19 +85,15 @@ class StatisticsBase:
         It looks at every room: with a million of them it takes a second.
         """
         aggregates = self._aggregates("latest")
-        try:
+        with validation.of("latest"):
             chosen, most = validation.status(status), min(validation.count(limit, "limit"), MAX_ROWS)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"latest: {error}") from None
         return aggregates.latest(chosen, most)
 
     def seconds(self, count: int = 60) -> list[Second]:
         """What happened in each of the last seconds that are complete, the oldest first; up to 900. No call."""
         aggregates = self._aggregates("seconds")
-        try:
+        with validation.of("seconds"):
             most = validation.count(count, "count")
-        except InvalidInputError as error:
-            raise InvalidInputError(f"seconds: {error}") from None
         return aggregates.seconds(time.monotonic(), most)
 
     def __repr__(self) -> str:
