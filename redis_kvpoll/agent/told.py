@@ -7,16 +7,12 @@ bounded, until the publisher takes them.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 
 from redis_kvpoll.agent.merge import FAILED, merge_optional
 from redis_kvpoll.agent.outbox import Outbox, RoomLife
-
-TOMBSTONE_SECONDS = 300.0
-"""How long a room that is over is remembered."""
-MAX_TOMBSTONES = 10_000
+from redis_kvpoll.agent.tombstones import Tombstones
 
 
 class ToldRooms:
@@ -44,12 +40,10 @@ class ToldRooms:
         self.is_pending = self.outbox.has
         self._deliver_reason = deliver_reason
         self._began = began
-        self._clock = clock
         self._lives: dict[int, int] = {}
         self._statuses: dict[int, int | None] = {}
-        self._over: OrderedDict[int, tuple[int, float]] = OrderedDict()
-        """By room: the last life that was over, and when to forget it; the oldest first. A dict's front is slow to
-        reach once much was deleted there."""
+        self._over: Tombstones[int] = Tombstones(clock)
+        """By room: the last life that was over."""
 
     def change(self, room: int, change: RoomLife) -> None:
         """Take note of changes of a life, for the table."""
@@ -102,7 +96,7 @@ class ToldRooms:
 
     def _begin(self, room: int, number: int, opened_at: float) -> bool:
         """Make a life the current one, unless a later one is; return False if it is over."""
-        if number <= self._over.get(room, (0, 0.0))[0]:
+        if number <= (self._over.get(room) or 0):
             return False
         if number > self._lives.get(room, 0):
             self._lives[room] = number
@@ -115,11 +109,4 @@ class ToldRooms:
         if self._lives.get(room) == number:
             del self._lives[room]
             self._statuses.pop(room, None)
-        now = self._clock()
-        self._over.pop(room, None)
-        self._over[room] = number, now + TOMBSTONE_SECONDS
-        while True:
-            oldest = next(iter(self._over))
-            if self._over[oldest][1] > now and len(self._over) <= MAX_TOMBSTONES:
-                return
-            del self._over[oldest]
+        self._over.add(room, number)

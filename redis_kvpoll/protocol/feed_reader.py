@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from redis_kvpoll import validation
-from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import Change, FeedGap, changes
 from redis_kvpoll.protocol.script_call import CallContext
@@ -44,10 +43,8 @@ class History:
     pause = 0.0
 
     def __init__(self, room: Any) -> None:
-        try:
+        with validation.of("history"):
             self._room = validation.room(room)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"history: {error}") from None
         self._before: str | None = "+"
         self._found: list[list[Change]] = []
 
@@ -95,10 +92,8 @@ class Tail:
     """Seconds between rounds when nothing is new: too short to be noticed."""
 
     def __init__(self, last: Any) -> None:
-        try:
+        with validation.of("tail"):
             self._last = validation.count(last, "last")
-        except InvalidInputError as error:
-            raise InvalidInputError(f"tail: {error}") from None
         self.pause = 0.0
         self._shards: list[_ShardTail] | None = None
         self._turn = 0

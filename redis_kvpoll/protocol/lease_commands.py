@@ -73,7 +73,7 @@ class LeaseConfig:
     @classmethod
     def checked(cls, name: Any, ttl: Any, heartbeat: Any) -> LeaseConfig:
         """Return the settings from unchecked arguments, or raise InvalidInputError."""
-        try:
+        with validation.of("lease"):
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
             interval = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
             if interval > seconds / MIN_HEARTBEATS:
@@ -81,8 +81,6 @@ class LeaseConfig:
                     f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {interval:g} s"
                 )
                 raise InvalidInputError(what)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"lease: {error}") from None
         interval = min(interval, LONGEST_INTERVAL)
         return cls(owner, seconds, interval, min(CALM * seconds, LONGEST_INTERVAL) if heartbeat is None else interval)
 

@@ -177,10 +177,9 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 
 def status_filter(status: KVPoll | int | None) -> KVPoll | None:
     """Return the status by which ``rooms`` filters; None for all."""
-    try:
-        return None if status is None else validation.status(status)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"rooms: {error}") from None
+    with validation.of("rooms"):
+        found = None if status is None else validation.status(status)
+    return found
 
 
 # Lists of rooms

@@ -16,7 +16,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
-from redis_kvpoll.errors import FeedOffError, InvalidInputError, RoomNotFoundError
+from redis_kvpoll.errors import FeedOffError, RoomNotFoundError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
@@ -36,10 +36,9 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 
 def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:
     """Return the room, the statuses that end the wait, and the seconds that it may take."""
-    try:
-        return validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"wait: {error}") from None
+    with validation.of("wait"):
+        checked = validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
+    return checked
 
 
 def followed(context: CallContext, operation: str) -> CallContext:

@@ -103,10 +103,9 @@ class MirrorBase(ReplicaHost, ABC):
         recorded: ``StatusStore.failure_reason`` asks the server.
         """
         replica = self._open_replica("failure_reason")
-        try:
-            return replica.failure_reason(validation.room(room))
-        except InvalidInputError as error:
-            raise InvalidInputError(f"failure_reason: {error}") from None
+        with validation.of("failure_reason"):
+            number = validation.room(room)
+        return replica.failure_reason(number)
 
     def on_change(self, callback: Callable[[int, KVPoll | None], object]) -> Callable[[], None]:
         """Register ``callback(room, status)`` for each change of a status, which is None when the room is gone.

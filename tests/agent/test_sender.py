@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from redis_kvpoll.agent import messages, outbox, sender, told
+from redis_kvpoll.agent import messages, outbox, sender, tombstones
 from redis_kvpoll.agent.outbox import Outbox, RoomLife
 from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.agent.told import ToldRooms
@@ -212,12 +212,12 @@ class TestTold:
         assert rooms.rooms() == []
 
     def test_rooms_that_are_over_are_forgotten_in_time(self, monkeypatch):
-        monkeypatch.setattr(told, "MAX_TOMBSTONES", 3)
+        monkeypatch.setattr(tombstones, "MAX_TOMBSTONES", 3)
         now = [0.0]
         rooms = ToldRooms(lambda: None, lambda room, reason: None, clock=lambda: now[0])
         for room in range(5):
             rooms.change(room, RoomLife(1, is_new=True, is_over=True))
         assert [room for room in range(5) if rooms.is_relevant(room)] == [2, 3, 4]
-        now[0] = told.TOMBSTONE_SECONDS + 1
+        now[0] = tombstones.TOMBSTONE_SECONDS + 1
         rooms.change(9, RoomLife(1, is_new=True, is_over=True))
         assert not rooms.is_relevant(4)

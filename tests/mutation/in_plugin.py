@@ -206,7 +206,7 @@ IN_THE_PLUGIN = [
     (
         "what a client tells late of a room that is over revives it",
         "agent.told:ToldRooms._begin",
-        "if number <= self._over.get(room, (0, 0.0))[0]:",
+        "if number <= (self._over.get(room) or 0):",
         "if False:",
         "agent/test_sender.py::TestTold::test_late_change_revives_no_room",
     ),

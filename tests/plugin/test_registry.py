@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redis_kvpoll.agent import outbox
+from redis_kvpoll.agent import outbox, tombstones
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import registry as registry_module
-from redis_kvpoll.integrations.sglang import tombstones
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Container
 
 from redis_kvpoll.integrations.sglang.changes import Changes
-from redis_kvpoll.integrations.sglang.tombstones import WaitBudget
+
+MAX_WAIT_FRACTION = 0.1
+"""The greatest share of its time that SGLang's thread may wait for other ranks' reasons."""
 
 
 class ReasonWait:
@@ -46,3 +49,25 @@ class ReasonWait:
             self._changes.is_news = True
 
         self._changes.do(tell)
+
+
+class WaitBudget:
+    """Each second adds ``MAX_WAIT_FRACTION`` seconds to it, up to one longest wait.
+
+    When a hundred rooms fail at once, SGLang reads one reason after the other.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = -math.inf
+        """Since when unused waiting time has been saved up."""
+
+    def seconds(self, longest: float) -> float:
+        """Return how long a wait may be now."""
+        now = self._clock()
+        self._since = max(self._since, now - longest / MAX_WAIT_FRACTION)
+        return (now - self._since) * MAX_WAIT_FRACTION
+
+    def spend(self, seconds: float) -> None:
+        """Take a wait from the budget."""
+        self._since += seconds / MAX_WAIT_FRACTION

@@ -17,11 +17,11 @@ from typing import Any
 
 from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
 from redis_kvpoll.agent.outbox import Outbox, RoomLife
+from redis_kvpoll.agent.tombstones import Tombstones
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
-from redis_kvpoll.integrations.sglang.tombstones import Tombstones
 
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
@@ -48,7 +48,8 @@ class RoomRegistry:
         self.outbox = Outbox(self._note_news, self.changes.lock)
         self.waiting = ReasonWait(self.changes, clock)
         self._last_number = 0
-        self._tombstones = Tombstones(clock)
+        self._tombstones: Tombstones[int | None] = Tombstones(clock)
+        """The last status of each room that was cleared a while ago; None if it had none, or is not known."""
         self.on_hold: Callable[[int, int, bool, float], object] = lambda *_: None
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
@@ -75,7 +76,7 @@ class RoomRegistry:
     def last_status(self, room: int) -> int | None:
         """Return the status of a room that was cleared; None if it was not, or is forgotten."""
         with self.changes.lock:  # the dict's look-up took no lock: by now the room may even have been opened again
-            status: int | None = dict.get(self.statuses, room, self._tombstones.status(room))
+            status: int | None = dict.get(self.statuses, room, self._tombstones.get(room))
             return status
 
     @change
