@@ -10,13 +10,17 @@ from redis_kvpoll.monitoring.board import board
 from redis_kvpoll.protocol import acl
 
 HERE = Path(__file__).parent
-USERS = {"kvpoll": ("WRITE_PASSWORD", False), "kvpoll-read": ("READ_PASSWORD", True)}
+USERS = {
+    "kvpoll": ("WRITE_PASSWORD", acl.rule()),
+    "kvpoll-read": ("READ_PASSWORD", acl.rule(read_only=True)),
+    "operator": ("OPERATOR_PASSWORD", "~* &* +@all"),
+}
 
 
 def made() -> dict[str, str]:
     """Return the text of each file, by its path in deploy/."""
     rules = rules_file()
-    users = [f"user {name} on >{password} {acl.rule(read_only=read)}" for name, (password, read) in USERS.items()]
+    users = [f"user {name} on >{password} {rule}" for name, (password, rule) in USERS.items()]
     head = (
         "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: kvpoll\n"
         "  labels: {app.kubernetes.io/name: kvpoll}\nspec:\n"

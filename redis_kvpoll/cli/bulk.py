@@ -64,7 +64,7 @@ def bulk_options(command: F) -> F:
     default=REASON,
     show_default=True,
     metavar="TEXT",
-    help="The reason that is recorded; your own words follow 'Aborted by hand: '.",
+    help="The reason that is recorded, after 'Aborted by hand: ' unless it counts as an abort by itself.",
 )
 @selection_options(reason_option="--with-reason")
 @bulk_options
@@ -72,7 +72,7 @@ def bulk_options(command: F) -> F:
 def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selection, **given: Any) -> None:
     """Fail one room, or all that the options select, with all their ranks.
 
-    Without ROOM, it shows how many rooms match and asks: kvpoll abort --owner prefill/10.0.0.2 --stuck.
+    Without ROOM, it shows how many rooms match and asks: kvpoll abort --owner @10.0.0.2: --stuck.
     """
     if room is None:
         _change_many(

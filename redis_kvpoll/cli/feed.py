@@ -37,7 +37,11 @@ MOST_KNOWN = 100_000
 @click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
 @click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
 @click.option("--reason", metavar="TEXT", help="Changes whose reason contains TEXT.")
-@click.option("--owner", metavar="TEXT", help="Changes of rooms of the owners whose names contain TEXT.")
+@click.option(
+    "--owner",
+    metavar="TEXT",
+    help="Changes of rooms of the owners with TEXT anywhere in their names. End an address with its colon: @10.0.0.1:",
+)
 @json_option
 def tail(
     url: str,

@@ -71,7 +71,7 @@ def ls(
 ) -> None:
     """List the rooms of a table, the latest change first; into a pipe, as tab-separated lines.
 
-    A room is listed if it matches all options: --stuck --owner prefill/10.0.0.1 lists the stuck rooms of one host.
+    A room is listed if it matches all options: --stuck --owner @10.0.0.1: lists the stuck rooms of one host.
     stderr says how many rooms the limit left out. It reads the whole table, in pages: 100,000 rooms take some seconds.
     With --serve, --stuck is answered at once also if there are a million; if serve gives no answer, stderr says why,
     and the table is read.

@@ -93,7 +93,8 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
         click.option(
             "--owner",
             metavar="TEXT",
-            help="Rooms that an owner with TEXT in its name opened or has a part in, or whose end failed them.",
+            help="Rooms that an owner with TEXT anywhere in its name opened or has a part in, or that its end failed. "
+            "End an address with its colon: @10.0.0.1:",
         ),
         click.option("--request", metavar="TEXT", help="Rooms whose request contains TEXT."),
         click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains TEXT."),

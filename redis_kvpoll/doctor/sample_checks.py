@@ -100,22 +100,24 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
             return well(what)
         return note(f"{what}; there are more rooms", "", f"kvpoll ls -n {facts.namespace} --stuck reads them all")
     oldest = max(found, key=lambda room: room.since)
-    name = oldest.status.name if oldest.status is not None else ""
+    status = oldest.status.name if oldest.status is not None else ""
     verb = "has" if len(found) == 1 else "have"
-    what = f"{shown(found, sample)} {verb} not changed for {STUCK:.0f} s; room {oldest.room} at {name} for "
+    what = f"{shown(found, sample)} {verb} not changed for {STUCK:.0f} s; room {oldest.room} at {status} for "
     what += f"{duration(oldest.since)}, {owners_of(found)}"
     level = problem if oldest.since > STUCK_LONG else warning
-    advice = f"{causes_of(found)}: kvpoll ls -n {facts.namespace} --stuck lists them; kvpoll show {oldest.room} -n "
-    advice += f"{facts.namespace} has both sides; to end one: {end_command(oldest.room, facts.namespace)}"
+    name = facts.namespace
+    advice = f"{causes_of(found, name)}: kvpoll ls -n {name} --stuck lists them; kvpoll show {oldest.room} -n {name} "
+    advice += f"has both sides; to end one: {end_command(oldest.room, name)}"
     return level(what, f"at most {STUCK:.0f} s at a status", advice)
 
 
-def causes_of(rooms: list[RoomFacts]) -> str:
+def causes_of(rooms: list[RoomFacts], namespace: str) -> str:
     """Return what holds rooms up at their statuses; how many are at each if they are at several."""
+    causes = CAUSES | (ON_DECODE if namespace.endswith("-decode") else {})
     counts = Counter(room.status.name for room in rooms if room.status is not None).most_common()
     if len(counts) == 1:
-        return CAUSES[counts[0][0]]
-    return ", ".join(f"{count:,} at {name} ({CAUSES[name]})" for name, count in counts)
+        return causes[counts[0][0]]
+    return ", ".join(f"{count:,} at {name} ({causes[name]})" for name, count in counts)
 
 
 def owners_of(rooms: list[RoomFacts]) -> str:
@@ -144,6 +146,11 @@ CAUSES = {
     "WaitingForInput": "it waits in prefill's queue",
     "Transferring": "the network, or a peer that hangs",
 }
+ON_DECODE = {
+    "Bootstrapping": "it waits for prefill's bootstrap server",
+    "WaitingForInput": "it waits for decode's memory, for prefill, or for its transfer",
+}
+"""What differs in decode's table: SGLang's decode is at WaitingForInput from a room's opening until Success."""
 
 
 def shown(found: list[RoomFacts], sample: SampleFacts) -> str:

@@ -80,8 +80,9 @@ ALERTS = (
         "5m",
         "warning",
         f"{{{{ $value }}}} rooms of {_IN} stand still at {{{{ $labels.status }}}}",
-        f"kvpoll ls -n {_IN} --stuck. Bootstrapping: decode has not asked; WaitingForInput: prefill's queue;"
-        " Transferring: the network, or a peer that hangs.",
+        f"kvpoll ls -n {_IN} --stuck. On prefill, Bootstrapping: decode has not asked; WaitingForInput: prefill's"
+        " queue; Transferring: the network, or a peer that hangs. On decode, Bootstrapping: prefill's bootstrap"
+        " server; WaitingForInput: any of these, until Success.",
     ),
     Alert(
         "KVPollTransferSlow",

@@ -18,6 +18,7 @@ from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram
 
 MOST_ROOMS = 1000
+STATUSES = {status.name.lower(): status for status in KVPoll}
 
 
 def namespaces(watches: Mapping[str, Watch]) -> list[dict[str, Any]]:
@@ -67,13 +68,13 @@ def rooms(page: Page, limit: int) -> dict[str, Any]:
 
 
 def _statuses(page: Page) -> list[KVPoll]:
-    """The statuses that the address names, with commas between them; the live ones if it names none."""
+    """The statuses that the address names in any case, with commas between them; the live ones if it names none."""
     words = page.query.get("status", "")
     if not words:
         return list(LIVE)
-    if unknown := [word for word in words.split(",") if word not in KVPoll.__members__]:
+    if unknown := [word for word in words.split(",") if word.lower() not in STATUSES]:
         raise HTTPException(400, f"status: {unknown[0][:80]!r} is not one of {', '.join(KVPoll.__members__)}")
-    return list(dict.fromkeys(KVPoll[word] for word in words.split(",")))
+    return list(dict.fromkeys(STATUSES[word.lower()] for word in words.split(",")))
 
 
 def _longer_than(page: Page) -> float:

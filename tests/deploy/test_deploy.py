@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,13 @@ import yaml
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli.app import COMMANDS, kvpoll
+from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.password_file import with_password
 from tests.support import real
-from tests.support.documents import ROOT
+from tests.support.documents import ROOT, shell_lines
 from tests.support.examining import be_patient, examine, raised
 from tests.support.leasing import ManualLease
 from tests.support.prometheus import promtool
@@ -132,6 +133,13 @@ class TestServer:
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     call()
 
+    def test_operator_may_do_what_the_runbook_says(self, server, secrets):
+        (password,) = re.findall(r"^user operator on >(\w+)", (secrets / "users.acl").read_text(), re.MULTILINE)
+        assert f"password {password}\n" in (secrets / "passwords.txt").read_text()
+        with redis.Redis(port=server.port, username="operator", password=password) as client:
+            for line in shell_lines(["docs/runbook.md"], "redis-cli"):
+                client.execute_command(*shlex.split(line)[1:])
+
     def test_nothing_goes_to_disk(self, server, secrets, tmp_path):
         with redis.Redis.from_url(url_in(secrets, "kvpoll-read", server.port)) as client:
             persistence = client.info("persistence")
@@ -194,7 +202,7 @@ class TestKubernetes:
         used = set(re.findall(r"secretKeyRef: \{name: kvpoll, key: ([\w.-]+)\}", text)) | set(
             re.findall(r"items: \[\{key: ([\w.-]+),", text)
         )
-        assert used == set(secret)
+        assert used | {"operator"} == set(secret), "that one is for people"
 
     def test_variables_are_the_plugins(self):
         (container,) = objects()["Deployment", "sglang-prefill"]["spec"]["template"]["spec"]["containers"]
@@ -224,10 +232,12 @@ class TestKubernetes:
         assert (secret["secretName"], [item["path"] for item in secret["items"]]) == ("kvpoll", [name])
         assert with_password(environment["KVPOLL_URL"], __file__).startswith("redis://kvpoll:")
 
-    def test_metrics_keep_their_label_namespace(self):
-        """The operator adds a label of this name, and every alert is by the table's."""
+    def test_metrics_are_found_and_keep_their_label_namespace(self):
+        """The operator adds a label of this name, and every alert of a table is by the table's."""
         (endpoint,) = objects()["PodMonitor", "kvpoll-serve"]["spec"]["podMetricsEndpoints"]
         assert endpoint["honorLabels"] is True
+        (of_sglang,) = objects()["PodMonitor", "kvpoll-sglang"]["spec"]["podMetricsEndpoints"]
+        assert f"ports: [{{name: {of_sglang['port']}," in (DEPLOY / "kubernetes" / "sglang.yaml").read_text()
 
     def test_kustomize_puts_it_together(self):
         done = subprocess.run(
@@ -241,14 +251,10 @@ class TestKubernetes:
         assert {one["kind"] for one in built} >= {"Deployment", "Service", "NetworkPolicy", "PrometheusRule"}
 
 
-def images():
-    text = "".join(path.read_text() for path in YAML)
-    return re.findall(r"^ *image: (\S+)$", text, re.MULTILINE)
-
-
 def test_images_have_a_version():
-    assert len(images()) >= 5
-    assert [image for image in images() if not re.fullmatch(r"[\w./-]+:v?\d[\w.]*", image)] == []
+    images = re.findall(r"^ *image: (\S+)$", "".join(path.read_text() for path in YAML), re.MULTILINE)
+    assert len(images) >= 5
+    assert [image for image in images if not re.fullmatch(r"[\w./-]+:v?\d[\w.]*", image)] == []
 
 
 def served():
@@ -260,7 +266,6 @@ def served():
     yield re.search(r"^ExecStart=\S+/kvpoll (.+)$", unit, re.MULTILINE)[1].split()
 
 
-@pytest.mark.skipif("serve" not in COMMANDS, reason="no kvpoll serve yet")
 def test_serve_takes_the_arguments():
     options = CliRunner().invoke(kvpoll, ["serve", "--help"]).output
     for name, *arguments in served():

@@ -8,7 +8,9 @@ import pytest
 
 from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from redis_kvpoll.doctor import owner_checks
+from redis_kvpoll.doctor.facts import RoomFacts
 from redis_kvpoll.doctor.findings import Level
+from redis_kvpoll.doctor.sample_checks import causes_of
 from redis_kvpoll.protocol import keys
 from tests.support.examining import by_check, doctor_of, examine, live_table, status_of
 from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
@@ -196,3 +198,14 @@ class TestOwners:
         advice = examine(server.tcp)["stuck"].advice
         assert "1 at Bootstrapping (decode has not asked for it)" in advice
         assert "1 at Transferring (the network, or a peer that hangs)" in advice
+
+
+def test_status_means_something_else_in_the_table_of_decode():
+    """SGLang's decode is at WaitingForInput from a room's opening until Success."""
+    for status, of_prefill, of_decode in (
+        (KVPoll.Bootstrapping, "decode has not asked for it", "it waits for prefill's bootstrap server"),
+        (KVPoll.WaitingForInput, "it waits in prefill's queue", "it waits for decode's memory, for prefill, or"),
+    ):
+        rooms = [RoomFacts(1, True, status)]
+        assert causes_of(rooms, "prod-prefill") == of_prefill
+        assert causes_of(rooms, "prod-decode").startswith(of_decode)

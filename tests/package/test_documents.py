@@ -84,6 +84,14 @@ def test_kvpoll_takes_what_is_shown(document):
         command.make_context(name, rest)  # a wrong option or argument raises UsageError
 
 
+def test_address_of_an_owner_ends_with_its_colon():
+    """--owner takes a text anywhere in a name: 10.0.0.1 is also in 10.0.0.12."""
+    shown = [text_of(document) for document in DOCUMENTS] + [load(name).help or "" for name in COMMANDS]
+    found = re.findall(r"--owner (\S*\d\.\d\S*)", "\n".join(shown))
+    assert len(found) >= 5
+    assert [address for address in found if not re.fullmatch(r"[@/][\d.]+:", address)] == []
+
+
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
 def test_variables_are_read_by_the_plugin_or_a_command(document):
     known = {settings.URL, running.UIDS, *(settings.PREFIX + name for name in settings.PARSERS)}

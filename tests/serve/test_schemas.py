@@ -68,6 +68,7 @@ def test_each_answer_fits_its_schema(full, store):
     [
         ("?status=Failed", 1, 1),
         ("?status=Success,Failed", 2, 2),
+        ("?status=success,FAILED", 2, 2),
         ("?longer_than=0.001&limit=3", 8, 3),
         ("?stuck=1", 0, 0),
         ("?owner=prefill/10.0.0.1:8998", None, 7),
