@@ -47,10 +47,14 @@ def open_watch(connection: socket.socket, hello: frames.Hello) -> int | None:
         raise
     except OSError:
         return None
-    if start_of(pid) == hello.started:
+    started = start_of(pid)
+    if started == hello.started:
         return watch
+    is_gone = bool(started) or has_ended(watch)
     os.close(watch)
-    raise ProcessLookupError(f"process {pid} is another one now")
+    if is_gone:
+        raise ProcessLookupError(f"process {pid} has ended, or is another one now")
+    return None  # Some process has this pid, and /proc does not say which: it may hide those of other users.
 
 
 def has_ended(watch: int) -> bool:

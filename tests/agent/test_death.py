@@ -162,3 +162,19 @@ class TestWatch:
                 process_death.open_watch(one, frames.Hello(pid, start_of(pid) + 1, bytes(16), 0))
             assert process_death.open_watch(one, frames.Hello(pid, 0, bytes(16), 0)) is None
             assert process_death.open_watch(one, frames.Hello(pid + 1, start_of(pid), bytes(16), 0)) is None
+
+    def test_a_process_that_proc_hides_is_not_watched(self, monkeypatch):
+        """As by the option hidepid, or without free descriptors. It lives, so its rooms must not fail as killed."""
+        pid = os.getpid()
+        hello = frames.Hello(pid, start_of(pid), bytes(16), 0)
+        monkeypatch.setattr(process_death, "SO_PEERPIDFD", -1)
+        monkeypatch.setattr(process_death, "start_of", lambda _: 0)
+        one, other = agents.pair()
+        with one, other:
+            try:
+                assert process_death.open_watch(one, hello) is None
+            except ProcessLookupError:
+                pytest.fail("it counts as killed")
+            monkeypatch.setattr(process_death, "has_ended", lambda _: True)
+            with pytest.raises(ProcessLookupError):
+                process_death.open_watch(one, hello)
