@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -215,7 +216,8 @@ def _make_folder(path: str) -> None:
 
 @contextlib.contextmanager
 def _listening(path: str, gid: int | None) -> Iterator[socket.socket]:
-    """Listen at a service's path, for a group, too, if one is given."""
+    """Listen at a service's path, for a group, too, if one is given. FileExistsError if it is in use."""
+    _refuse_other_file(path)
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -237,8 +239,16 @@ def _listening(path: str, gid: int | None) -> Iterator[socket.socket]:
         yield listener
     finally:
         listener.close()
-        Path(path).unlink(missing_ok=True)
+        if Path(path).is_socket():  # What somebody else has put there stays.
+            Path(path).unlink(missing_ok=True)
         os.close(lock)
+
+
+def _refuse_other_file(path: str) -> None:
+    """FileExistsError if something else than a socket is at a path: no agent has left it there."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+            raise FileExistsError(f"{path} is not a socket: remove it, or choose another path")
 
 
 def _log_to_stderr() -> None:

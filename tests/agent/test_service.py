@@ -154,6 +154,29 @@ def test_an_unusable_folder_is_one_sentence(tmp_path, place, message):
     assert (found.returncode, found.stderr.splitlines()[-1]) == (1, message.format(tmp_path))
 
 
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("nothing")])
+def test_what_is_no_socket_stays(path, make):
+    """``--socket`` may be mistyped. Nothing is made beside it, either."""
+    make(path)
+    before = path.lstat()
+    command = [*AGENT, "--socket", str(path), APPLICATION]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=agents.PROJECT, check=False)
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == f"Error: {path} is not a socket: remove it, or choose another path"
+    assert os.path.samestat(path.lstat(), before)
+    assert not Path(f"{path}.lock").exists()
+
+
+def test_what_took_the_place_of_its_socket_stays(engine, path, run):
+    service = run()
+    engine.channel(source=path)
+    path.unlink()
+    path.write_text("somebody else's")
+    service.terminate()
+    assert service.wait() == 0
+    assert path.read_text() == "somebody else's"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
