@@ -126,7 +126,8 @@ def encode_change(room: int, life: RoomLife) -> bytes:
         flags |= _HAS_LENGTH
         length = max(-1, min(length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
     request = _text(life.request, MAX_REQUEST) if life.request else b""
-    reason = _text(life.reason, MAX_REASON) if life.reason else b""
+    is_blank = not life.reason[: MAX_REASON + 1].strip()  # which the table would refuse
+    reason = b"" if is_blank else _text(life.reason, MAX_REASON)
     status = life.status if life.status in STATUSES else _NO_STATUS
     sizes = len(request), len(reason)
     head = _CHANGE.pack(_room(room), life.number, flags, status, length, life.generation, life.opened_at, *sizes)

@@ -46,6 +46,18 @@ class RoomLife:
         self.generation = self.generation or later.generation
         self.opened_at = self.opened_at or later.opened_at
 
+    def drop_part(self) -> bool:
+        """Drop a part that the table may have refused, so that the rest gets there. False if there is none."""
+        if self.length is not None:
+            self.length = None
+        elif self.reason:
+            self.reason = ""
+        elif self.is_over and self.status is not None:
+            self.status = None
+        else:
+            return False
+        return True
+
 
 class Outbox:
     """The unpublished lives of rooms. ``wake`` is called with each change that is to be published at once."""

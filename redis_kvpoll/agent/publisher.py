@@ -206,7 +206,8 @@ class OutboxPublisher:
                 pause = min(pause * 2, REJECTED_RETRY_SECONDS)
             except KVPollError as error:
                 self._log_rejected(error)
-                return life
+                if not life.drop_part():
+                    return life  # The table takes nothing of it; else what is left is tried now.
             self._rooms.put_back(room, life)
             if not self.is_online.is_set():
                 return None

@@ -51,6 +51,13 @@ def test_what_the_table_would_refuse_is_still_told():
     assert (found.status, found.length, len(found.reason)) == (None, MAX_PREFIX_LEN + 1, MAX_REASON + 1)
 
 
+@pytest.mark.parametrize("reason", ["\n", " " * (MAX_REASON + 1) + "why"], ids=["blank", "blank where it is cut"])
+def test_blank_reason_is_none(reason):
+    """The table refuses one, and with it the status that it is for."""
+    _, found = messages.decode_change(messages.encode_change(1, RoomLife(1, status=0, reason=reason)))
+    assert found == RoomLife(1, status=0)
+
+
 def test_lives_and_ranks_are_read_as_they_were_written():
     lives = [(1, 2, 3), (2**64 - 1, 4, 0)]
     assert list(messages.decode_lives(messages.encode_lives(lives))) == lives

@@ -226,3 +226,19 @@ class TestPublishing:
             entry = await store.entry(ROOM)
         assert statuses_before == [KVPoll.Bootstrapping]
         assert (entry.status, entry.decode_prefix_len) == (status, 17)
+
+    @pytest.mark.parametrize("refused", [{"reason": " "}, {"length": 2**53}], ids=["reason", "length"])
+    async def test_refused_part_keeps_no_other_from_the_table(self, refused):
+        """Else a room would stay as it was, and live for ever if that part comes with its end."""
+        rooms = ToldRooms(lambda: None, lambda room, reason: None)
+        async with AsyncStatusStore.from_url("memory://", policy="strict") as store:
+            publisher = OutboxPublisher(StoreMember(store, "a"), rooms, identify(manager()), lambda *_: None)
+            publisher.resume()
+            rooms.change(ROOM, RoomLife(1, is_new=True, status=BOOT))
+            rooms.change(ROOM + 1, RoomLife(2, is_new=True, status=BOOT))
+            await publisher.flush()
+            rooms.change(ROOM, RoomLife(1, status=FAIL, **refused))
+            rooms.change(ROOM + 1, RoomLife(2, status=FAIL, is_over=True, **refused))
+            await publisher.flush()
+            assert await store.get(ROOM) is KVPoll.Failed
+            assert await store.entry(ROOM + 1) is None
