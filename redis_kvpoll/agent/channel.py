@@ -69,8 +69,6 @@ class AgentChannel:
         """The connection since its welcome."""
         self._latest: Link | None = None
         """The connection, also before."""
-        self._greeter: int | None = None
-        """The thread that is in ``on_connected``."""
         self._agent = 0
         self._newer_than = 0
         self._failures = 0
@@ -95,7 +93,7 @@ class AgentChannel:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection that the agent has welcomed, and ``on_connected`` has returned."""
-        return self._link is not None and self._greeter is None
+        return (link := self._link) is not None and link.greeter is None
 
     @property
     def agent(self) -> int:
@@ -106,9 +104,6 @@ class AgentChannel:
         """Send a message; False if it cannot be sent now. After that, ``on_writable`` or ``on_connected`` is called."""
         link = self._link
         if link is None:
-            return False
-        if self._greeter is not None and self._greeter != threading.get_ident():
-            link.wants_room = True
             return False
         if len(payload) > frames.MAX_MESSAGE:
             logger.error("redis_kvpoll: a message of %d bytes for the agent is dropped: it is too long", len(payload))
@@ -126,7 +121,7 @@ class AgentChannel:
             link.receive(self._deliver)
 
     def close(self, timeout: float = 1.0) -> None:
-        """Say goodbye, if there is room for it within the time, and end. No callback is called for that."""
+        """Say goodbye, if it can be sent within the time, and end. No callback is called for that."""
         deadline = time.monotonic() + timeout
         while (link := self._link) is not None and not link.send(frames.GOODBYE, b""):
             if link.is_ended or time.monotonic() > deadline:
@@ -253,12 +248,12 @@ class AgentChannel:
             self._is_warned = False
         self._agent = link.agent = welcome.agent
         link.is_welcome = True
-        self._greeter = threading.get_ident()
+        link.greeter = threading.get_ident()
         self._link = link
         try:
             self._call(self._on_connected, welcome.payload)
         finally:
-            self._greeter = None
+            link.greeter = None
 
     def _leave(self, link: Link) -> None:
         link.receive(self._deliver)  # What was sent before the end.

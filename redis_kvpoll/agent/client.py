@@ -80,6 +80,7 @@ class TableClient:
         self._sender = ChangeSender(rooms.outbox, self._send)
         self._joined = threading.Event()
         self._left = threading.Event()
+        """Set once there is no table part any more to wait for."""
         self._refusal: RefusedError | None = None
         self._had_agent = False
         self._dropped_before = 0
@@ -109,12 +110,12 @@ class TableClient:
     def close(self) -> None:
         """Have what is pending published, and leave the table. Waits for that for CLOSE_SECONDS, and once more at most.
 
-        A goodbye, which the channel sends at its end, means the same to the agent as LEAVE.
+        While the agent is away, that is for the next one to come. A goodbye, which the channel sends at its end, means
+        the same to the agent as LEAVE.
         """
         if self.channel is not None:
             self._rooms.change(self._send_last)
-            if self.channel.is_connected:
-                self._left.wait(CLOSE_SECONDS)
+            self._left.wait(CLOSE_SECONDS)
             self.channel.close(CLOSE_SECONDS)
         self._rooms.change(self._sender.disconnected)
 
@@ -124,6 +125,7 @@ class TableClient:
         What could not be sent is dropped.
         """
         self._rooms.change(self._leave_at_once)
+        self._left.set()
         if self.channel is not None:
             self.channel.close(0.0)
         self._handlers.went_on_alone()

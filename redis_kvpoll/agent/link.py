@@ -85,6 +85,8 @@ class Link:
         """A message was refused, or its rest was not sent, since this was last set to False."""
         self.questions = 0
         """How often the agent was asked whether it is there, since its welcome."""
+        self.greeter: int | None = None
+        """The thread that alone may send, if there is one."""
         self.refusal = ""
         """Why the agent does not serve this process."""
         self._sending = threading.Lock()
@@ -128,8 +130,8 @@ class Link:
         return self._sending.locked() or self._receiving.locked()
 
     def send(self, kind: int, payload: bytes) -> bool:
-        """Send a message; False, without waiting, if there is no room or another thread is sending."""
-        if not self._sending.acquire(blocking=False):
+        """Send a message; False, without waiting, if there is no room or another thread is sending or greets."""
+        if self.greeter not in (None, threading.get_ident()) or not self._sending.acquire(blocking=False):
             self.wants_room = True
             return False
         try:

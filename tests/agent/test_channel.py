@@ -217,6 +217,30 @@ class TestConnection:
         channel.close()
         assert [event["payload"] for event in engine.events("received")] == ["first", "second"]
 
+    @pytest.mark.parametrize(("patience", "end"), [(20, "goodbye"), (0, "vanished")])
+    def test_goodbye_follows_what_the_greeter_sends(self, engine, patience, end):
+        """``close`` waits for that as long as it may, and else says none: the agent must not take a part for all."""
+        is_greeting, may_go_on = threading.Event(), threading.Event()
+
+        def on_connected(_):
+            is_greeting.set()
+            may_go_on.wait(pace.seconds(20))
+            channel.send(RECORD, b"first")
+
+        channel = AgentChannel(
+            engine.launcher(), b"x", lambda *_: None, on_connected, lambda: None, timing=agents.patient()
+        )
+        channel.start()
+        assert is_greeting.wait(pace.seconds(20))
+        closing = threading.Thread(target=channel.close, args=(pace.seconds(patience),))
+        closing.start()
+        if not patience:
+            closing.join()
+        may_go_on.set()
+        closing.join()
+        assert engine.until("ended", name="x")["how"] == end
+        assert len(engine.events("received", payload="first")) == bool(patience)
+
     def test_a_channel_without_an_agent_is_away(self, engine, caplog):
         """Nothing waits, nothing raises, one line says so, and ticks go on."""
         ticks = []

@@ -10,7 +10,6 @@ import pytest
 
 from redis_kvpoll.agent import client as client_module
 from redis_kvpoll.agent import frames, messages
-from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import agent_name
@@ -36,10 +35,27 @@ def heard(connection, last):
     """The kinds of all messages up to a kind, without what the channel says for itself."""
     found, assembler = [], frames.Assembler()
     while last not in found:
-        message = assembler.add(connection.recv(100_000))
+        packet = connection.recv(100_000)
+        assert packet, "the client has ended the connection"
+        message = assembler.add(packet)
         if message and message[0] < frames.FIRST_CONTROL:
             found.append(message[0])
     return found
+
+
+def begin_to_close(client, rooms, monkeypatch):
+    """Close a client in a thread; returns that once all that the client has to say waits to be sent."""
+    change, has_said, closing = rooms.change, threading.Event(), threading.Thread(target=client.close)
+
+    def changed(call):
+        change(call)
+        if threading.current_thread() is closing:
+            has_said.set()
+
+    monkeypatch.setattr(rooms, "change", changed)
+    closing.start()
+    assert has_said.wait(pace.seconds(20))
+    return closing
 
 
 @pytest.fixture
@@ -68,14 +84,35 @@ def test_client_leaves_behind_its_changes(joined, monkeypatch):
         rooms.statuses[room] = BOOT
     for late in range(room + 1, room + 10):
         rooms.statuses[late] = BOOT
-    has_left = threading.Event()
-    monkeypatch.setattr(AgentChannel, "is_connected", property(lambda _: not has_left.set()))  # asked behind that
-    closing = threading.Thread(target=client.close)
-    closing.start()
-    assert has_left.wait(pace.seconds(20))
+    closing = begin_to_close(client, rooms, monkeypatch)
     assert heard(connection, messages.LEAVE) == [messages.CHANGE] * (room + 9) + [messages.LEAVE]
     say(connection, messages.LEFT, b"")
     closing.join()
+
+
+def test_client_whose_agent_is_away_leaves_by_the_next(joined, agent, monkeypatch):
+    """It waits for that one: nobody else would tell its last changes, or end its lease."""
+    monkeypatch.setattr(client_module, "CLOSE_SECONDS", pace.seconds(20))
+    client, rooms, connection = joined
+    connection.close()
+    until(lambda: not client.channel.is_connected, "its end")
+    rooms.statuses[7] = BOOT
+    closing = begin_to_close(client, rooms, monkeypatch)
+    try:
+        with contextlib.closing(agent.accept()) as following:
+            assert heard(following, messages.LEAVE) == [messages.CHANGE, messages.LEAVE]
+            say(following, messages.LEFT, b"")
+            closing.join()
+    except (OSError, frames.FrameError):
+        pytest.fail("it has not waited")
+
+
+def test_client_that_goes_on_alone_waits_for_nothing_at_its_end(joined):
+    client, _, _ = joined
+    client.go_on_alone()
+    with pace.Stopwatch() as took:
+        client.close()
+    assert took.seconds < client_module.CLOSE_SECONDS / 2
 
 
 def test_dropped_lives_of_a_former_agent_stay_counted(joined, agent):

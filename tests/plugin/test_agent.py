@@ -273,6 +273,21 @@ class TestDeaths:
         assert FAIL not in sglang.request_status.values()
         assert (incarnations(store), len(agents.pids)) == (before, 2)
 
+    def test_process_that_leaves_without_its_agent_has_published_all(self, server, sglang, agents, monkeypatch):
+        """It tells its last changes, and its end, to the next agent."""
+        monkeypatch.setattr(client, "CLOSE_SECONDS", pace.seconds(20))
+        sglang.request_status[1] = BOOT
+        with table(server) as store:
+            until_equal(store, sglang)
+        agents.signal(signal.SIGKILL)
+        channel = sglang.kvpoll_worker.client.channel
+        real.until(lambda: not channel.is_connected or len(agents.pids) == 2, "its connection ends")
+        sglang.request_status[1] = OK
+        sglang.kvpoll_worker.close()
+        with table(server) as store:
+            real.until(lambda: store.get(1) is KVPoll.Success, "the last change")
+            real.until(lambda: not store.owners(), "the end of its lease")
+
     def test_agent_that_stands_still_harms_nobody(self, store, sglang, agents):
         """Another one takes its place; when it wakes, it ends."""
         serve_rooms(sglang, ROOMS[:30])
