@@ -1,7 +1,7 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The caller holds the lock of the rooms. The changes of a live room are never dropped. Of lives that began
-and ended unpublished, or that a new agent has not been told of, the oldest are dropped first.
+The caller holds the lock of the rooms. The changes of a room that is live, here or in the table, are never dropped. Of
+lives that began and ended unpublished, or that a new agent has not been told of, the oldest are dropped first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RoomLife:
     length: int | None = None
     is_over: bool = False
     generation: int = 0
-    """Its generation in the table, if it was told."""
+    """Its generation in the table, which has it from a former table part; 0 if that was not told."""
     opened_at: float = field(default=0.0, compare=False)
     """When it was opened, in monotonic seconds; 0 if it was told before."""
 
@@ -160,8 +160,8 @@ class Outbox:
         self._drop_excess(room, life)
 
     def _drop_excess(self, room: int, life: RoomLife) -> None:
-        if not (life.is_new and life.is_over):
-            return
+        if not (life.is_new and life.is_over) or life.generation:
+            return  # What the table has is live there until it is told the end.
         self._ended_unpublished[room, life.number] = None
         if len(self._ended_unpublished) > MAX_ENDED_LIVES:
             room, number = next(iter(self._ended_unpublished))
@@ -171,5 +171,6 @@ class Outbox:
                 self._lives[room] = left
             else:
                 del self._lives[room]
+                self._changed.pop(room, None)
             self.dropped += 1
             self.on_dropped(room, number)

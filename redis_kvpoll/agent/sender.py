@@ -33,12 +33,15 @@ class ChangeSender:
         self._told: dict[tuple[int, int], RoomLife] = {}
         """By room and life: all that was told of it. The oldest first."""
         self._told_ends: dict[tuple[int, int], None] = {}
-        """Those of ``_told`` that are over, the oldest first; at most MAX_ENDED_LIVES."""
+        """Those of ``_told`` that are over and have no generation, the oldest first; at most MAX_ENDED_LIVES."""
+        self._forgotten = 0
+        """How many lives of this connection were forgotten before the table part had seen to them."""
         self._unsent: OrderedDict[int, None] = OrderedDict()
         """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
         much was deleted there."""
         self._last: tuple[int, bytes] | None = None
         """A message behind all changes."""
+        outbox.on_dropped = self._note_dropped
 
     @property
     def is_behind(self) -> bool:
@@ -88,6 +91,8 @@ class ChangeSender:
         """Tell everything once more, to a table part that knows nothing."""
         self.sent = 0
         self._others.clear()
+        self._outbox.dropped += self._forgotten  # only the former table part knew them
+        self._forgotten = 0
         told, self._told, self._told_ends = self._told, {}, {}
         lives: dict[int, list[RoomLife]] = {}
         for (room, _), life in told.items():
@@ -107,13 +112,17 @@ class ChangeSender:
         life = self._told.get((room, number))
         if life is not None:
             life.generation = generation
+            self._told_ends.pop((room, number), None)  # It is live there, so its end must not be forgotten.
 
     def ended(self, room: int, number: int) -> None:
-        """Forget a life: the table has all of it."""
+        """Forget a life: the table has all of it, or the table part has dropped it, and counts that."""
         key = room, number
-        if key in self._told_ends:
-            del self._told_ends[key]
-            self._told.pop(key, None)
+        life = self._told.get(key)
+        if life is None:
+            self._forgotten = max(0, self._forgotten - 1)
+        elif life.is_over:
+            del self._told[key]
+            self._told_ends.pop(key, None)
 
     def _send_unsent(self) -> None:
         while self._unsent:
@@ -146,8 +155,14 @@ class ChangeSender:
             told = self._told[key] = life
         else:
             told.add(life)
-        if told.is_over:
+        if told.is_over and not told.generation:
             self._told_ends[key] = None
             if len(self._told_ends) > MAX_ENDED_LIVES:
                 oldest = next(iter(self._told_ends))
-                self.ended(*oldest)
+                del self._told_ends[oldest], self._told[oldest]
+                self._forgotten += 1
+
+    def _note_dropped(self, room: int, _: int) -> None:
+        """Do not look again at a room of which the outbox has nothing any more."""
+        if not self._outbox.has(room):
+            self._unsent.pop(room, None)

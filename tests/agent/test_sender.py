@@ -104,6 +104,61 @@ class TestSender:
         client.connect()
         assert [life.number for _, life in client.sent] == [1, *range(90, 100)]
 
+    @pytest.mark.parametrize("is_away", [True, False], ids=["away", "full"])
+    def test_dropped_lives_leave_nothing_behind(self, client, monkeypatch, is_away):
+        """Neither memory, nor work at the end of an outage, when SGLang's threads wait for the lock of the rooms."""
+        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
+        looked_at, take = [], client.outbox.take
+        if is_away:
+            client.sender.disconnected()
+        client.room_left = 0
+        for number in range(1, 1001):
+            client.change(number, number, BOOT, is_new=True)
+            client.outbox.end(number, number)
+        client.room_left = 10**6
+        monkeypatch.setattr(client.outbox, "take", lambda room: looked_at.append(room) or take(room))
+        if is_away:
+            client.connect()
+        else:
+            client.sender.send_changes()
+        assert len(client.sent) == len(looked_at) == 10
+
+    @pytest.mark.parametrize("is_open", [True, False], ids=["opened first", "opened later"])
+    def test_end_of_a_room_that_the_table_has_is_kept(self, client, monkeypatch, is_open):
+        """However many end behind it, and whether it was in the table before its end was told: it is live there."""
+        monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
+        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
+        client.change(ROOM, 1, BOOT, is_new=True)
+        if is_open:
+            client.sender.opened(ROOM, 1, 99)
+        client.change(ROOM, 1, is_over=True)
+        if not is_open:
+            client.sender.opened(ROOM, 1, 99)
+        for number in range(2, 52):
+            client.change(1000 + number, number, BOOT, is_new=True)
+            client.change(1000 + number, number, is_over=True)
+        for _ in range(2):  # the next agent, and the one after it
+            client.connect()
+            assert (ROOM, RoomLife(1, is_new=True, status=BOOT, is_over=True, generation=99)) in client.sent
+            assert len(client.sent) == 11
+        client.sender.ended(ROOM, 1)
+        client.connect()
+        assert len(client.sent) == 10
+
+    def test_lives_that_are_forgotten_are_counted_once(self, client, monkeypatch):
+        """Once nobody knows them. What the table part has dropped, it counts itself, and says so later."""
+        monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
+        for number in range(1, 51):
+            client.change(1000 + number, number, BOOT, is_new=True)
+            client.change(1000 + number, number, is_over=True)
+        for number in range(1, 16):
+            client.sender.ended(1000 + number, number)
+        assert client.outbox.dropped == 0
+        client.connect()
+        assert (client.outbox.dropped, len(client.sent)) == (25, 10)
+        client.connect()
+        assert client.outbox.dropped == 25
+
     def test_change_that_cannot_be_written_is_dropped(self, client, caplog):
         client.change(2**200, 1, BOOT, is_new=True)
         client.change(ROOM, 2, BOOT, is_new=True)
@@ -196,6 +251,15 @@ class TestTold:
         rooms.change(ROOM, RoomLife(1, is_new=True, status=WAIT))
         rooms.hold(ROOM, 1, False, 0.0)
         assert (rooms.current_life(ROOM), rooms.take(ROOM)) == (None, None)
+
+    def test_end_of_a_room_that_the_table_has_is_kept(self, rooms, monkeypatch):
+        """The client tells it with its generation, as it has it from a former agent."""
+        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
+        rooms.change(ROOM, RoomLife(1, is_new=True, status=OK, is_over=True, generation=99))
+        for number in range(2, 52):
+            rooms.change(1000 + number, RoomLife(number, is_new=True, is_over=True))
+        assert rooms.is_pending(ROOM)
+        assert len(rooms.pending_rooms()) == 11
 
     def test_end_of_a_former_life_leaves_the_next(self, rooms):
         rooms.hold(ROOM, 2, False, 0.0)
