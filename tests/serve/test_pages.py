@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
-from redis_kvpoll.serve.watch import State
+from redis_kvpoll.serve.watch_state import State
 from tests.support import pace, real
 from tests.support.serving import tags_of
 
