@@ -24,7 +24,7 @@ from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
 from redis_kvpoll.serve.history import ChartHistory
-from redis_kvpoll.serve.watch_state import Outage, State, state_of
+from redis_kvpoll.serve.watch_state import ReadFailure, State, state_of
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
@@ -67,7 +67,7 @@ class Watch:
         self._stuck_after = stuck_after
         self._examine = examine
         self._exists: bool | None = None
-        self._outage: Outage | None = None
+        self._failure: ReadFailure | None = None
         self._round_trips = [0] * (len(BOUNDS) + 1)
         self._round_trips_sum = 0.0
         self.statistics: AsyncStatistics | None = None
@@ -84,7 +84,7 @@ class Watch:
     @property
     def state(self) -> State:
         """Whether the numbers are current."""
-        return state_of(self.snapshot, self._outage, self._exists is False)
+        return state_of(self.snapshot, self._failure, self._exists is False)
 
     def now(self) -> float:
         """Return the server's time, from which ages are counted; that of the last reading while it is not current.
@@ -129,18 +129,18 @@ class Watch:
         try:
             found = await self.store.settings()
         except KVPollError as error:
-            before, self._outage = self._outage, Outage.of(error)
-            if before is not None and before.is_silence == self._outage.is_silence:
-                self._outage = self._outage._replace(since=before.since)
+            before, self._failure = self._failure, ReadFailure.of(error)
+            if before is not None and before.is_silence == self._failure.is_silence:
+                self._failure = self._failure._replace(since=before.since)
             else:
                 log.warning("namespace %s: %s", self.name, error)
             return
         took = time.perf_counter() - began
         self._round_trips[bisect_left(BOUNDS, took)] += 1
         self._round_trips_sum += took
-        if self._outage is not None:
+        if self._failure is not None:
             log.warning("namespace %s: the table can be read again", self.name)
-        self._outage = None
+        self._failure = None
         self._exists = found is not None
         self.settings = found or self.settings
 
@@ -199,7 +199,7 @@ class Watch:
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
         """Return all that the table has of some rooms; nothing while the server does not answer."""
-        if self._outage is None and rooms:
+        if self._failure is None and rooms:
             with suppress(KVPollError):  # which the state says
                 return await self._read(rooms)
         return {}
@@ -234,7 +234,7 @@ class Watch:
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap] | None:
         """Return the last changes of all rooms, the oldest first; None without a feed, or an answer in time."""
-        if not (self._exists and self.settings and self.settings.feed_length) or self._outage is not None:
+        if not (self._exists and self.settings and self.settings.feed_length) or self._failure is not None:
             return None
         tail = self.store.tail(most)
         found: list[Change | FeedGap] = []

@@ -27,7 +27,7 @@ class State(NamedTuple):
     """What the server or the network said."""
 
 
-class Outage(NamedTuple):
+class ReadFailure(NamedTuple):
     """Why the settings cannot be read, and since when."""
 
     since: float
@@ -36,7 +36,7 @@ class Outage(NamedTuple):
     """Whether there is no answer. Else the server refuses the call, or the table is of another schema."""
 
     @classmethod
-    def of(cls, error: KVPollError) -> Outage:
+    def of(cls, error: KVPollError) -> ReadFailure:
         return cls(time.time(), str(error), isinstance(error, StoreUnavailableError))
 
     @property
@@ -45,10 +45,10 @@ class Outage(NamedTuple):
         return State("away", "bad", silence if self.is_silence else "The table cannot be read", self.text)
 
 
-def state_of(snapshot: Snapshot, outage: Outage | None, is_absent: bool) -> State:
+def state_of(snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool) -> State:
     """Return what the last snapshot and the last reading of the settings show."""
-    if outage is not None:
-        return outage.state
+    if failure is not None:
+        return failure.state
     if is_absent and not snapshot.total:
         return State("absent", "warn", "Namespace not found", NOT_FOUND)
     if snapshot.error is not None:

@@ -72,6 +72,20 @@ def test_feed_page_shows_changes(serving, store):
     assert "Bootstrapping" in page.text
 
 
+def test_changes_of_one_room_in_an_entry_have_own_rows(serving, store, table, monkeypatch):
+    """Their keys are the same at each look, although the first change of the entry is not shown any more."""
+    entry = ["ttl_ms", "300000", "7", "Bootstrapping", "7", "WaitingForInput", "7", "Transferring"]
+    with table.client() as client:
+        client.execute_command("XADD", "kvpoll:{prod-prefill}:feed", "*", *entry)
+        client.expire("kvpoll:{prod-prefill}:feed", 60)
+    page = serving.until("/feed", "Transferring")
+    keys = {row[2]: key for key, row in rows_of(page).items() if row[1:2] == ["7"]}
+    assert list(keys) == ["Transferring", "WaitingForInput", "Bootstrapping"]
+    monkeypatch.setattr("redis_kvpoll.serve.screens.feed.MOST", 2)
+    later = rows_of(serving.until("/feed", "Transferring"))
+    assert [later[keys[name]][2] for name in ("Transferring", "WaitingForInput")] == ["Transferring", "WaitingForInput"]
+
+
 def test_feed_page_of_an_empty_feed_answers(serving):
     serving.until("/feed", "The feed has no entry.")
 
