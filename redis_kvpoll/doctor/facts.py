@@ -115,8 +115,8 @@ class RoomFacts:
     owner: str = ""
     age: float = 0.0
     """Since its opening."""
-    since: float = 0.0
-    """The time at its status."""
+    idle: float = 0.0
+    """Since its last write: with ranks, it may be at its status for longer."""
     restored_at: float | None = None
     """When it was restored after a loss of data."""
     has_ttl: bool = True

@@ -112,6 +112,25 @@ def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
         assert "rid-6" in page.text
 
 
+def test_time_at_a_status_counts_from_the_ranks_agreement(serving, table):
+    """As on the page of rooms. A rank that writes after it leaves the status as it was."""
+    ranks = [
+        StatusStore.from_url(table.tcp, namespace="prod-prefill", policy="strict", rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    with ranks[0], ranks[1]:
+        for store in ranks:
+            store.open(61, request="rid-61")
+        ranks[0].update_status(61, WAIT)
+    feed, ago_ms = "kvpoll:{prod-prefill}:feed", 5.5 * 3600 * 1000
+    with table.client() as client:
+        at, fields = next(entry for entry in client.xrange(feed) if b"61" in entry[1])
+        client.delete(feed)
+        client.xadd(feed, fields, id=f"{int(at.partition(b'-')[0]) - ago_ms:.0f}-0")
+        client.expire(feed, 60)
+    assert "At this status for 5 h" in " ".join(serving.get("/room/61").text.split())
+
+
 def test_room_page_shows_that_a_former_life_expired(serving, store, table):
     """The feed has no entry for an expiry: the page takes it from the TTLs, as the command does."""
     with StatusStore.from_url(table.tcp, namespace="prod-prefill", ttl=0.1, policy="strict") as brief:
