@@ -129,11 +129,12 @@ class Watch:
         try:
             found = await self.store.settings()
         except KVPollError as error:
-            before, self._failure = self._failure, ReadFailure.of(error)
-            if before is not None and before.is_silence == self._failure.is_silence:
-                self._failure = self._failure._replace(since=before.since)
-            else:
+            found, before = ReadFailure.of(error), self._failure
+            if before is None or before.is_silence != found.is_silence:
                 log.warning("namespace %s: %s", self.name, error)
+            else:
+                found = found._replace(since=before.since)
+            self._failure = found
             return
         took = time.perf_counter() - began
         self._round_trips[bisect_left(BOUNDS, took)] += 1
