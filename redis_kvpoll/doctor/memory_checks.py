@@ -102,7 +102,7 @@ def evicted(view: NodeView) -> Observation:
 
 def persistence(view: NodeView) -> Observation:
     has_rdb, has_aof = _may_save(view)
-    statuses = (RDB_STATUS,) * has_rdb + AOF_STATUSES * has_aof  # the others are of before it was switched off
+    statuses = (RDB_STATUS,) * has_rdb + AOF_STATUSES * has_aof  # others failed before they were off
     failed = next((name for name in statuses if view.info.get(name, "ok") != "ok"), "")
     if failed:
         advice = f"see its log (is the disk full?), or switch it off: {SWITCH_OFF}"

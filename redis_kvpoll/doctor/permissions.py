@@ -1,8 +1,8 @@
 """Asks which commands of the ACL rule a user is denied, by calls that change nothing whatever they are answered.
 
 A server checks the rights before it looks at a command's arguments or at its own state. So a command that writes is
-sent for a key that nobody has, in a form that does nothing there or that is refused. Each denied call is an entry in the
-server's ACL LOG, so a user who may only look is asked about writing once.
+sent for a key that nobody has, in a form that does nothing there or that is refused. Each denied call is an entry in
+the server's ACL LOG, so for a user who may only look the commands that write are sent once.
 
 To ask for another command: add it to CALLS, or with the reason to NOT_ASKED.
 """

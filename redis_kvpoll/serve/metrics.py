@@ -5,8 +5,8 @@ Invariants:
 - No label holds a room, a request, a reason or a process: the number of series does not grow with traffic. Owners are
   capped by ``--max-owners``, and those that were lost leave after five minutes.
 - A gauge that is not known is absent, while the table could not be read for STALE_AFTER seconds; counters go on.
-- What is meant to be looks like no fault: a namespace that nobody has used yet has neither ``synced`` nor a lag, nor the
-  doctor's warning of its absence, and a table without a feed, which is read once a minute, has no lag.
+- What is meant to be looks like no fault: a namespace that nobody has used yet has no ``synced``, no lag and no warning
+  of the doctor that it is absent, and a table without a feed, which is read once a minute, has no lag.
 
 To add a metric: add it to the function of its kind here, and to docs/operations.md.
 """
