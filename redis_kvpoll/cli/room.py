@@ -67,11 +67,14 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
             seen = _seen(store, url, namespace, room)
             if seen is None:
                 leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
-            _print(namespace, seen, clock.now(), wants_json)
+            if wants_json:
+                (as_json.put_line if watch else as_json.put)(_document(namespace, seen, clock.now()))
+            else:
+                _print(seen, clock.now())
             if not watch or seen.entry.status.is_terminal:
                 return
             pause(WATCH_INTERVAL)
-            if sys.stdout.isatty():
+            if sys.stdout.isatty() and not wants_json:
                 click.clear()
 
 
@@ -123,40 +126,36 @@ def other_side(namespace: str) -> str:
     return ""
 
 
-def _print(namespace: str, seen: Seen, now: float, wants_json: bool) -> None:
-    timeline = _before_restore(list(periods(seen.changes, True, now)), seen.entry)
-    if wants_json:
-        as_json.put(
-            {
-                "namespace": namespace,
-                **as_json.room(None, seen.entry, now),
-                "room_hex": f"{seen.entry.room:#x}",
-                "rank_owners": {str(rank): owner for rank, owner in sorted(seen.owners.items())},
-                "process": seen.process or None,
-                "timeline": [_period(period) for period in timeline],
-                "other_side": (
-                    seen.other_side
-                    and {
-                        "namespace": seen.other_side,
-                        "room": as_json.room(None, seen.other, now) if seen.other else None,
-                        "process": seen.other_process or None,
-                    }
-                )
-                or None,
-            }
-        )
-        return
+def _document(namespace: str, seen: Seen, now: float) -> dict[str, object]:
+    other = seen.other_side and {
+        "namespace": seen.other_side,
+        "room": as_json.room(None, seen.other, now) if seen.other else None,
+        "process": seen.other_process or None,
+    }
+    return {
+        "namespace": namespace,
+        **as_json.room(None, seen.entry, now),
+        "room_hex": f"{seen.entry.room:#x}",
+        "rank_owners": {str(rank): owner for rank, owner in sorted(seen.owners.items())},
+        "process": seen.process or None,
+        "timeline": [_period(period) for period in _timeline(seen, now)],
+        "other_side": other or None,
+    }
+
+
+def _print(seen: Seen, now: float) -> None:
     from redis_kvpoll.cli import terminal
     from redis_kvpoll.cli import timeline as drawn
 
     terminal.print_entry(seen.entry, seen.owners, seen.process)
-    drawn.print_timeline(timeline, seen.entry.restored_at)
+    drawn.print_timeline(_timeline(seen, now), seen.entry.restored_at)
     if seen.other_side:
         drawn.print_other_side(seen.other_side, seen.other, seen.other_process)
 
 
-def _before_restore(timeline: list[Period], entry: Entry) -> list[Period]:
+def _timeline(seen: Seen, now: float) -> list[Period]:
     """The timeline of a room; if nothing has happened since its restore, it begins at the last change before."""
+    entry, timeline = seen.entry, list(periods(seen.changes, True, now))
     if entry.restored_at is None or len(timeline) != 1 or timeline[0].state != entry.status.name:
         return timeline
     return [timeline[0]._replace(since=min(timeline[0].since, entry.updated_at))]

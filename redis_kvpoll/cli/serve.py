@@ -61,7 +61,8 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
     """Serve the tables of one server: /metrics for Prometheus, /healthz and /readyz, /api, and a page at /.
 
     It only reads, unless you give --allow-actions: the user of kvpoll acl --read-only is enough. By default only this
-    machine can connect. To listen on another address, it needs --password-file, --token-file or --no-auth.
+    machine can connect. To listen on another address, or behind a proxy (--public-url), it needs --password-file,
+    --token-file or --no-auth.
     """
     from redis_kvpoll.serve import credentials
     from redis_kvpoll.serve.config import ServeConfig

@@ -115,7 +115,8 @@ class _Look:
         except node_look.FAILURES as failure:
             cause = root_cause(failure)
             return replace(self._blank, error=remedies.text_of(cause), remedy=remedies.remedy(cause))
-        nodes = [node_look.look_at(member, brief) for member in members]
+        denied = {node.address: node.denied for node in self._before.nodes} if self._before else {}
+        nodes = [node_look.look_at(member, brief, denied.get(member.address, ())) for member in members]
         if all(node.error for node in nodes):
             return replace(self._blank, error=nodes[0].error, remedy=nodes[0].remedy)
         facts = replace(self._blank, before=self._before)
@@ -180,7 +181,8 @@ class _Look:
         if brief:
             return facts
         tag = keys.home(facts.namespace, self._executor.session.expected_settings.shards or 1)
-        facts = replace(facts, permissions=permissions.look_at(self._transport, tag))
+        before = self._before.permissions if self._before else None
+        facts = replace(facts, permissions=permissions.look_at(self._transport, tag, before))
         base, *roles = deployment(facts.namespace)
         others = [name for name in roles if name != facts.namespace and name in (facts.namespaces or ())]
         instances = {}

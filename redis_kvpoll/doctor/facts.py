@@ -88,6 +88,8 @@ class NodeFacts:
     """Who did so last and is still connected; empty also if this user may not call CLIENT LIST."""
     kvpoll_share: float | None = None
     """Which share of the keys that SCAN has passed is kvpoll's."""
+    denied: frozenset[str] = frozenset()
+    """The commands that this user was denied, in this look or an earlier one; they are not sent again."""
 
     @property
     def errors(self) -> Mapping[str, int]:
@@ -113,8 +115,8 @@ class RoomFacts:
     owner: str = ""
     age: float = 0.0
     """Since its opening."""
-    since: float = 0.0
-    """The time at its status."""
+    idle: float = 0.0
+    """Since its last write: with ranks, it may be at its status for longer."""
     restored_at: float | None = None
     """When it was restored after a loss of data."""
     has_ttl: bool = True
@@ -195,6 +197,11 @@ class Permissions:
     """How many commands that write were asked about."""
     lacks_keys: bool = False
     """Whether it is denied each command for the namespace's keys, and not all others: its key patterns lack them."""
+
+    @property
+    def is_of_reader(self) -> bool:
+        """Whether the user may look, and write nothing."""
+        return not (self.reads or self.lacks_keys) and 0 < len(self.writes) == self.asked_writes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ ENDED = "--status failed --status success --older-than 30s --limit 1000000 --yes
 """The options that select what has ended. 30 s is well below terminal_ttl, after which the server drops it anyway."""
 STILL_SECONDS = 30.0
 """A heartbeat that found no memory so lately has found what still is."""
+RDB_STATUS, AOF_STATUSES = "rdb_last_bgsave_status", ("aof_last_write_status", "aof_last_bgrewrite_status")
+"""Fields of INFO: whether the last attempt to save succeeded. A failed one stays when saving is switched off."""
+SWITCH_OFF = 'CONFIG SET save "" and CONFIG SET appendonly no'
 
 
 def eviction(view: NodeView) -> Observation:
@@ -98,27 +101,26 @@ def evicted(view: NodeView) -> Observation:
 
 
 def persistence(view: NodeView) -> Observation:
-    failed = [
-        name
-        for name in ("rdb_last_bgsave_status", "aof_last_write_status", "aof_last_bgrewrite_status")
-        if view.info.get(name, "ok") != "ok"
-    ]
+    has_rdb, has_aof = _may_save(view)
+    statuses = (RDB_STATUS,) * has_rdb + AOF_STATUSES * has_aof  # others failed before they were off
+    failed = next((name for name in statuses if view.info.get(name, "ok") != "ok"), "")
     if failed:
-        return problem(
-            f"the server cannot save ({failed[0]} is {view.info[failed[0]]}): it may refuse all writes",
-            "ok",
-            'see its log (is the disk full?), or switch it off: CONFIG SET save "" and CONFIG SET appendonly no',
-        )
+        advice = f"see its log (is the disk full?), or switch it off: {SWITCH_OFF}"
+        if failed == RDB_STATUS and view.node.save is None:
+            advice += "; it stays err until a BGSAVE succeeds or the server restarts"
+        what = f"the server cannot save ({failed} is {view.info[failed]}): it may refuse all writes"
+        return problem(what, "ok", advice)
     on = []
     if view.node.save or (view.node.save is None and number(view.info, "rdb_saves")):
         on.append("RDB snapshots are on" + (f" (save {view.node.save})" if view.node.save else ""))
-    if view.info.get("aof_enabled") == "1":
+    if has_aof:
         on.append("the AOF is on")
     if on:
-        advice = 'CONFIG SET save "" and CONFIG SET appendonly no'
-        return note(f"{' and '.join(on)}: not needed, and each fork stops the server", "off", advice)
+        return note(f"{' and '.join(on)}: not needed, and each fork stops the server", "off", SWITCH_OFF)
     if view.node.save is None:
         return unknown("the AOF is off; whether snapshots are on is not known: this user may not call CONFIG GET")
+    if view.info.get(RDB_STATUS, "ok") != "ok":
+        return note(f"off; {RDB_STATUS} is {view.info[RDB_STATUS]} from before, and no write is refused for that")
     return well("off")
 
 
@@ -127,4 +129,15 @@ def fork(view: NodeView) -> Observation:
     found = f"the last fork stopped the server for {1000 * seconds:.0f} ms" if seconds else "no fork"
     if seconds <= FORK_SECONDS:
         return well(found)
-    return warning(found, f"at most {1000 * FORK_SECONDS:.0f} ms", 'CONFIG SET save "" and CONFIG SET appendonly no')
+    advice = SWITCH_OFF
+    if not any(_may_save(view)):
+        if not number(view.info, "connected_slaves"):
+            return well(f"{found}; persistence is off since, and there is no replica to fork for")
+        advice = "each full synchronization of a replica forks"
+    advice += "; CONFIG RESETSTAT clears the number, and also the counts of evicted keys and of flushes"
+    return warning(found, f"at most {1000 * FORK_SECONDS:.0f} ms", advice)
+
+
+def _may_save(view: NodeView) -> tuple[bool, bool]:
+    """Return whether the server may save snapshots, and an AOF. What is off refuses no write and does not fork."""
+    return view.node.save != "", view.info.get("aof_enabled") == "1"

@@ -1,12 +1,17 @@
 """Reads the facts of one server, by commands that change nothing.
 
-Invariant: a command that is denied, or unknown to the server, leaves a fact unknown; it never ends the look.
+Invariants:
+
+- A command that is denied, or unknown to the server, leaves a fact unknown; it never ends the look.
+- A command that the rule of ``kvpoll acl`` lacks, and that was denied, is not sent again by the looks that follow: each
+  denied call is an entry in the server's ACL LOG.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -27,16 +32,27 @@ FAILURES = (NotSent, RedisError, OSError)
 """What a call raises that got no answer, or an error for an answer."""
 
 
-def ask(pool: NodePool, *words: str) -> Any:
-    """Return the reply to a command; None if there is none, or if it is an error."""
+def ask(pool: NodePool, *words: str, denied: set[str] | None = None) -> Any:
+    """Return the reply to a command; None if there is none, or if it is an error.
+
+    A command that is in ``denied`` is not sent. One that this user may not call is put in.
+    """
+    name = " ".join(words[:2])
+    if denied is not None and name in denied:
+        return None
     try:
         return pool.call(Send("", words, REACH_SECONDS))
-    except FAILURES:
+    except FAILURES as failure:
+        if denied is not None and remedies.code_of(root_cause(failure)) == "NOPERM":
+            denied.add(name)
         return None
 
 
-def look_at(member: Member, brief: bool = False) -> NodeFacts:
-    """Return the facts of one server. A brief look leaves out what a later one does not compare with."""
+def look_at(member: Member, brief: bool = False, before: Iterable[str] = ()) -> NodeFacts:
+    """Return the facts of one server. A brief look leaves out what a later one does not compare with.
+
+    ``before`` are the commands that an earlier look was denied.
+    """
     pool, is_primary = member.pool, member.slots is None or bool(member.slots)
     is_busy = False
     try:
@@ -48,23 +64,32 @@ def look_at(member: Member, brief: bool = False) -> NodeFacts:
         if code not in ("BUSY", "NOPERM"):
             text = remedies.text_of(cause)
             return NodeFacts(member.address, text, remedies.remedy(cause), is_primary=is_primary)
-    info = read_info(pool)
-    clock = read_clock(pool)
-    if brief or is_busy:
-        return NodeFacts(member.address, is_busy=is_busy, info=info, clock=clock, is_primary=is_primary)
-    flushes = read_flushes(pool)
-    return NodeFacts(
+    facts = NodeFacts(
         member.address,
-        info=info,
-        clock=clock,
-        flushes=flushes,
-        flushers=read_flushers(pool) if flushes else (),
-        round_trips=measure(pool),
-        save=read_setting(pool, "save"),
-        cluster=read_fields(ask(pool, "CLUSTER", "INFO")) if (info or {}).get("cluster_enabled") == "1" else None,
-        slots=None if member.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
+        is_busy=is_busy,
+        info=read_info(pool),
+        clock=read_clock(pool),
         is_primary=is_primary,
+        denied=frozenset(before),
     )
+    return facts if brief or is_busy else _look_closely_at(member, facts)
+
+
+def _look_closely_at(member: Member, facts: NodeFacts) -> NodeFacts:
+    """Return the facts with those for which a brief look does not ask."""
+    pool, denied = member.pool, set(facts.denied)
+    flushes = read_flushes(pool)
+    is_clustered = (facts.info or {}).get("cluster_enabled") == "1"
+    found = replace(
+        facts,
+        flushes=flushes,
+        flushers=read_flushers(pool, denied) if flushes else (),
+        round_trips=measure(pool),
+        save=read_setting(pool, "save", denied),
+        cluster=read_fields(ask(pool, "CLUSTER", "INFO", denied=denied)) if is_clustered else None,
+        slots=None if member.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
+    )
+    return replace(found, denied=frozenset(denied))
 
 
 def count_slots(reply: Any) -> int | None:
@@ -91,9 +116,9 @@ def look_at_losses(member: Member) -> NodeFacts:
     return NodeFacts(member.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
 
 
-def read_flushers(pool: NodePool) -> tuple[Flusher, ...]:
+def read_flushers(pool: NodePool, denied: set[str] | None = None) -> tuple[Flusher, ...]:
     """Return the connections whose last command dropped data, the latest first."""
-    reply = ask(pool, "CLIENT", "LIST")
+    reply = ask(pool, "CLIENT", "LIST", denied=denied)
     if not isinstance(reply, bytes):
         return ()
     found = []
@@ -119,9 +144,9 @@ def read_fields(reply: Any) -> Mapping[str, str] | None:
     return {name: value for name, _, value in lines}
 
 
-def read_setting(pool: NodePool, name: str) -> str | None:
+def read_setting(pool: NodePool, name: str, denied: set[str]) -> str | None:
     """Return a setting of the server."""
-    reply = ask(pool, "CONFIG", "GET", name)
+    reply = ask(pool, "CONFIG", "GET", name, denied=denied)
     if not reply:
         return None
     value = reply.get(name.encode()) if isinstance(reply, dict) else reply[1]

@@ -1,7 +1,8 @@
 """Asks which commands of the ACL rule a user is denied, by calls that change nothing whatever they are answered.
 
 A server checks the rights before it looks at a command's arguments or at its own state. So a command that writes is
-sent for a key that nobody has, in a form that does nothing there or that is refused.
+sent for a key that nobody has, in a form that does nothing there or that is refused. Each denied call is an entry in
+the server's ACL LOG, so for a user who may only look the commands that write are sent once.
 
 To ask for another command: add it to CALLS, or with the reason to NOT_ASKED.
 """
@@ -64,8 +65,8 @@ NOT_ASKED = {
 }
 
 
-def look_at(transport: Transport, tag: str) -> Permissions | None:
-    """Return what the user is denied; None if the server does not answer."""
+def look_at(transport: Transport, tag: str, before: Permissions | None = None) -> Permissions | None:
+    """Return what the user is denied; None if the server does not answer. ``before`` is what an earlier look found."""
 
     def is_denied(words: list[str]) -> bool:
         try:
@@ -75,23 +76,24 @@ def look_at(transport: Transport, tag: str) -> Permissions | None:
         return False
 
     try:
-        return _permissions(is_denied, keys.nothing(tag))
+        return _permissions(is_denied, keys.nothing(tag), before if before and before.is_of_reader else None)
     except FAILURES:
         return None
 
 
-def _permissions(is_denied: Callable[[list[str]], bool], key: str) -> Permissions:
+def _permissions(is_denied: Callable[[list[str]], bool], key: str, reader: Permissions | None) -> Permissions:
+    """Ask about each command; if the user is known as a reader, only whether it may still read."""
     calls = {name: [key if word == _KEY else word for word in line.split()] for name, line in CALLS.items()}
     calls["eval"] = ["EVAL", _SCRIPT, "0"]  # first: then the server has it
     calls["evalsha"] = ["EVALSHA", hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest(), "0"]
     reading = acl.commands(read_only=True)
-    asked = [command for command in acl.commands() if command in calls]
+    asked = [command for command in acl.commands() if command in calls and (reader is None or command in reading)]
     asked.sort(key="evalsha".__eq__)
     denied = [command for command in asked if is_denied(calls[command])]
     return Permissions(
         tuple(command for command in denied if command in reading),
-        tuple(command for command in denied if command not in reading),
-        sum(command not in reading for command in asked),
+        reader.writes if reader else tuple(command for command in denied if command not in reading),
+        reader.asked_writes if reader else sum(command not in reading for command in asked),
         # A server's words for the two cases differ from version to version.
         all((key in calls[command]) == (command in denied) for command in asked),
     )

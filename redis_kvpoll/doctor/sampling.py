@@ -160,7 +160,7 @@ def room_facts(room: int, ttl_ms: int, length: Any, pairs: Any, now: float) -> R
     if b"replayed" in fields and len(fields.get(b"generation", b"")) == len("1700000000000000"):
         began = milliseconds(fields[b"generation"][:-3])
     ages = (max(0.0, now - then) if then is not None else 0.0 for then in (began, updated))
-    age, since = ages
+    age, idle = ages
     owner = fields.get(b"owner", b"").decode("utf-8", "replace")
     restored_at = opened if b"replayed" in fields else None
     return RoomFacts(
@@ -169,7 +169,7 @@ def room_facts(room: int, ttl_ms: int, length: Any, pairs: Any, now: float) -> R
         status,
         owner=owner,
         age=age,
-        since=since,
+        idle=idle,
         restored_at=restored_at,
         has_ttl=has_ttl,
         ttl=ttl_ms / 1000,

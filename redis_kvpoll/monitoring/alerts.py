@@ -99,8 +99,9 @@ ALERTS = (
         '{from=~"Bootstrapping|WaitingForInput|Transferring",to="expired"}[15m])) > 0',
         "",
         "warning",
-        f"Live rooms of {_IN} expired: nobody owned them",
-        f"A process works without a lease, or its lease is not renewed: kvpoll doctor -n {_IN}.",
+        f"Live rooms of {_IN} are gone: their TTL ended, or they were evicted or deleted",
+        f"kvpoll doctor -n {_IN}: does its check evicted find keys? Else a process works without a lease, or its lease"
+        " is not renewed.",
     ),
     Alert(
         "KVPollCameBack",
@@ -140,8 +141,9 @@ ALERTS = (
         "increase(kvpoll_feed_gaps_total[15m]) > 0",
         "",
         "info",
-        f"Changes of {_IN} were dropped before they were read",
-        "The rates of that time are too low. Check why kvpoll serve stood still; else use a longer feed_length.",
+        f"Changes of {_IN} were dropped or lost before they were read",
+        "The rates of that time are too low. Redis lost its data (check data_loss) or failed over: then nothing."
+        " Else check why kvpoll serve stood still, or use a longer feed_length.",
     ),
 )
 

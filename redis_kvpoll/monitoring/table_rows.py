@@ -54,7 +54,7 @@ TABLE: tuple[Panel, ...] = (
     ),
     series(
         "Gaps and resyncs",
-        "Changes that were dropped before they were read, and full reads of the table.",
+        "Changes that were dropped or lost before they were read, and full reads of the table.",
         [
             Query(f"sum(increase(kvpoll_feed_gaps_total{{{NS}}}[{RATE}]))", "gaps"),
             Query(f"sum(increase(kvpoll_exporter_resyncs_total{{{NS}}}[{RATE}]))", "resyncs"),

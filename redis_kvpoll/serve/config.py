@@ -55,15 +55,22 @@ class ServeConfig:
         """The host of the public URL; "" without one."""
         return urlsplit(self.public_url).hostname or ""
 
+    @property
+    def way_in(self) -> str:
+        """The option by which other machines reach the page; "" if only this one does."""
+        if not is_loopback(self.host):
+            return f"--host {self.host}"
+        return f"--public-url {self.public_url}" if self.public_url else ""
+
     def checked(self) -> ServeConfig:
         """Return these options, or raise InvalidInputError."""
         if not self.namespaces:
             raise InvalidInputError("serve: name a namespace")
         for name in self.namespaces:
             validation.namespace(name)
-        self._check_access()
         if self.public_url and not (_is_web(self.public_url) and self.public_name):
             raise InvalidInputError(f"--public-url {self.public_url!r} is not an http:// or https:// URL")
+        self._check_access()
         for option, template in (("--log-url", self.log_url), ("--trace-url", self.trace_url)):
             _check_template(option, template)
         return self
@@ -72,9 +79,9 @@ class ServeConfig:
         is_open = not self.users
         if self.no_auth and not is_open:
             raise InvalidInputError("--no-auth contradicts --password-file and --token-file")
-        if is_open and not self.no_auth and not is_loopback(self.host):
+        if is_open and not self.no_auth and self.way_in:
             raise InvalidInputError(
-                f"--host {self.host} is reachable from other machines: pass --password-file or --token-file, "
+                f"with {self.way_in} other machines reach the page: pass --password-file or --token-file, "
                 "or --no-auth to show the tables to everyone who can connect"
             )
         if self.allow_actions and not self.actions_url:
@@ -82,9 +89,9 @@ class ServeConfig:
                 "--allow-actions needs --actions-redis, the URL of a Redis user who may write; "
                 "the page itself reads with --redis, whose user needs no such rights"
             )
-        if self.allow_actions and is_open and not is_loopback(self.host):
+        if self.allow_actions and is_open and self.way_in:
             raise InvalidInputError(
-                f"--allow-actions with --no-auth on {self.host} would let everyone who can connect fail rooms: "
+                f"--allow-actions with --no-auth and {self.way_in} would let everyone who can connect fail rooms: "
                 "pass --password-file or --token-file"
             )
 

@@ -1,8 +1,8 @@
 """Who may call what: the outermost layer of the application.
 
 Three realms. The probes are open, since a kubelet sends no credentials, and say nothing about the data. ``/metrics``
-has a token of its own, or none. All else needs a user, if there are any; without users, the process listens on loopback
-(or was told ``--no-auth``).
+has a token of its own, or none. All else needs a user, if there are any; without users, only this machine reaches the
+process (or it was told ``--no-auth``).
 
 Invariants:
 

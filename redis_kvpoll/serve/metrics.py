@@ -5,14 +5,15 @@ Invariants:
 - No label holds a room, a request, a reason or a process: the number of series does not grow with traffic. Owners are
   capped by ``--max-owners``, and those that were lost leave after five minutes.
 - A gauge that is not known is absent, while the table could not be read for STALE_AFTER seconds; counters go on.
-- What is meant to be looks like no fault: a namespace that nobody has used yet has neither ``synced`` nor a lag, and a
-  table without a feed, which is read once a minute, has no lag.
+- What is meant to be looks like no fault: a namespace that nobody has used yet has no ``synced``, no lag and no warning
+  of the doctor that it is absent, and a table without a feed, which is read once a minute, has no lag.
 
 To add a metric: add it to the function of its kind here, and to docs/operations.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import ABSENT, BOUNDS, CLEARED, EXPIRED, LIVE, Histogram, Snapshot
@@ -189,8 +191,9 @@ def _add_counters(families: Mapping[str, Any], name: str, snapshot: Snapshot) ->
         families["kvpoll_transitions"].add_metric([name, before, after], snapshot.transitions.get((before, after), 0))
     for reason, number in snapshot.failures.items():
         families["kvpoll_failures"].add_metric([name, reason], number)
-    for outcome, number in snapshot.refused.items():
-        families["kvpoll_refused_writes"].add_metric([name, outcome], number)
+    if snapshot.lag_seconds < math.inf:  # the server counts these: a 0 before the first reading would jump
+        for outcome, number in snapshot.refused.items():
+            families["kvpoll_refused_writes"].add_metric([name, outcome], number)
     families["kvpoll_feed_gaps"].add_metric([name], snapshot.gaps)
     families["kvpoll_exporter_resyncs"].add_metric([name], snapshot.resyncs)
 
@@ -240,12 +243,13 @@ def _age(owner: Owner, now: float) -> float:
 
 
 def _add_exporter(families: Mapping[str, Any], name: str, watch: Watch, version: str) -> None:
-    snapshot = watch.snapshot
-    if watch.state.word != "absent":
+    snapshot, is_absent = watch.snapshot, watch.state.word == "absent"
+    if not is_absent:
         families["kvpoll_exporter_synced"].add_metric([name], int(snapshot.synced))
         if snapshot.has_feed:
             families["kvpoll_exporter_lag_seconds"].add_metric([name], snapshot.lag_seconds)
     for finding in watch.examination.findings:
-        if finding.level >= 0:
+        is_of_absence = is_absent and finding.check == "settings" and finding.level is Level.WARNING
+        if finding.level >= 0 and not is_of_absence:
             families["kvpoll_doctor_check"].add_metric([name, finding.check], int(finding.level))
     families["kvpoll_build"].add_metric([name], {"version": version, **watch.described()})

@@ -22,17 +22,15 @@ from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
-from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
 from redis_kvpoll.serve.history import ChartHistory
+from redis_kvpoll.serve.watch_state import ReadFailure, State, state_of
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
 INTERVAL = 1.0
 FIRST_INTERVAL, FIRST_SECONDS = 0.1, 5.0
 """Seconds between the first snapshots, and for how long: a small table is synced at once."""
 DOCTOR_INTERVAL = 60.0
-LATE = 5.0
-"""Seconds of lag from which on the page says that it is behind."""
 FIRST_CHANGE = 1.0
 """Seconds that a page waits for the feed."""
 LIST_SHARE = 0.02
@@ -41,22 +39,8 @@ MOST_LISTS = 50
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 USE_COMMAND = "kvpoll find looks at all"
-NOT_FOUND = (
-    "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
-)
 
 log = logging.getLogger(__name__)
-
-
-class State(NamedTuple):
-    """Whether the numbers are current, in one word and one sentence."""
-
-    word: str
-    """synced, late, reading, absent, away."""
-    tone: str
-    text: str
-    detail: str = ""
-    """What the server or the network said."""
 
 
 class SearchResult(NamedTuple):
@@ -80,11 +64,10 @@ class Watch:
         self.examined_at: float | None = None
         self.ticked_at = time.monotonic()
         """When the snapshot was taken, by the clock of this process."""
-        self.error: str | None = None
         self._stuck_after = stuck_after
         self._examine = examine
         self._exists: bool | None = None
-        self._away_since: float | None = None
+        self._failure: ReadFailure | None = None
         self._round_trips = [0] * (len(BOUNDS) + 1)
         self._round_trips_sum = 0.0
         self.statistics: AsyncStatistics | None = None
@@ -101,23 +84,7 @@ class Watch:
     @property
     def state(self) -> State:
         """Whether the numbers are current."""
-        snapshot = self.snapshot
-        if self._away_since is not None:
-            since = f"{formats.clock(self._away_since)} UTC"
-            return State("away", "bad", f"Redis does not answer since {since}", self.error or "")
-        if self._exists is False and not snapshot.total:
-            return State("absent", "warn", "Namespace not found", NOT_FOUND)
-        if snapshot.error is not None:
-            return State("away", "bad", "The table cannot be read", snapshot.error)
-        if not snapshot.synced:
-            walked = "" if snapshot.walked is None else f": {formats.count(snapshot.walked)} rooms so far"
-            return State("reading", "warn", f"Reading the table{walked}")
-        behind = f"{formats.duration(snapshot.lag_seconds)} behind"
-        if not snapshot.has_feed:
-            return State("synced", "warn", f"Read once a minute, as this namespace keeps no feed; {behind}")
-        if snapshot.lag_seconds > LATE:
-            return State("late", "warn", f"Late: {behind}")
-        return State("synced", "good", f"Synced, {behind}")
+        return state_of(self.snapshot, self._failure, self._exists is False)
 
     def now(self) -> float:
         """Return the server's time, from which ages are counted; that of the last reading while it is not current.
@@ -162,17 +129,19 @@ class Watch:
         try:
             found = await self.store.settings()
         except KVPollError as error:
-            if self._away_since is None:
-                self._away_since = time.time()
+            found, before = ReadFailure.of(error), self._failure
+            if before is None or before.is_silence != found.is_silence:
                 log.warning("namespace %s: %s", self.name, error)
-            self.error = str(error)
+            else:
+                found = found._replace(since=before.since)
+            self._failure = found
             return
         took = time.perf_counter() - began
         self._round_trips[bisect_left(BOUNDS, took)] += 1
         self._round_trips_sum += took
-        if self._away_since is not None:
-            log.warning("namespace %s: Redis answers again", self.name)
-        self._away_since = self.error = None
+        if self._failure is not None:
+            log.warning("namespace %s: the table can be read again", self.name)
+        self._failure = None
         self._exists = found is not None
         self.settings = found or self.settings
 
@@ -231,7 +200,7 @@ class Watch:
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
         """Return all that the table has of some rooms; nothing while the server does not answer."""
-        if self._away_since is None and rooms:
+        if self._failure is None and rooms:
             with suppress(KVPollError):  # which the state says
                 return await self._read(rooms)
         return {}
@@ -266,7 +235,7 @@ class Watch:
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap] | None:
         """Return the last changes of all rooms, the oldest first; None without a feed, or an answer in time."""
-        if not (self._exists and self.settings and self.settings.feed_length) or self._away_since is not None:
+        if not (self._exists and self.settings and self.settings.feed_length) or self._failure is not None:
             return None
         tail = self.store.tail(most)
         found: list[Change | FeedGap] = []

@@ -121,6 +121,13 @@ class TestFindShowWait:
         assert [each["status"] for each in found["timeline"]] == ["WaitingForInput", "Success"]
         assert found["timeline"][0]["seconds"] >= 0
 
+    def test_watched_room_is_a_document_on_each_line(self, store, run, monkeypatch):
+        """As what other commands watch: a program reads line by line."""
+        store.update_status(1, BOOT)
+        monkeypatch.setattr("redis_kvpoll.cli.room.pause", lambda _: store.abort(1, "enough"))
+        lines = run("show", "1", "--watch", "--json").stdout.splitlines()
+        assert [json.loads(line)["status"] for line in lines] == ["Bootstrapping", "Failed"]
+
     def test_show_in_a_pipe_wraps_and_pads_nothing(self, url):
         """So that a script finds each value whole, in its line."""
         owner, reason = "o" * 100, "r" * 150

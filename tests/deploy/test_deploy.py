@@ -196,6 +196,13 @@ class TestKubernetes:
             wanted = selector.get("matchLabels", selector)
             assert any(wanted.items() <= labels.items() for labels in pods), wanted
 
+    def test_page_is_reachable_while_redis_is_away(self):
+        """Then /readyz is 503, and a Service without ready pods leads nowhere."""
+        spec = objects()["Deployment", "kvpoll-serve"]["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", "else the Service needs no such option"
+        assert objects()["Service", "kvpoll-serve"]["spec"]["publishNotReadyAddresses"] is True
+
     def test_secret_has_every_key_that_is_used(self):
         secret = objects()["Secret", "kvpoll"]["stringData"]
         text = "".join(path.read_text() for path in (DEPLOY / "kubernetes").glob("*.yaml"))

@@ -187,12 +187,46 @@ class TestPersistence:
             admin.bgsave()
             real.until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", "saving fails")
             found = found_by("persistence", server.tcp)
-        assert (found.level, "rdb_last_bgsave_status is err" in found.found) == (PROBLEM, True)
+            assert (found.level, "rdb_last_bgsave_status is err" in found.found) == (PROBLEM, True)
+            assert "stays err until a BGSAVE succeeds" in found.advice
+            with user_of(server, rule="+config|get") as url:
+                admin.config_set("save", "3600 1")
+                with pytest.raises(redis.ResponseError, match="MISCONF"):
+                    admin.set("x", "y", ex=10)
+                assert found_by("persistence", url).level is PROBLEM
+                admin.config_set("save", "")
+                admin.set("x", "y", ex=10)
+                found = found_by("persistence", url)
+            assert (found.level, "no write is refused" in found.found) == (NOTE, True)
+
+    def test_failure_of_an_aof_that_is_off_is_none(self, disguised):
+        disguised.fields["aof_last_write_status"] = "err"
+        assert examine(disguised.url)["persistence"].level is Level.UNKNOWN
+        disguised.fields["aof_enabled"] = "1"
+        assert examine(disguised.url)["persistence"].level is PROBLEM
 
     def test_slow_fork_is_a_warning(self, disguised):
         disguised.fields["latest_fork_usec"] = "214000"
         found = examine(disguised.url)["fork"]
         assert (found.level, "214 ms" in found.found) == (WARNING, True)
+        assert "CONFIG RESETSTAT clears the number" in found.advice
+
+    def test_slow_fork_is_over_once_nothing_forks(self, server, disguised):
+        disguised.fields["latest_fork_usec"] = "214000"
+        with user_of(server, rule="+config|get") as url:
+            there = url.replace(f":{server.port}", f":{disguised.port}")
+            assert examine(there)["fork"].level is Level.WELL
+            disguised.fields["connected_slaves"] = "1"
+            found = examine(there)["fork"]
+        assert (found.level, "synchronization of a replica" in found.advice) == (WARNING, True)
+
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_resetstat_clears_the_last_fork(self, world, kind):
+        with world.serve(*HEALTHY, kind=kind).client() as admin:
+            admin.bgsave()
+            real.until(lambda: admin.info("stats")["latest_fork_usec"], "it has forked")
+            admin.config_resetstat()
+            assert admin.info("stats")["latest_fork_usec"] == 0
 
 
 class TestClock:

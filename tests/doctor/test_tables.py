@@ -325,6 +325,22 @@ class TestUser:
         assert unknown == {"persistence"}
         assert found["acl"].found == "this user may look, and not write"
 
+    def test_later_looks_call_nothing_that_was_denied(self, world, kind):
+        """Each denied call is an entry of ACL LOG, where an operator looks for intruders."""
+        server = world.serve(*HEALTHY, kind=kind)
+        with server.client() as admin:
+            admin.flushall()  # then a look also wants to know who has flushed
+            with live_table(server, "prod"), user_of(server, "--read-only", "-n", "prod") as url:
+                doctor = doctor_of(url, "prod")
+                first = by_check(doctor.examine())
+                admin.acl_log_reset()
+                again = by_check(doctor.examine())
+                assert admin.acl_log() == []
+                for check in ("acl", "persistence"):
+                    assert again[check] == first[check]
+                admin.acl_setuser("eyes", enabled=True, commands=["-hgetall"])
+                assert by_check(doctor.examine())["acl"].found == "this user is denied HGETALL"
+
     def test_denied_command_is_a_problem(self, world, kind):
         server = world.serve(*HEALTHY, kind=kind)
         for command, option in (("xadd", ""), ("zrem", ""), ("hdel", ""), ("hgetall", "--read-only")):

@@ -86,6 +86,25 @@ def test_advice_names_commands_and_options_that_exist():
             assert {word.rstrip(",") for word in rest.split() if re.match("--?[a-z]", word)} <= options, alert.name
 
 
+def paragraph(heading):
+    """A paragraph of the runbook."""
+    return text_of(RUNBOOK).partition(f"### {heading}\n")[2].partition("\n### ")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "drills"),
+    [
+        ("KVPollFeedGap", "data_loss", ["Redis restarted empty", "Somebody's FLUSHALL"]),
+        ("KVPollRoomsExpire", "evicted", ["allkeys-lru set"]),
+    ],
+)
+def test_alert_names_the_check_of_its_other_cause(name, check, drills):
+    """A loss of data makes gaps, too, and rooms that were evicted count as expired."""
+    assert f"check {check}" in BY_NAME[name].description
+    assert f"check `{check}`" in paragraph(name)
+    assert [drill for drill in drills if name not in paragraph(drill)] == []
+
+
 class TestRunbook:
     def test_each_alert_has_a_paragraph_where_its_link_leads(self):
         assert [alert.anchor for alert in ALERTS if alert.anchor not in anchors(RUNBOOK)] == []
@@ -95,5 +114,4 @@ class TestRunbook:
 
     def test_it_says_when_each_alert_fires(self):
         for alert in ALERTS:
-            paragraph = text_of(RUNBOOK).partition(f"### {alert.name}\n")[2].partition("\n### ")[0]
-            assert f"({alert.severity})" in paragraph.strip().split("\n\n")[0], alert.name
+            assert f"({alert.severity})" in paragraph(alert.name).strip().split("\n\n")[0], alert.name

@@ -4,7 +4,7 @@ IN_THE_DOCTOR = [
     (
         "a room that stands still for long is a warning only",
         "doctor.sample_checks:stuck",
-        "problem if oldest.since > STUCK_LONG else warning",
+        "problem if oldest.idle > STUCK_LONG else warning",
         "warning",
         "doctor/test_tables.py::TestRooms::test_room_that_stands_still_is_stuck[400-3]",
     ),

@@ -10,6 +10,7 @@ from redis_kvpoll.serve.config import ServeConfig, is_loopback
 from redis_kvpoll.serve.credentials import SESSION_SECONDS, Credentials, User
 
 ALICE, BOB = User("alice", "correct horse"), User("bob", "battery staple")
+ACTING = {"allow_actions": True, "actions_url": "redis://localhost"}
 
 
 def config(**options):
@@ -29,6 +30,15 @@ def test_other_addresses_need_credentials(host):
     assert config(host=host, no_auth=True)
 
 
+def test_proxy_on_this_machine_lets_others_in():
+    """It connects from loopback, whoever sends the request."""
+    options = {"public_url": "https://ops.example/kvpoll"}
+    with pytest.raises(InvalidInputError, match="--public-url .* --password-file or --token-file, or --no-auth"):
+        config(**options)
+    assert config(**options, users=(ALICE,))
+    assert config(**options, no_auth=True)
+
+
 def test_name_other_than_localhost_may_be_anywhere():
     assert not is_loopback("localhost.example")
 
@@ -38,8 +48,10 @@ def test_name_other_than_localhost_may_be_anywhere():
     [
         ({"no_auth": True, "users": (ALICE,)}, "--no-auth contradicts"),
         ({"allow_actions": True}, "--allow-actions needs --actions-redis"),
-        ({"allow_actions": True, "actions_url": "redis://x", "host": "10.0.0.1", "no_auth": True}, "fail rooms"),
-        ({"public_url": "ops.example"}, "--public-url"),
+        ({**ACTING, "host": "10.0.0.1", "no_auth": True}, "fail rooms"),
+        ({**ACTING, "public_url": "https://ops.example"}, "--password-file or --token-file"),
+        ({**ACTING, "public_url": "https://ops.example", "no_auth": True}, "fail rooms"),
+        ({"public_url": "ops.example"}, "is not an http"),
         ({"log_url": "javascript:alert({room})"}, "--log-url"),
         ({"trace_url": "https://t.example/{secret}"}, "{secret} is not known"),
         ({"log_url": "https://t.example/{room.__class__}"}, "is not known"),
@@ -47,8 +59,8 @@ def test_name_other_than_localhost_may_be_anywhere():
         ({"log_url": "https://t.example/{room}}"}, "is not a template: Single '}'"),
         ({"trace_url": "https://t.example/}"}, "is not a template"),
         ({"trace_url": "https://["}, "--trace-url"),
-        ({"public_url": "https://["}, "--public-url"),
-        ({"public_url": "https://:8443"}, "--public-url"),
+        ({"public_url": "https://["}, "is not an http"),
+        ({"public_url": "https://:8443"}, "is not an http"),
     ],
 )
 def test_contradictions_are_refused(options, message):

@@ -127,12 +127,15 @@ def test_openmetrics_is_spoken_on_request(serving):
     assert answer.body.endswith("# EOF\n")
 
 
-def collected(snapshot, most=200, state="synced"):
+FINDINGS = (Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, ""))
+
+
+def collected(snapshot, most=200, state="synced", findings=FINDINGS):
     """The samples of a snapshot, by name and labels."""
     watch = SimpleNamespace(
         snapshot=snapshot,
         state=SimpleNamespace(word=state),
-        examination=Examination((Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, "")), "", ""),
+        examination=Examination(findings, "", ""),
         described=dict,
         round_trips=Histogram,
     )
@@ -202,6 +205,26 @@ def test_lost_owner_leaves_after_five_minutes():
 def test_name_that_was_taken_again_has_one_series():
     owners = (lost("a", 990.0), owner("a", rooms=4, incarnation=2))
     assert collected(Snapshot("prod", 1000.0, True, 0.0, owners=owners))["kvpoll_owner_rooms", "a"] == 4
+
+
+def test_refused_writes_are_absent_until_they_are_read():
+    """The server has counted before: increase() would take the step from a 0 for as many refused writes."""
+    seen = Snapshot("prod", 1000.0, synced=False, lag_seconds=math.inf, refused={"stale": 0})
+    assert ("kvpoll_refused_writes_total", "stale") not in collected(seen)
+    read = replace(seen, lag_seconds=400.0, refused={"stale": 7})  # and they stay while the server is away
+    assert collected(read)["kvpoll_refused_writes_total", "stale"] == 7
+
+
+@pytest.mark.parametrize(
+    ("level", "state", "expected"),
+    [(Level.WARNING, "absent", None), (Level.PROBLEM, "absent", 3), (Level.WARNING, "away", 2)],
+)
+def test_namespace_that_is_yet_to_come_is_no_finding(level, state, expected):
+    """KVPollDoctor would fire. That the data of a namespace is gone is a problem, and stays."""
+    findings = (*FINDINGS, Finding("settings", level, "namespace 'prod' not found"))
+    found = collected(Snapshot("prod", 1000.0, False, math.inf), state=state, findings=findings)
+    assert found.get(("kvpoll_doctor_check", "settings")) == expected
+    assert found["kvpoll_doctor_check", "memory"] == 2
 
 
 def test_doctor_levels_are_there_and_unknown_ones_absent():

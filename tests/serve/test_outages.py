@@ -79,6 +79,24 @@ def test_start_without_redis_waits_for_it(world, start):
     becomes(serving, 200, "ready")
 
 
+@pytest.mark.parametrize("how", ["schema", "right", "password"])
+def test_server_that_refuses_does_answer(world, start, how):
+    """Who reads that Redis does not answer looks at the network."""
+    server = world.serve()
+    world.open(server.tcp, namespace="prod").update_status(1, KVPoll.Bootstrapping)
+    url = viewer_url(server)
+    with server.client() as client:
+        if how == "schema":
+            client.hset("kvpoll:{prod}:settings", "schema", "99")
+        elif how == "right":
+            client.acl_setuser("viewer", enabled=True, commands=["-hmget"])
+    serving = start(url.replace("only-looks", "wrong") if how == "password" else url)
+    becomes(serving, 503, "refuses the calls")
+    page = serving.until("/", "The table cannot be read")
+    assert "does not answer" not in page.text
+    assert {"schema": "schema", "right": "NOPERM", "password": "WRONGPASS"}[how] in page.text
+
+
 def test_flush_is_seen_as_a_loss(world, start):
     server = world.serve()
     store = world.open(server.tcp, namespace="prod")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
-from redis_kvpoll.serve.watch import State
+from redis_kvpoll.serve.watch_state import State
 from tests.support import pace, real
 from tests.support.serving import tags_of
 
@@ -72,6 +72,20 @@ def test_feed_page_shows_changes(serving, store):
     assert "Bootstrapping" in page.text
 
 
+def test_changes_of_one_room_in_an_entry_have_own_rows(serving, store, table, monkeypatch):
+    """Their keys are the same at each look, although the first change of the entry is not shown any more."""
+    entry = ["ttl_ms", "300000", "7", "Bootstrapping", "7", "WaitingForInput", "7", "Transferring"]
+    with table.client() as client:
+        client.execute_command("XADD", "kvpoll:{prod-prefill}:feed", "*", *entry)
+        client.expire("kvpoll:{prod-prefill}:feed", 60)
+    page = serving.until("/feed", "Transferring")
+    keys = {row[2]: key for key, row in rows_of(page).items() if row[1:2] == ["7"]}
+    assert list(keys) == ["Transferring", "WaitingForInput", "Bootstrapping"]
+    monkeypatch.setattr("redis_kvpoll.serve.screens.feed.MOST", 2)
+    later = rows_of(serving.until("/feed", "Transferring"))
+    assert [later[keys[name]][2] for name in ("Transferring", "WaitingForInput")] == ["Transferring", "WaitingForInput"]
+
+
 def test_feed_page_of_an_empty_feed_answers(serving):
     serving.until("/feed", "The feed has no entry.")
 
@@ -96,6 +110,25 @@ def test_room_page_shows_its_times_and_the_other_side(serve, store, table):
         assert page.row("1")[1] == "WaitingForInput"
         assert "prod-decode: Failed, decode's reason" in page.text
         assert "rid-6" in page.text
+
+
+def test_time_at_a_status_counts_from_the_ranks_agreement(serving, table):
+    """As on the page of rooms. A rank that writes after it leaves the status as it was."""
+    ranks = [
+        StatusStore.from_url(table.tcp, namespace="prod-prefill", policy="strict", rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    with ranks[0], ranks[1]:
+        for store in ranks:
+            store.open(61, request="rid-61")
+        ranks[0].update_status(61, WAIT)
+    feed, ago_ms = "kvpoll:{prod-prefill}:feed", 5.5 * 3600 * 1000
+    with table.client() as client:
+        at, fields = next(entry for entry in client.xrange(feed) if b"61" in entry[1])
+        client.delete(feed)
+        client.xadd(feed, fields, id=f"{int(at.partition(b'-')[0]) - ago_ms:.0f}-0")
+        client.expire(feed, 60)
+    assert "At this status for 5 h" in " ".join(serving.get("/room/61").text.split())
 
 
 def test_room_page_shows_that_a_former_life_expired(serving, store, table):
@@ -213,7 +246,7 @@ def test_log_link_has_its_parts_quoted(serve, store):
 
 
 def test_public_path_begins_every_link(serve):
-    serving = serve(public_url="https://ops.example/kvpoll")
+    serving = serve(public_url="https://ops.example/kvpoll", no_auth=True)
     page = serving.get("/")
     assert 'href="/kvpoll/static/' in page.body
     assert 'href="/kvpoll/owners"' in page.body

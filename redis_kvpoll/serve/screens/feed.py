@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
@@ -33,26 +36,38 @@ async def view(page: Page) -> View:
         "resyncs": Cell(formats.count(snapshot.resyncs), "warn" if snapshot.resyncs else ""),
     }
     texts |= empty(page, changes=nothing, shards=nothing)
-    rows = tuple(_row(page, number, change) for number, change in enumerate(reversed(changes or [])))
+    rows = tuple(_rows(page, changes or []))
     return View(texts, {"namespaces": namespaces(page), "shards": shards, "changes": rows})
 
 
-def _row(page: Page, number: int, change: Change | FeedGap) -> Row:
-    if isinstance(change, FeedGap):
-        return Row(
-            f"gap {number}", (Cell("", ""), Cell(""), Cell("changes may be missing here", "warn"), Cell(""), Cell(""))
-        )
+def _rows(page: Page, changes: Sequence[Change | FeedGap]) -> Iterator[Row]:
+    """The latest change first.
+
+    An entry may have one room twice. Equal keys count from its end: of the oldest entry the beginning is not shown.
+    """
+    seen: Counter[str] = Counter()
+    for number, change in enumerate(reversed(changes)):
+        if isinstance(change, FeedGap):
+            nothing = Cell("")
+            missing = Cell("changes may be missing here", "warn")
+            yield Row(f"gap {number}", (nothing, nothing, missing, nothing, nothing))
+        else:
+            key = f"{change.id} {change.room} {change.rank}"
+            seen[key] += 1
+            yield Row(f"{key} {seen[key]}", _cells(page, change))
+
+
+def _cells(page: Page, change: Change) -> tuple[Cell, ...]:
     rank = ""
     if change.rank is not None:
         rank = f"{change.rank}: {'cleared' if change.rank_status is None else change.rank_status.name}"
-    cells = (
+    return (
         Cell(formats.clock(change.at, 3)),
         Cell(str(change.room), "", page.room_link(change.room)),
         status_cell(change.status, "cleared"),
         Cell(change.reason or ""),
         Cell(rank),
     )
-    return Row(f"{change.id} {change.room} {change.rank}", cells)
 
 
 def body(page: Page, view: View) -> Html:

@@ -47,13 +47,11 @@ _SIDES = {"prefill": "decode", "decode": "prefill"}
 async def view(page: Page) -> View:
     room, watch = page.room or 0, page.watch
     found = await read(watch, room)
-    texts = common(page) | _facts(page, found) | {"room_other_side": await _other_side(page, room)}
+    lived = list(periods(await watch.changes(found), True, watch.now())) if isinstance(found, Entry) else []
+    texts = common(page) | _facts(page, found, lived) | {"room_other_side": await _other_side(page, room)}
     texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
-    lived: list[Period] = []
     if isinstance(found, Entry):
-        now = watch.now()
-        lived = list(periods(await watch.changes(found), True, now))
         tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(lived))
         tables["ranks"] = tuple(_rank_row(found, rank) for rank in sorted(found.ranks))
     return View(texts, tables, {"timeline": _drawing(lived)})
@@ -79,19 +77,20 @@ async def read(watch: Watch, room: int) -> Entry | NotShown:
         return ABSENT if watch.state.word == "absent" else NotShown("not known", str(error))
 
 
-def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
+def _facts(page: Page, found: Entry | NotShown, lived: list[Period]) -> dict[str, Cell]:
     if isinstance(found, NotShown):
         nothing = {name: Cell(formats.NONE, "dim") for name, _ in FACTS}
         return nothing | {"room_status": Cell(found.word, "dim"), "message": Cell(found.text)}
     now = page.watch.now()
     ranks = "" if not found.world_size else f"{len(found.ranks)} of {found.world_size} have written"
-    is_stuck = not found.status.is_terminal and now - found.updated_at > page.watch.snapshot.stuck_after
+    since = _since(found, lived)
+    is_stuck = not found.status.is_terminal and now - since > page.watch.snapshot.stuck_after
     return {
         "message": Cell(""),
         "room_status": status_cell(found.status),
         "room_reason": Cell(found.reason or formats.NONE),
         "room_failed_by": Cell(found.failed_by or formats.NONE),
-        "room_since": Cell(formats.duration(now - found.updated_at), "bad" if is_stuck else ""),
+        "room_since": Cell(formats.duration(now - since), "bad" if is_stuck else ""),
         "room_opened": Cell(f"{formats.clock(found.opened_at)} UTC, {formats.duration(now - found.opened_at)} ago"),
         "room_ttl": Cell(formats.duration(found.ttl)),
         "room_request": Cell(found.request or formats.NONE),
@@ -99,6 +98,15 @@ def _facts(page: Page, found: Entry | NotShown) -> dict[str, Cell]:
         "room_generation": Cell(str(found.generation) if found.generation else formats.NONE),
         "room_ranks": Cell(ranks or "no ranks"),
     }
+
+
+def _since(found: Entry, lived: list[Period]) -> float:
+    """Since when a room is at its status. Its last write may be a rank's, after which they agree on the same.
+
+    Of a restored room, the feed begins with the restore.
+    """
+    begun = [period.since for period in lived[-1:] if period.is_current and period.state == found.status.name]
+    return min([found.updated_at, *begun])
 
 
 async def _other_side(page: Page, room: int) -> Cell:

@@ -19,11 +19,12 @@ export function fill(element, cell) {
   if ((element.dataset.tone ?? "") !== tone) element.dataset.tone = tone;
 }
 
-// Rows keep their elements by key, so that the focus and a selection of text stay where they are.
+// Rows keep their elements by key, so that the focus and a selection of text stay where they are. All others go.
 function fillTable(body, rows) {
   const isTable = body.tagName === "TBODY";
   const labels = isTable ? [...body.closest("table").tHead.rows[0].cells].map((cell) => cell.textContent) : [];
-  const before = new Map([...body.children].filter((row) => row.dataset.key !== undefined).map((row) => [row.dataset.key, row]));
+  const before = new Map([...body.children].map((row) => [row.dataset.key, row]));
+  const placed = new Set();
   let next = body.firstElementChild;
   for (const [key, ...cells] of rows) {
     let row = before.get(key);
@@ -39,10 +40,11 @@ function fillTable(body, rows) {
       });
     }
     cells.forEach((cell, number) => fill(row.children[number], cell));
+    placed.add(row);
     if (row === next) next = next.nextElementSibling;
     else body.insertBefore(row, next);
   }
-  for (const row of before.values()) row.remove();
+  for (const row of [...body.children]) if (!placed.has(row)) row.remove();
   const empty = document.querySelector(`[data-empty="${body.dataset.table}"]`);
   if (empty) empty.hidden = rows.length > 0;
   const whole = isTable ? body.closest("table") : body;

@@ -219,6 +219,21 @@ def test_focus_stays_while_rows_change(browser, serving, tables):
     assert focused(browser) == "100"
 
 
+def test_changes_of_one_room_in_an_entry_stay_two_rows(browser, serving, tables):
+    """Each View had left one more row of it."""
+    browser.open(f"{serving.url}/feed")
+    browser.until_live()
+    rows = "document.querySelectorAll('[data-table=changes] tr[data-key*=\" %d \"]').length"
+    with tables.client() as client, StatusStore.from_url(tables.tcp, namespace="prod-prefill") as store:
+        entry = ["ttl_ms", "300000", "500", "Bootstrapping", "500", "absent"]
+        client.execute_command("XADD", "kvpoll:{prod-prefill}:feed", "*", *entry)
+        for room in (501, 502, 503):  # each makes a View
+            store.update_status(room, KVPoll.Bootstrapping)
+            browser.until(f"{rows % room} === 1", f"room {room}")
+        assert browser.evaluate(rows % 500) == 2
+        store.clear_many([501, 502, 503])
+
+
 def test_page_reconnects_after_a_restart(browser, tables):
     port = real.free_port()
 

@@ -1,0 +1,64 @@
+"""Whether what a watch knows of its table is current: in one word, and in one sentence for people."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from redis_kvpoll.errors import KVPollError, StoreUnavailableError
+from redis_kvpoll.serve import formats
+from redis_kvpoll.statistics.model import Snapshot
+
+LATE = 5.0
+"""Seconds of lag from which on the page says that it is behind."""
+NOT_FOUND = (
+    "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
+)
+
+
+class State(NamedTuple):
+    """Whether the numbers are current, in one word and one sentence."""
+
+    word: str
+    """synced, late, reading, absent, away."""
+    tone: str
+    text: str
+    detail: str = ""
+    """What the server or the network said."""
+
+
+class ReadFailure(NamedTuple):
+    """Why the settings cannot be read, and since when."""
+
+    since: float
+    text: str
+    is_silence: bool
+    """Whether there is no answer. Else the server refuses the call, or the table is of another schema."""
+
+    @classmethod
+    def of(cls, error: KVPollError) -> ReadFailure:
+        return cls(time.time(), str(error), isinstance(error, StoreUnavailableError))
+
+    @property
+    def state(self) -> State:
+        silence = f"Redis does not answer since {formats.clock(self.since)} UTC"
+        return State("away", "bad", silence if self.is_silence else "The table cannot be read", self.text)
+
+
+def state_of(snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool) -> State:
+    """Return what the last snapshot and the last reading of the settings show."""
+    if failure is not None:
+        return failure.state
+    if is_absent and not snapshot.total:
+        return State("absent", "warn", "Namespace not found", NOT_FOUND)
+    if snapshot.error is not None:
+        return State("away", "bad", "The table cannot be read", snapshot.error)
+    if not snapshot.synced:
+        walked = "" if snapshot.walked is None else f": {formats.count(snapshot.walked)} rooms so far"
+        return State("reading", "warn", f"Reading the table{walked}")
+    behind = f"{formats.duration(snapshot.lag_seconds)} behind"
+    if not snapshot.has_feed:
+        return State("synced", "warn", f"Read once a minute, as this namespace keeps no feed; {behind}")
+    if snapshot.lag_seconds > LATE:
+        return State("late", "warn", f"Late: {behind}")
+    return State("synced", "good", f"Synced, {behind}")
