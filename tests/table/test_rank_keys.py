@@ -65,7 +65,7 @@ class TestPrefixLength:
         store.clear(ROOM)
         assert (store.pop_decode_prefix_len(ROOM), other.pop_decode_prefix_len(ROOM)) == (0, 7)
 
-    def test_length_before_an_opening_brings_back_no_other_rank_s(self, ranks, client):
+    def test_length_before_an_opening_brings_no_former_ones_back(self, ranks, client):
         stores = ranks(2)
         for store in stores:
             store.open(ROOM, request="former").set_decode_prefix_len(5)
@@ -74,7 +74,7 @@ class TestPrefixLength:
         assert client.hgetall(PREFIX) == {"length:0": "7"}
         assert [store.open(ROOM, request="next").decode_prefix_len() for store in stores] == [7, 0]
 
-    def test_length_of_a_plain_room_brings_back_no_other_rank_s(self, ranks, client):
+    def test_length_of_a_plain_room_brings_no_former_ones_back(self, ranks, client):
         """A room that a plain update creates keeps what was recorded before it."""
         stores = ranks(2)
         for store in stores:
