@@ -49,7 +49,7 @@ for i = 1, #ARGV - 3 do
         local n = #changes
         changes[n + 1], changes[n + 2], changes[n + 3] = room, fields[1], false
         changes[n + 4], changes[n + 5] = false, {'rank:' .. rank, 'absent'}
-      elseif redis.call('HGET', prefix, 'generation') == fields[3] then
+      elseif redis.pcall('HGET', prefix, 'generation') == fields[3] then
         redis.call('DEL', prefix)
       end
     end

@@ -56,8 +56,13 @@ elseif action == 'renew' then
 elseif action == 'reaped' then
   forget(incarnation, lost_reason)
 elseif action == 'leave' and current == incarnation then
-  end_lease(owner)
-  if has_rooms(incarnation) then mark_lost(owner, incarnation, 'owner ' .. owner .. ' left') else erase(incarnation) end
+  if has_rooms(incarnation) then
+    mark_lost(owner, incarnation, 'owner ' .. owner .. ' left')
+  else
+    redis.call('HDEL', KEYS[2], owner)
+    redis.call('ZREM', KEYS[5], owner)
+    erase(incarnation)
+  end
 elseif action == 'leave' and lost_reason and redis.call('ZSCORE', KEYS[5], 'lost ' .. incarnation) then
   mark_lost(nil, incarnation, lost_reason)  -- the reply to a former try was lost, and its rooms are still to be failed
 elseif action == 'drop' and (current == incarnation or lost_reason or has_rooms(incarnation)) then

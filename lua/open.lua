@@ -48,7 +48,7 @@ for i = 1, (#ARGV - 10) / 3 do
       if fields.status == 'Failed' then outcome, incoming = 4, 'Failed' end
     else
       generation = generation or next_generation(seen)  -- the first write: at maxmemory, it is refused
-      if fields.owner or fields.world_size then redis.pcall('ZREM', KEYS[4], room_id(room)) end
+      if owner == '' and (fields.owner or fields.world_size) then redis.pcall('ZREM', KEYS[4], room_id(room)) end
       openings = openings or {keys = 4, width = 7}
       fields = replace_room(room, prefix, fields, generation, request)
       openings[#changes / 5 + 1] = i

@@ -73,8 +73,8 @@ for i = 1, count do
     if outcome == 3 and rank ~= '' then take_part(room, fields) end
     if ARGV[at + 4] ~= '' then store_length(prefix, ARGV[at + 4], generation) end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
-    if role == 'cleared' and rank ~= '' and fields[status_field] then
-      clear_replayed(room, fields, outcome ~= 3)
+    if role == 'cleared' and rank ~= '' and ORDER[incoming] then
+      clear_replayed(room, fields, incoming, outcome ~= 3)
       status = false
     end
   end

@@ -1,11 +1,13 @@
 -- The clear of a rank that a replay repeats: the rank's last status still counts for the others.
 --
--- INCLUDE  caller, changes, counts
+-- INCLUDE  caller, changes, order, counts
 
--- has_change: whether the last change is one of this room.
-local function clear_replayed(room, fields, has_change)
-  local counts = format_cleared(parse_counts(fields.counts))
-  redis.call('HSET', room, cleared_field, fields[status_field], 'counts', counts)
+-- last: its last status, which a room that has failed may not have. has_change: whether the last change is one of this
+-- room.
+local function clear_replayed(room, fields, last, has_change)
+  local counts, own = parse_counts(fields.counts), fields[status_field]
+  if not own then counts[ORDER[last]] = counts[ORDER[last]] + 1 end
+  redis.call('HSET', room, cleared_field, own or last, 'counts', format_cleared(counts))
   redis.call('HDEL', room, status_field, lease_field)
   local n = #changes
   if not has_change then

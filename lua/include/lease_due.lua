@@ -31,17 +31,13 @@ local function erase(incarnation)
   redis.call('HDEL', KEYS[2], 'alive ' .. incarnation)
 end
 
-local function end_lease(owner)
-  redis.call('HDEL', KEYS[2], owner)
-  redis.call('ZREM', KEYS[5], owner)
-end
-
--- Marks an incarnation as lost, and names it to the caller. Without an owner, only its rooms are left of it.
+-- Marks an incarnation as lost, and names it to the caller. Without an owner, only its rooms are left of it. What is
+-- due is never empty meanwhile: while a cluster moves the slot, a script cannot make a key again.
 local function mark_lost(owner, incarnation, reason)
-  if owner then end_lease(owner) end
+  if owner then redis.call('HDEL', KEYS[2], owner) end
   redis.call('HSETNX', KEYS[2], 'lost ' .. incarnation, reason)
-  redis.call('ZREM', KEYS[5], 'gone ' .. incarnation)
   set_due('lost ' .. incarnation, now_ms + RETRY_MS)
+  redis.call('ZREM', KEYS[5], 'gone ' .. incarnation, owner or '')
   find('lost', incarnation, reason)
 end
 
@@ -49,12 +45,13 @@ end
 local function forget(incarnation, reason)
   if not reason then return end
   redis.call('ZREMRANGEBYSCORE', KEYS[3], incarnation, incarnation)
-  if redis.call('ZREM', KEYS[5], 'lost ' .. incarnation) == 0 then return end
+  if not redis.call('ZSCORE', KEYS[5], 'lost ' .. incarnation) then return end
   if string.find(reason, ' left$') then
     erase(incarnation)
   else
     set_due('gone ' .. incarnation, now_ms + SHOWN_MS)
   end
+  redis.call('ZREM', KEYS[5], 'lost ' .. incarnation)  -- last, as above
 end
 
 -- Tells the caller how soon the next lease is due: so a lost one is found in time, however rarely others are renewed.

@@ -1,11 +1,16 @@
 -- Replaces a room by one of a new generation, without any of its old fields. Times are milliseconds.
 --
--- INCLUDE  create_room
+-- INCLUDE  read_fields, create_room
 
 -- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays. A script
--- must have made a write before that is refused at maxmemory: here a DEL may come first.
+-- must have made a write before that is refused at maxmemory: here an HDEL may come first. The room keeps its status
+-- until it gets the new one, so the key stays: while a cluster moves the slot, a script cannot make one again.
 local function replace_room(room, prefix, former, generation, request, changed_ms, is_without_prefix)
-  if next(former) then redis.call('DEL', room) end
+  if next(former) then
+    for name in pairs(read_fields(room)) do
+      if name ~= 'status' then redis.call('HDEL', room, name) end
+    end
+  end
   local fields = {generation = generation, request = request, opened = false, status = nil}
   if owner ~= '' then fields.owner = owner end
   create_room(room, fields, changed_ms)

@@ -65,6 +65,8 @@ _HANDSHAKE_REJECTED = (
 _TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
 _CHANGED_CODES = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 _TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
+_REMOVED_KEY = "attempted to access a non local key"
+"""What a script is told of a key that it has removed, while a cluster moves the slot. A part of it was executed."""
 
 
 def classify(error: BaseException, tries: int = 0) -> Failure:
@@ -81,7 +83,7 @@ def classify(error: BaseException, tries: int = 0) -> Failure:
         return Failure.NOT_EXECUTED
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED
-    if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError):
+    if isinstance(cause, RedisConnectionError | RedisTimeoutError | OSError) or _REMOVED_KEY in str(cause):
         return Failure.UNKNOWN
     return Failure.REJECTED
 

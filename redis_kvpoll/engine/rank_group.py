@@ -113,6 +113,7 @@ class RankGroup:
         tracked = member.tracked_rooms.track(tag, entry.room, tracked, now)
         if status is KVPoll.Failed:
             tracked.reason = entry.reason or ""
+        tracked.add_opening(entry.room, (entry.opening or "").encode())
         member.tracked_rooms.unmark(tag, entry.room)
 
     def record_failure(self, room: int, reason: str, identity: RankIdentity) -> Flow[bool]:

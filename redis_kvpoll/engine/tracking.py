@@ -49,14 +49,15 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here = rooms.in_shard(call.tag)
-    for room, at in zip(call.rooms, range(0, len(reply), 4), strict=True):
+    for room, at in zip(call.rooms, range(0, len(reply), 5), strict=True):
         status, generation, request = parse_status(reply[at]), int(reply[at + 1] or 0), reply[at + 2]
         tracked = rooms_here.get(room)
         if tracked and tracked.generation > generation and tracked.awaiting_since is None:
             del rooms_here[room]  # cleared or expired
         elif generation and status is not None and (tracked is None or tracked.generation < generation):
             request = request.decode() if request else ""
-            rooms.track(call.tag, room, TrackedRoom(generation, request, "attached", status, now), now)
+            tracked = rooms.track(call.tag, room, TrackedRoom(generation, request, "attached", status, now), now)
+            tracked.add_opening(room, reply[at + 4])
             rooms.unmark(call.tag, room)
         elif tracked and tracked.generation == generation:
             if status != tracked.status:

@@ -124,7 +124,7 @@ def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedR
 
 
 def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom | None]:
-    found = statuses(operation, rooms, reply[::4])
+    found = statuses(operation, rooms, reply[::5])
     return [
         OpenedRoom(
             Outcome.UNCHANGED,
@@ -136,7 +136,7 @@ def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[Open
         if generation
         else None
         for room, status, generation, request, length in zip(
-            rooms, found, reply[1::4], reply[2::4], reply[3::4], strict=True
+            rooms, found, reply[1::5], reply[2::5], reply[3::5], strict=True
         )
     ]
 
@@ -234,6 +234,7 @@ def _entry(operation: str, room: int, ttl_ms: int, length: Any, pairs: Any) -> E
         cleared=frozenset(ranks_in(fields, b"cleared:")),
         restored_at=created_at if is_restored else None,
         rank_leases=rank_leases_in(fields),
+        opening=_text(fields.get(b"opened")),
     )
 
 

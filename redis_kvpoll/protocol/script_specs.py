@@ -108,7 +108,7 @@ ATTACH = ScriptSpec(
     first=("epoch",),
     keys=("room", "prefix"),
     once=("rank",),
-    reply=("status", "generation", "request", "length"),
+    reply=("status", "generation", "request", "length", "opened"),
     epoch=True,
 )
 ABORT = ScriptSpec(

@@ -19,6 +19,13 @@ def test_temporary_refusal_is_not_executed_in_script_or_outside(code):
         assert classify.classify(exceptions.ResponseError(text)) is Failure.NOT_EXECUTED
 
 
+@pytest.mark.parametrize("start", ["", "Error running script (call to f_1): @user_script:8: @user_script: 8: "])
+def test_script_that_misses_a_key_that_it_has_removed_was_executed_in_part(start):
+    error = exceptions.ResponseError(f"{start}Script attempted to access a non local key in a cluster node")
+    assert classify.classify(error) is Failure.UNKNOWN
+    assert not classify.ends_connection(error)
+
+
 def test_untrusted_certificate_is_final_only_when_connecting():
     untrusted = exceptions.ConnectionError("Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED]")
     untrusted.__context__ = ssl.SSLCertVerificationError("self-signed")

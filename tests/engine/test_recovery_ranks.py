@@ -110,6 +110,26 @@ class TestRanks:
         held[1].clear()
         assert A not in rooms_on_server(client)
 
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_cleared_rank_of_a_failed_room_stays_cleared(self, make_store, client, first):
+        """The room failed after that: the rank does not see it again."""
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[0].update(KVPoll.Success)
+        held[0].clear()
+        held[1].fail("why")
+        client.flushall()
+        for rank in (first, 1 - first):
+            stores[rank].open(B, request="other")  # a call, by which it detects the loss
+        real.until(lambda: held[0].status() is None and 0 in stores[1].collect(A), "both have replayed")
+        assert client.hget(rooms("default", [A])[0], "counts") == "0 0 0 1 1 1"
+        assert stores[1].collect(A) == {0: KVPoll.Success, 1: KVPoll.Failed}
+        assert ["rank:0", "absent"] in [entry[-2:] for entry in words(client)]
+        assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
+        assert held[1].status() is KVPoll.Failed
+        held[1].clear()
+        assert A not in rooms_on_server(client)
+
     def test_later_generation_by_an_adopted_handle_is_recovered(self, make_store, client):
         """A rank that has cleared a room still tracks it, as its last status counts; then it is told of the next."""
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]

@@ -108,6 +108,13 @@ IN_THE_AGENT = [
         "agent/test_shared_table.py::TestGoingOn::test_rooms_from_a_former_agent_survive_a_loss_of_data",
     ),
     (
+        "a room that a rank has from a former agent has no opening",
+        "engine.rank_group:RankGroup.adopt",
+        'tracked.add_opening(entry.room, (entry.opening or "").encode())',
+        "pass",
+        "engine/test_adopted_rooms.py::test_old_room_comes_back_from_data_of_before_its_opening[sync-rank]",
+    ),
+    (
         "a rank that comes later hears of no failure before that",
         "agent.shared_table:SharedFailures.followed",
         "await self._read(rooms.rooms(), on_failure)",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
+from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.keys import tag
-from tests.support import real
+from tests.support import leasing, real
 from tests.support.backup import lose_room
 from tests.support.internals import transport_of
 
@@ -177,6 +178,46 @@ class TestMovingSlots:
         pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
         assert store.clear(room) is KVPoll.Bootstrapping
         assert len(pauses) == 2
+
+    def test_failed_room_is_taken_over_while_slot_is_moving(self, store, cluster, monkeypatch):
+        """A key that the script removed could not be made again: the room, or the list of its owner's only room."""
+        leasing.ManualLease(store).take()
+        former = store.open(HERE[0], request="former")
+        former.set_decode_prefix_len(7)
+        former.fail("why")
+        source = cluster.owner(TAG)
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))
+        try:
+            later = store.open(HERE[0], request="later")
+            assert pauses == [], "all keys are there"
+            found = source.hgetall(keys.rooms(TAG, [HERE[0]])[0])
+            assert (found["status"], found["request"]) == ("Bootstrapping", "later")
+            assert (found["generation"], found.get("reason")) == (str(later.generation), None)
+            assert source.zscore(keys.owned(TAG), HERE[0]) is not None
+            assert [change.status for change in store.history(HERE[0])][-1] is KVPoll.Bootstrapping
+        finally:
+            if not pauses:
+                cluster.finish_moving(TAG)
+
+    @pytest.mark.parametrize("end", ["left", "lost"])
+    def test_rooms_of_the_last_lease_fail_when_it_ends_meanwhile(self, world, cluster, monkeypatch, end):
+        """Nothing is due then for a moment, and that key could not be made again."""
+        source, tags = cluster.owner("single"), ("single",)
+        leasing.begin_long_ago(source, tags)
+        store, other = (world.open(cluster.url, namespace="single", deadline=60.0) for _ in range(2))
+        lease = leasing.ManualLease(store).take()
+        store.open(1)
+        assert other.get(1) is KVPoll.Bootstrapping
+        if end == "lost":
+            leasing.pass_time(source, 10.0, tags)
+            assert other.reap() == 0
+            leasing.pass_time(source, 2.0, tags)
+        cluster.start_moving("single")
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving("single"))
+        _ = lease.give_up() if end == "left" else other.reap()
+        assert len(pauses) == 2, "no stream of failures can be made before"
+        assert other.failure_reason(1) == f"owner prefill-0 {end}"
 
     def test_namespace_in_one_slot_moves_with_settings(self, world, cluster):
         store = world.open(cluster.url, namespace="single", policy="strict", deadline=60.0)

@@ -311,6 +311,7 @@ def shown(value):
             ranks=dict(value.ranks),
             restored_at=None,
             rank_leases={},
+            opening=None,
         )
     if isinstance(value, list):
         return [

@@ -248,6 +248,12 @@ class TestWrites:
         client.pexpireat(KEY, 1)
         assert store.open(ROOM).decode_prefix_len() == 0
 
+    def test_prefix_after_an_expired_generation_is_of_the_next(self, store, client):
+        store.open(ROOM).set_decode_prefix_len(5)
+        client.pexpireat(KEY, 1)
+        store.set_decode_prefix_len(ROOM, 7)
+        assert store.open(ROOM).decode_prefix_len() == 7
+
     def test_with_block_clears_at_exit(self, store):
         with store.open(ROOM) as room:
             room.update(KVPoll.Success)

@@ -65,6 +65,26 @@ class TestPrefixLength:
         store.clear(ROOM)
         assert (store.pop_decode_prefix_len(ROOM), other.pop_decode_prefix_len(ROOM)) == (0, 7)
 
+    def test_length_before_an_opening_brings_no_former_ones_back(self, ranks, client):
+        stores = ranks(2)
+        for store in stores:
+            store.open(ROOM, request="former").set_decode_prefix_len(5)
+        client.pexpireat(KEY, 1)
+        stores[0].set_decode_prefix_len(ROOM, 7)
+        assert client.hgetall(PREFIX) == {"length:0": "7"}
+        assert [store.open(ROOM, request="next").decode_prefix_len() for store in stores] == [7, 0]
+
+    def test_length_of_a_plain_room_brings_no_former_ones_back(self, ranks, client):
+        """A room that a plain update creates keeps what was recorded before it."""
+        stores = ranks(2)
+        for store in stores:
+            store.open(ROOM, request="former").set_decode_prefix_len(5)
+        client.pexpireat(KEY, 1)
+        stores[0].update_status(ROOM, BOOT)
+        handles = [store.attach(ROOM) for store in stores]
+        handles[0].set_decode_prefix_len(7)
+        assert [handle.decode_prefix_len() for handle in handles] == [7, 0]
+
     def test_clear_deletes_prefix_key_of_another_type(self, make_store, client):
         store = make_store(rank=0, world_size=1)
         client.set(PREFIX, "by hand", ex=100)
