@@ -31,7 +31,8 @@ class Tombstones(Generic[V]):
 
     def add(self, room: int, value: V) -> list[int]:
         """Remember a room; return the rooms that are forgotten for it."""
-        now, forgotten = self._clock(), []
+        now = self._clock()
+        forgotten: list[int] = []
         self._rooms.pop(room, None)
         self._rooms[room] = value, now + TOMBSTONE_SECONDS
         while True:

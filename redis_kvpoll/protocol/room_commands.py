@@ -177,9 +177,10 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
 
 def status_filter(status: KVPoll | int | None) -> KVPoll | None:
     """Return the status by which ``rooms`` filters; None for all."""
-    with validation.of("rooms"):
-        found = None if status is None else validation.status(status)
-    return found
+    try:
+        return None if status is None else validation.status(status)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"rooms: {error}") from None
 
 
 # Lists of rooms

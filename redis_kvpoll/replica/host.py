@@ -37,8 +37,8 @@ logger = logging.getLogger("redis_kvpoll.mirror")
 def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int, frozenset[KVPoll], float | None]:
     """Return the room, the statuses that end the wait, and the seconds that it may take."""
     with validation.of("wait"):
-        checked = validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
-    return checked
+        room, ends, seconds = validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
+    return room, ends, seconds
 
 
 def followed(context: CallContext, operation: str) -> CallContext:

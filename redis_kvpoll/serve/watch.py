@@ -129,12 +129,12 @@ class Watch:
         try:
             found = await self.store.settings()
         except KVPollError as error:
-            found, before = ReadFailure.of(error), self._failure
-            if before is None or before.is_silence != found.is_silence:
+            failure, before = ReadFailure.of(error), self._failure
+            if before is None or before.is_silence != failure.is_silence:
                 log.warning("namespace %s: %s", self.name, error)
             else:
-                found = found._replace(since=before.since)
-            self._failure = found
+                failure = failure._replace(since=before.since)
+            self._failure = failure
             return
         took = time.perf_counter() - began
         self._round_trips[bisect_left(BOUNDS, took)] += 1

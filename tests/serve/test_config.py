@@ -33,7 +33,7 @@ def test_other_addresses_need_credentials(host):
 def test_proxy_on_this_machine_lets_others_in():
     """It connects from loopback, whoever sends the request."""
     options = {"public_url": "https://ops.example/kvpoll"}
-    with pytest.raises(InvalidInputError, match="--public-url .* --password-file or --token-file, or --no-auth"):
+    with pytest.raises(InvalidInputError, match=r"--public-url .* --password-file or --token-file, or --no-auth"):
         config(**options)
     assert config(**options, users=(ALICE,))
     assert config(**options, no_auth=True)
