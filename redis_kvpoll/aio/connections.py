@@ -112,40 +112,37 @@ class AsyncNodePool:
         return self._result(connection, effect, replies)
 
     async def call_packed(self, effect: Send) -> Any:
-        """Send a packed command as ``call`` does: over an idle connection to its server, at less cost."""
-        loop, free = asyncio.get_running_loop(), self._free
-        if not self._idle or loop is not self._loop or free.locked() or not self._is_plain:
+        """Send a packed command as ``call`` does, over an idle connection: at less cost. A store has one at a time."""
+        loop = asyncio.get_running_loop()
+        if not self._idle or loop is not self._loop or not self._is_plain:
             return await self.call(effect)
         connection = self._idle.pop()
         if connection.server != effect.server or connection._writer is None:
             await self._give_back(connection)
             return await self.call(effect)
-        await free.acquire()
-        # A timer that closes the connection, which ends the read, costs less than one that cancels the task.
-        expiry = loop.call_later(self.limit, connection._writer.transport.abort)
         try:
             # As the connection's own methods: _failed does the rest that they do.
             effect.is_sent = True
-            connection._writer.write(effect.packed)
+            try:
+                connection._writer.write(effect.packed)
+            finally:
+                # A timer that closes the connection, which ends the read, costs less than one that cancels the task.
+                # Meanwhile the server works.
+                expiry = loop.call_later(self.limit, connection._writer.transport.abort)
             if isinstance(reply := await connection._parser.read_response(), ResponseError):
                 raise reply
         except asyncio.CancelledError:
             await self._watch_loop()
-            rest = self._read_rest(connection, effect, [], expiry.when(), free)
-            effect.rest = self._start(rest, connection)
+            effect.rest = self._start(self._read_rest(connection, effect, [], expiry.when(), None), connection)
             raise
         except BaseException as error:
-            free.release()
             is_late = loop.time() >= expiry.when() and not isinstance(error, ResponseError)
             failed = await self._failed(connection, effect, TimeoutError() if is_late else error)
             raise failed from failed.__cause__
         finally:
             expiry.cancel()
-        if loop.time() < expiry.when():
-            await self._give_back(connection)
-        else:
-            await connection.disconnect(nowait=True)  # the timer has closed it just when the reply came
-        free.release()
+        if loop.time() >= expiry.when() or not self._put_back(connection):  # the timer may have closed it just now
+            await connection.disconnect(nowait=True)
         return self._result(connection, effect, [reply])
 
     async def _wait_for(self, free: asyncio.Semaphore, seconds: float) -> float:
@@ -207,7 +204,7 @@ class AsyncNodePool:
         return replies if effect.then else replies[0]
 
     async def _read_rest(
-        self, connection: Any, effect: Send, replies: list[Any], until: float, free: asyncio.Semaphore
+        self, connection: Any, effect: Send, replies: list[Any], until: float, free: asyncio.Semaphore | None
     ) -> Any:
         """Read the replies for a task that was cancelled."""
         try:
@@ -220,7 +217,8 @@ class AsyncNodePool:
             await self._give_back(connection)
             return self._result(connection, effect, replies)
         finally:
-            free.release()
+            if free is not None:
+                free.release()
 
     async def _failed(self, connection: Any, effect: Send, error: BaseException, until: float = 0.0) -> BaseException:
         """Keep or close the connection of a call that failed; return the exception for the caller."""
@@ -248,12 +246,17 @@ class AsyncNodePool:
         return error
 
     async def _give_back(self, connection: Any) -> None:
+        if not self._put_back(connection):
+            await connection.disconnect(nowait=True)
+
+    def _put_back(self, connection: Any) -> bool:
+        """Put a connection back into the pool; False if it is no longer good for one."""
         known = self._known
         may_keep = connection.losses == known.losses and connection.server == known.current
         if self.closed or len(self._idle) >= MAX_IDLE or not may_keep:
-            await connection.disconnect(nowait=True)
-        else:
-            self._idle.append(connection)
+            return False
+        self._idle.append(connection)
+        return True
 
     async def _connection(self, fresh: bool, until: float) -> Any:
         if self._idle:

@@ -272,7 +272,7 @@ class AsyncDispatcher:
             waiter.set_result(None)
             return
         try:
-            (reply,) = self.executor.replies_of(command, [pending])
+            reply = self.executor.reply_of(command, pending)
             value = command.finish(command.rooms, self.executor.decode(command, command.rooms, reply))
         except Exception as error:
             waiter.set_exception(error)

@@ -7,7 +7,7 @@ its turn ends with its reply.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -17,7 +17,6 @@ from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.ready_calls import NOT_SENT
-from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands, replies, room_commands
 from redis_kvpoll.protocol.script_call import Command
@@ -39,34 +38,38 @@ class AsyncSingleCalls:
             return self._send_update(queue, packed, room, status)
         return self._dispatcher.execute(room_commands.update_status(room, status))
 
-    async def get(self, room: int, default: D) -> KVPoll | D:
-        status = await self._read(room_commands.get, room, default)
-        if status is NOT_SENT:
-            return await self._dispatcher.execute(room_commands.get(room, default))
-        return default if status is None else status
+    def get(self, room: int, default: D) -> Awaitable[KVPoll | D]:
+        return self._read(room_commands.get, room, default)
 
-    async def check_status(self, room: int) -> KVPoll:
-        status: KVPoll | None = await self._read(room_commands.check_status, room)
-        if status is NOT_SENT:
-            return await self._dispatcher.execute(room_commands.check_status(room))
-        if status is None:
-            raise RoomNotFoundError(room)
-        return status
+    def check_status(self, room: int) -> Awaitable[KVPoll]:
+        return self._read(room_commands.check_status, room)
 
-    async def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
-        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
-        if (packed := self._ready.get(args[0])) is None or (queue := _free_queue(self._dispatcher)) is None:
-            return NOT_SENT
+    def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Awaitable[Any]:
+        """Read the status of a room. ``build(*args)`` is the full command."""
+        queue = _free_queue(self._dispatcher)
+        if queue is not None and (packed := self._ready.get(args[0])) is not None:
+            return self._send_read(queue, packed, build, args)
+        return self._dispatcher.execute(build(*args))
+
+    async def _send_read(
+        self, queue: AsyncShardQueue, packed: bytes, build: Callable[..., Command[Any, Any]], args: Sequence[Any]
+    ) -> Any:
         dispatcher, sent_at = self._dispatcher, time.monotonic()
         try:
-            name = await _send(dispatcher, queue, packed, lambda _: None)
+            name = await _send(dispatcher, queue, packed, _ignore)
         except ResponseError:
-            dispatcher.end_turn(queue)
-            return NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
+            status = NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:
             return await self._repeat(queue, build(*args), sent_at, error)
+        else:
+            status = replies.status(name, NOT_SENT)
         dispatcher.end_turn(queue)
-        return replies.status(name, NOT_SENT)
+        if status is NOT_SENT:
+            return await dispatcher.execute(build(*args))
+        if status is not None:
+            return status
+        command = build(*args)
+        return command.finish(command.rooms, [None])
 
     async def _send_update(self, queue: AsyncShardQueue, packed: bytes, room: int, status: KVPoll | int) -> Update:
         ready, dispatcher, sent_at, server = self._ready, self._dispatcher, time.monotonic(), self._ready.server
@@ -145,6 +148,10 @@ async def _send(
     except BaseException:
         dispatcher.observe_rest(queue, send, complete)
         raise
+
+
+def _ignore(reply: object) -> None:
+    """Do nothing with the reply to a read that was cancelled."""
 
 
 def _free_queue(dispatcher: AsyncDispatcher) -> AsyncShardQueue | None:

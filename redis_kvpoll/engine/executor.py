@@ -83,7 +83,7 @@ class Executor:
         """Repeat a command's only call, or the rest of it, after its first attempt ``send`` at ``sent_at``."""
         pending = PendingCall(call, sent_at + self.deadline)
         yield from self.send_batch(Batch([pending], replied=send.replied), first_error)
-        return self.replies_of(command, [pending])[0]
+        return self.reply_of(command, pending)
 
     # Any other command
 
@@ -192,6 +192,11 @@ class Executor:
         pending_calls = [PendingCall(call, give_up_at) for call in calls]
         yield AwaitCalls(pending_calls)
         return self.replies_of(command, pending_calls, done)
+
+    def reply_of(self, command: Command[Any, Any], pending: PendingCall) -> list[Any]:
+        """Return the reply of a command's only call, or raise its failure."""
+        reply = pending.reply
+        return self.replies_of(command, [pending])[0] if reply is None or pending.failure else reply
 
     def replies_of(
         self, command: Command[Any, Any] | str, pending_calls: list[PendingCall], done: int = 0

@@ -245,7 +245,10 @@ class Command(NamedTuple, Generic[V, T]):
             for at, end in _chunks(len(all_positions), spec.max_rooms):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
-                some = [word for p in positions for word in items[p * width : (p + 1) * width]]
+                if width == 1:
+                    some = [items[p] for p in positions]
+                else:
+                    some = [word for p in positions for word in items[p * width : (p + 1) * width]]
                 calls.append(spec.call(context, tag, rooms, some, positions))
         return calls
 

@@ -71,6 +71,7 @@ class Dispatcher:
         """Begin with free queues: in the child of a fork, the senders and callers are threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._queues: defaultdict[str, ShardQueue] = defaultdict(ShardQueue)
         self._threads_inside: set[int] = set()
 
@@ -85,7 +86,7 @@ class Dispatcher:
         if reply is NOT_SENT:
             pending = PendingCall(call, now + executor.deadline)
             self._await_calls(AwaitCalls([pending]))
-            (reply,) = executor.replies_of(command, [pending])
+            reply = executor.reply_of(command, pending)
         return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def send_alone(self, tag: str, batch: Call | bytes, send: Callable[..., Any], *args: Any) -> Any:
@@ -136,8 +137,9 @@ class Dispatcher:
         """Enqueue calls, each in another queue; return when all are done."""
         pending_calls = effect.pending_calls
         me = get_ident()
-        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls):
-            # A signal handler or finalizer during a call of this thread, or of one that waits for it to connect.
+        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls) or self._has_lock():
+            # A signal handler or finalizer during a call of this thread, or of one that waits for it to connect, or for
+            # its lock.
             for pending in pending_calls:
                 self.run(self.executor.send_batch(Batch([pending])))
             return pending_calls
@@ -191,11 +193,16 @@ class Dispatcher:
 
     def _is_sending(self, thread: int, pending_calls: list[PendingCall]) -> bool:
         """Whether a thread has a batch in flight in the queue of one of these calls."""
-        for pending in pending_calls:
-            queue = self._queue(pending)
-            if queue.batch is not None and queue.sender == thread:
-                return True
-        return False
+        queues = map(self._queue, pending_calls)
+        return any(queue.batch is not None and queue.sender == thread for queue in queues)
+
+    def _has_lock(self) -> bool:
+        """Whether this thread has the lock; only a condition tells that."""
+        try:
+            self._condition.notify(0)
+        except RuntimeError:
+            return False
+        return True
 
     def _queue(self, pending: PendingCall) -> ShardQueue:
         return self._queues[pending.call.tag]
@@ -226,16 +233,16 @@ class Dispatcher:
                     self._wake_next_sender(self._queue(pending))
 
     def _complete(self, queue: ShardQueue, batch: Batch) -> None:
-        """End a batch: wake its callers, and the next sender."""
+        """End a batch: wake the next sender, and its callers."""
         try:
             with self._lock:
-                done_calls = queue.complete(batch)
+                done_calls, next_sender = queue.complete(batch), queue.elect_sender()
+            _wake(next_sender)  # first, so that the server works while the callers go on
             for pending in done_calls:
                 pending.waiter.wakeups.put(None)
         except BaseException:
             self._complete(queue, batch)  # else callers sleep on replies that came; waking twice is harmless
             raise
-        self._wake_next_sender(queue)
 
     def _wake_next_sender(self, queue: ShardQueue) -> None:
         """Wake the caller that must send the next batch, unless one is in flight."""

@@ -11,7 +11,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from tests.support import interrupts, real
-from tests.support.internals import dispatcher_lock_of
+from tests.support.internals import dispatcher_lock_of, dispatcher_of, queue_of
 
 BOOT = KVPoll.Bootstrapping
 WHERE = ("/sync/lease.py", "/engine/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
@@ -77,3 +77,27 @@ def test_close_does_not_wait_for_a_heartbeat_in_need_of_its_lock(server, caplog)
         real.until(lambda: not heartbeats(), "the thread has ended")
         assert not store.owners()
     assert "lost its lease" not in caplog.text
+
+
+def test_thread_with_the_lock_waits_for_no_other_call(server):
+    """The other thread's call needs the lock to end."""
+    with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+        store.update_status(1, BOOT)
+        queue, may_end = queue_of(store), threading.Event()
+        other = threading.Thread(target=dispatcher_of(store).send_alone, args=("default", b"", may_end.wait))
+        other.start()
+        real.until(lambda: queue.batch == b"", "the other call is under way")
+
+        def get():
+            with dispatcher_lock_of(store):
+                threading.Thread(target=end_once_waited_for).start()
+                return store.get(1)
+
+        def end_once_waited_for():
+            real.until(lambda: queue.waiting or had, "this thread waits for it, or has its reply")
+            may_end.set()
+
+        had = []
+        had.append(interrupts.completes(get))
+        other.join()
+    assert had == [BOOT]
