@@ -250,6 +250,7 @@ class TableSession:
                     self._news.fail(room, number, f"{name} lost its lease", False)
                 with contextlib.suppress(KVPollError):
                     await lease.replace()  # first: a room opened before that would have no owner
+                    self._report()  # next: if this agent dies, the next one goes on with the lease of these rooms
                     self._publisher.resume()
                     self._news.log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
 

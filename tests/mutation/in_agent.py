@@ -73,6 +73,13 @@ IN_THE_AGENT = [
         "agent/test_death.py::TestWatch::test_a_process_that_proc_hides_is_not_watched",
     ),
     (
+        "the next agent does not know the lease under which a room was opened",
+        f"{_AGENT}.session:TableSession._replace_lost_lease",
+        "self._report()",
+        "pass",
+        "agent/test_table_parts.py::test_new_lease_is_told_before_a_room_hangs_on_it",
+    ),
+    (
         "a folder that others may use is used",
         f"{_AGENT}.rendezvous:private_folder",
         "if not _is_ours(folder):",
