@@ -73,6 +73,20 @@ IN_THE_AGENT = [
         "agent/test_death.py::TestWatch::test_a_process_that_proc_hides_is_not_watched",
     ),
     (
+        "a process whose files take long to release counts as one that lives",
+        f"{_AGENT}.agent_sessions:OpenSessions.lose",
+        "UNWATCHED_SECONDS if peer.watch is None else VANISHED_SECONDS",
+        "UNWATCHED_SECONDS",
+        "agent/test_agent_server.py::test_death_may_be_told_seconds_after_the_sockets_end",
+    ),
+    (
+        "what a process that cannot be watched has said last is not published",
+        f"{_AGENT}.agent_sessions:OpenSessions.lose",
+        "call_later(seconds, self._vanish, peer)",
+        "call_soon(self._vanish, peer)",
+        "agent/test_agent_server.py::test_process_without_a_watch_vanishes_after_a_second",
+    ),
+    (
         "the next agent does not know the lease under which a room was opened",
         f"{_AGENT}.session:TableSession._replace_lost_lease",
         "self._report()",
