@@ -43,8 +43,6 @@ class ServerTiming:
 
     poll: float = 0.002
     quiet: float = 0.1
-    grace: float = 0.5
-    """From a socket's end to ``vanished``: the kernel closes the sockets of a process before it tells its death."""
     check: float = 0.5
     """Between two checks whether this is the newest agent."""
     hello: float = 10.0
@@ -74,7 +72,7 @@ class AgentServer:
         self._epoll = select.epoll()
         self._peers: dict[int, Peer] = {}
         """By the descriptor of the socket: who is connected."""
-        self._sessions = OpenSessions(open_session, number, self._epoll, timing.grace)
+        self._sessions = OpenSessions(open_session, number, self._epoll)
         self._refused: dict[int, float] = {}
         """When the refusal of a user was logged last."""
         self._is_blocking = False

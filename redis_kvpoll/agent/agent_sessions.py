@@ -17,6 +17,12 @@ from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.peer_socket import Peer
 from redis_kvpoll.agent.process_death import has_ended, open_watch
 
+VANISHED_SECONDS = 5.0
+"""From a socket's end to ``vanished``. The kernel tells the death of a process only once it has released all its files,
+which takes seconds for a device's."""
+UNWATCHED_SECONDS = 1.0
+"""The same for a process that cannot be watched: time for what it said last to be published."""
+
 logger = logging.getLogger("redis_kvpoll.agent")
 
 Ending = Literal["goodbye", "killed", "vanished", "superseded"]
@@ -58,11 +64,10 @@ text of an exception is told to the process, which tries again later."""
 class OpenSessions:
     """The sessions, also of processes whose connection ended, until they die or come back."""
 
-    def __init__(self, open_session: OpenSession, number: int, epoll: select.epoll, grace: float) -> None:
+    def __init__(self, open_session: OpenSession, number: int, epoll: select.epoll) -> None:
         self._open_session = open_session
         self._number = number
         self._epoll = epoll
-        self._grace = grace
         self._sessions: dict[Peer, AgentSession] = {}
         self._watched: dict[int, Peer] = {}
         """By the descriptor of the watch."""
@@ -126,13 +131,15 @@ class OpenSessions:
             self._end(peer, session, how)
 
     def lose(self, peer: Peer) -> None:
-        """See to a session whose connection has ended: wait for the kernel's word, then call it vanished."""
-        if peer.watch is None:
-            self.end(peer, "vanished")
-        elif has_ended(peer.watch):
+        """See to a session whose connection has ended: wait for the kernel's word, then call it vanished.
+
+        Until then it goes on with what the process has said. Once it has vanished, it publishes nothing more.
+        """
+        if peer.watch is not None and has_ended(peer.watch):
             self.end(peer, "killed")
         else:
-            asyncio.get_running_loop().call_later(self._grace, self._vanish, peer)
+            seconds = UNWATCHED_SECONDS if peer.watch is None else VANISHED_SECONDS
+            asyncio.get_running_loop().call_later(seconds, self._vanish, peer)
 
     def replace(self, former: Peer) -> None:
         """End the session of a former connection, whose process has connected again."""
@@ -146,7 +153,9 @@ class OpenSessions:
             self.end(peer, "superseded")
 
     def _vanish(self, peer: Peer) -> None:
-        if peer in self._sessions and peer not in self._vanished:
+        if peer.watch is None:
+            self.end(peer, "vanished")
+        elif peer in self._sessions and peer not in self._vanished:
             self._vanished.add(peer)
             self._end(peer, self._sessions[peer], "vanished")
 

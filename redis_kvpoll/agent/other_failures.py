@@ -2,20 +2,25 @@
 
 The client alone knows who serves its rooms. So it is told that a failure waits, and asks when it knows enough. The
 room is read only then: a failure counts only if it still holds.
+
+Invariant: no failure since a room's opening is missed, however late the client tells of that room: its agent may be a
+new one. A room that may have failed before the follower began, or so long ago that the follower has forgotten it, is
+read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.shared_table import SharedFailures
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.model import KVPoll, RoomFailure
+from redis_kvpoll.model import Entry, KVPoll, RoomFailure
 
 OWNERS_SECONDS = 1.0
 """How long a list of owners is used: many rooms of an instance fail at once."""
@@ -24,13 +29,21 @@ OWNERS_SECONDS = 1.0
 class OtherFailures:
     """The failures of one client's rooms in the other table. ``send`` sends the client a message."""
 
-    def __init__(self, store: AsyncStatusStore, rooms: ToldRooms, send: Callable[[int, bytes], object]) -> None:
+    def __init__(
+        self,
+        store: AsyncStatusStore,
+        failures: SharedFailures,
+        rooms: ToldRooms,
+        send: Callable[[int, bytes], object],
+    ) -> None:
         self._store = store
+        self._failures = failures
         self._rooms = rooms
         self._send = send
-        self._waiting: dict[int, tuple[int, int]] = {}
-        """By room: the life for which its failure may count, and the generation that failed."""
-        self._to_tell_again: set[int] = set()
+        self._unread = rooms.lives()
+        """By room: a life in which it may have failed, and the follower would not know."""
+        self._unanswered: dict[int, int] = {}
+        """By room: a life for which the client has asked, while the room could not be read."""
         self._reads: set[asyncio.Task[None]] = set()
         self._owners: tuple[float, list[str]] = (float("-inf"), [])
 
@@ -38,36 +51,65 @@ class OtherFailures:
         """Take note of a failure in the other table."""
         number = self._rooms.current_life(failure.room)
         if number is not None:
-            self._waiting[failure.room] = number, failure.generation
-            self._send(messages.FAILURE_WAITS, messages.encode_life(failure.room, number))
+            self._tell(failure.room, number)
+
+    def has_begun(self, room: int, number: int, opened_at: float) -> None:
+        """Look whether a room has failed since the client opened it. ``tidy`` reads it if the follower cannot know."""
+        if self._failures.since(room, opened_at) is not None:
+            self._tell(room, number)
+        elif not self._failures.is_complete_since(opened_at):
+            self._unread[room] = number
 
     def read(self, room: int, number: int) -> None:
         """Read a room whose failure waits for the client, and tell it what it needs."""
-        waits_for, generation = self._waiting.get(room, (None, 0))
-        if waits_for == number:
-            del self._waiting[room]
-            task = asyncio.create_task(self._read(room, number, generation))
-            self._reads.add(task)
-            task.add_done_callback(self._reads.discard)
+        self._start(self._read(room, number))
 
     def tidy(self) -> None:
-        """Forget what waits for lives that are over, and tell again what could not be read."""
-        for room, (number, _) in list(self._waiting.items()):
-            if self._rooms.current_life(room) != number:
-                del self._waiting[room]
-            elif room in self._to_tell_again:
-                self._send(messages.FAILURE_WAITS, messages.encode_life(room, number))
-        self._to_tell_again.clear()
+        """Forget what waits for lives that are over. Read what the follower cannot know, and what could not be read.
 
-    async def _read(self, room: int, number: int, generation: int) -> None:
+        This waits until the follower is synced: a room that is read while the follower starts afresh could fail after
+        that, and before the moment from which the follower reads on.
+        """
+        self._unread, self._unanswered = self._current(self._unread), self._current(self._unanswered)
+        if not self._failures.synced:
+            return
+        unanswered, self._unanswered = self._unanswered, {}
+        for room, number in unanswered.items():
+            self._tell(room, number)
+        if self._unread:
+            unread, self._unread = self._unread, {}
+            self._start(self._read_unread(unread))
+
+    def _current(self, lives: dict[int, int]) -> dict[int, int]:
+        return {room: number for room, number in lives.items() if self._rooms.current_life(room) == number}
+
+    def _tell(self, room: int, number: int) -> None:
+        self._send(messages.FAILURE_WAITS, messages.encode_life(room, number))
+
+    def _start(self, read: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(read)
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+
+    async def _read_unread(self, unread: dict[int, int]) -> None:
+        try:
+            entries = await self._store.entries(unread)
+        except KVPollError:
+            self._unread = unread | self._unread
+            return
+        failed = {room for room, entry in entries.items() if isinstance(entry, Entry) and entry.status is KVPoll.Failed}
+        for room, number in self._current(unread).items():
+            if room in failed:
+                self._tell(room, number)
+
+    async def _read(self, room: int, number: int) -> None:
         try:
             entry = await self._store.entry(room)
-            if entry is None or entry.status is not KVPoll.Failed or (entry.generation or 0) != generation:
-                return  # it was cleared; what is there since has a failure of its own, or none
+            if entry is None or entry.status is not KVPoll.Failed:
+                return  # it was cleared; what is there since has no failure yet
             words: list[Any] = [room, number, entry.failed_by, entry.owner, entry.reason, await self._known_owners()]
         except KVPollError:
-            self._waiting.setdefault(room, (number, generation))
-            self._to_tell_again.add(room)
+            self._unanswered[room] = number
             return
         self._send(messages.FAILURE_READ, messages.encode_words(*words))
 

@@ -69,7 +69,6 @@ class TableSession:
         self._joining: asyncio.Task[ReplaceableLease] | None = None
         self._after: Collection[asyncio.Task[None]] = ()
         self._others: OtherFailures | None = None
-        self._of_others: SharedFailures | None = None
         self._ranks: RankFollower | None = None
         self._followers: list[SharedFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
@@ -159,6 +158,7 @@ class TableSession:
         news = self._end.is_given_up if self._end.has_begun.is_set() else self._end.has_begun
         self._outage.cannot_join(error)
         self._followers.clear()
+        self._others = None
         self._report()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REJOIN_SECONDS):
@@ -230,9 +230,9 @@ class TableSession:
             self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
         if table.others is not None and table.of_others is not None:
-            self._others = others = OtherFailures(table.others, self.rooms, self._send)
-            self._of_others = of_others = table.of_others
-            followers.append(await stack.enter_async_context(of_others.followed(self.rooms, others.on_failure)))
+            others = self._others = OtherFailures(table.others, table.of_others, self.rooms, self._send)
+            followed = table.of_others.followed(self.rooms, others.on_failure)
+            followers.append(await stack.enter_async_context(followed))
             table.reap_others()
 
     def _publish(self) -> None:
@@ -250,6 +250,7 @@ class TableSession:
                     self._news.fail(room, number, f"{name} lost its lease", False)
                 with contextlib.suppress(KVPollError):
                     await lease.replace()  # first: a room opened before that would have no owner
+                    self._report()  # next: if this agent dies, the next one goes on with the lease of these rooms
                     self._publisher.resume()
                     self._news.log(logging.WARNING, LEASE_LOST.format(name, lease.ttl))
 
@@ -260,7 +261,7 @@ class TableSession:
             if self._is_up and not lease.is_lost:
                 self._publisher.resume()
             self._outage.note(self._is_up)
-            if self._is_up and self._others is not None:
+            if self._others is not None:
                 self._others.tidy()
             self._report()
             await asyncio.sleep(MONITOR_SECONDS)
@@ -275,12 +276,10 @@ class TableSession:
         state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
         self._news.send(state, self._lease.state if self._lease is not None else None)
 
-    def _has_begun(self, room: int, opened_at: float) -> None:
+    def _has_begun(self, room: int, number: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
-        if self._others is not None and self._of_others is not None:
-            failure = self._of_others.since(room, opened_at)
-            if failure is not None:
-                self._others.on_failure(failure)
+        if self._others is not None:
+            self._others.has_begun(room, number, opened_at)
 
     def _has_opened(self, room: int, number: int, generation: int) -> None:
         self._news.opened(room, number, generation)

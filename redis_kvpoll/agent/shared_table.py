@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,9 +20,8 @@ from redis_kvpoll.aio.callers import result_of
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.model import Entry, KVPoll, RoomFailure
-from redis_kvpoll.replica.failures import REMEMBER_SECONDS
-from redis_kvpoll.replica.failures_base import read_since
+from redis_kvpoll.model import RoomFailure
+from redis_kvpoll.replica.failures_base import is_complete_since, read_since
 
 OnFailure = Callable[[RoomFailure], object]
 
@@ -34,8 +32,6 @@ class SharedFailures:
     def __init__(self, store: AsyncStatusStore) -> None:
         self._store = store
         self._clients: dict[ToldRooms, OnFailure] = {}
-        self._heard: dict[int, tuple[RoomFailure, float]] = {}
-        """The failures that were told lately, and when; the oldest first."""
         self._follower: AsyncFailures | None = None
         self._entering: asyncio.Task[AsyncFailures] | None = None
 
@@ -49,23 +45,21 @@ class SharedFailures:
         return None if self._follower is None else self._follower.get(room)
 
     def since(self, room: int, moment: float) -> RoomFailure | None:
-        """Return the latest failure of a room that was read since a moment of ``time.monotonic``: not long ago."""
-        failure, at = self._heard.get(room, (None, 0.0))
-        if failure is not None and at >= moment:
-            return failure
+        """Return the latest failure of a room, if it was read since a moment of ``time.monotonic``, not long ago."""
         return None if self._follower is None else read_since(self._follower, room, moment)
+
+    def is_complete_since(self, moment: float) -> bool:
+        """Whether ``since`` knows each failure since a moment; otherwise only reading a room tells."""
+        return self._follower is not None and is_complete_since(self._follower, moment)
 
     @contextlib.asynccontextmanager
     async def followed(self, rooms: ToldRooms, on_failure: OnFailure) -> AsyncIterator[SharedFailures]:
-        """Tell a client the failures of its rooms, those that it has by now included."""
+        """Tell a client the failures of its rooms that are read from now on."""
         self._clients[rooms] = on_failure
         try:
             if self._entering is None or (self._entering.done() and self._follower is None):
                 self._entering = asyncio.create_task(self._enter())
-                await result_of(self._entering)
-            else:
-                await result_of(self._entering)
-                await self._read(rooms.rooms(), on_failure)  # the follower may not have known of these as it began
+            await result_of(self._entering)
             yield self
         finally:
             del self._clients[rooms]
@@ -85,21 +79,10 @@ class SharedFailures:
         self._follower = await follower.__aenter__()
         return follower
 
-    async def _read(self, rooms: list[int], on_failure: OnFailure) -> None:
-        for entry in (await self._store.entries(rooms)).values() if rooms else ():
-            if isinstance(entry, Entry) and entry.status is KVPoll.Failed:
-                words = entry.request, entry.owner, entry.failed_by, entry.reason
-                on_failure(RoomFailure(entry.room, entry.generation or 0, *words))
-
     def _rooms(self) -> list[int]:
         return [room for rooms in self._clients for room in rooms.rooms()]
 
     def _tell(self, failure: RoomFailure) -> None:
-        now = time.monotonic()
-        self._heard.pop(failure.room, None)
-        self._heard[failure.room] = failure, now
-        while (oldest := next(iter(self._heard))) != failure.room and self._heard[oldest][1] < now - REMEMBER_SECONDS:
-            del self._heard[oldest]
         for on_failure in list(self._clients.values()):
             on_failure(failure)
 

@@ -19,14 +19,14 @@ class ToldRooms:
     """The rooms of one client. ``wake`` is called when there are changes to publish.
 
     ``deliver_reason`` is called with a room and another rank's reason, if the client waits for it. ``began`` is called
-    with a room that is open now, and since when, in monotonic seconds.
+    with a room that is open now, its life, and since when, in monotonic seconds.
     """
 
     def __init__(
         self,
         wake: Callable[[], object],
         deliver_reason: Callable[[int, str], object],
-        began: Callable[[int, float], object] = lambda room, moment: None,
+        began: Callable[[int, int, float], object] = lambda room, number, moment: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.awaiting_reason: set[int] = set()
@@ -82,6 +82,10 @@ class ToldRooms:
         """Return the rooms that are open in the client."""
         return list(self._lives)
 
+    def lives(self) -> dict[int, int]:
+        """Return the current life of each room that is open in the client."""
+        return self._lives.copy()
+
     def current_life(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
@@ -101,8 +105,7 @@ class ToldRooms:
         if number > self._lives.get(room, 0):
             self._lives[room] = number
             self._statuses.pop(room, None)
-            if opened_at:
-                self._began(room, opened_at)
+            self._began(room, number, opened_at)
         return True
 
     def _end(self, room: int, number: int) -> None:

@@ -4,6 +4,9 @@ A session reads on where the last one ended, if that entry is still there with t
 that was read, and what follows is new. Else it starts afresh: it notes where the stream of failures ends, then reads
 the rooms that the process holds, and no others. A room that is absent there is unknown, never failed.
 
+A process may say late what it holds. So the latest failures are remembered, those of other rooms included: each one
+since ``complete_since``. Whether a room has failed before that, only reading it tells.
+
 An entry is about one generation. A caller that holds another generation of the room ignores it: the room may have been
 aborted, cleared and opened again before the entry was read.
 
@@ -41,7 +44,7 @@ HEARTBEAT = 2.5
 """Seconds between reads while nothing fails: two followers in each of 128 processes cost the server 1 % of its time. A
 failure is read at once."""
 REMEMBER_SECONDS = 10.0
-"""How long a failure of a room that is not held is remembered, for a process that says late what it holds."""
+"""How long a failure is remembered, for a process that says late what it holds."""
 MAX_REMEMBERED = 10_000
 STALE_AFTER = 6.0
 """Seconds without a proof after which failures may be missing: two heartbeats, and one for a slow moment."""
@@ -58,14 +61,16 @@ class FailureLog:
     ) -> None:
         self.context = context
         self.latest: dict[int, RoomFailure] = {}
-        self.unheld: OrderedDict[int, tuple[RoomFailure, float]] = OrderedDict()
-        """The latest failures of other rooms, and when they were read, in monotonic seconds; the oldest first."""
+        self.recent: OrderedDict[int, tuple[RoomFailure, float]] = OrderedDict()
+        """The latest failures of all rooms, and when they were read, in monotonic seconds; the oldest first."""
+        self.complete_since = float("-inf")
+        """``recent`` has each failure that happened later, once it is read. In monotonic seconds."""
         self.resyncs_wanted = 0
         """Grows when the store has found another server: a follower's may be the former one."""
         self.news: deque[RoomFailure] = deque()
         self._rooms = rooms
         self._lock = lock
-        """Of ``unheld``, which all followers change."""
+        """Of ``recent`` and ``complete_since``, which all followers change."""
         self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
 
     def held(self, tag: str) -> list[int]:
@@ -74,31 +79,38 @@ class FailureLog:
         return [room for room in self._rooms() if keys.tag(namespace, shards, room) == tag]
 
     def deliver(self, found: Sequence[RoomFailure]) -> None:
-        """Take the failures of held rooms; forget those of others."""
+        """Take the failures of held rooms; remember those of others for a while only."""
         if not found and not self.latest:
             return
         held = set(self._rooms())
         for failure in found:
             kept = self.latest.get(failure.room)
-            is_known = kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason)
-            if failure.room in held and not is_known:
+            if kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason):
+                continue
+            self._remember(failure)
+            if failure.room in held:
                 self.latest[failure.room] = failure
                 self.news.append(failure)
-            elif failure.room not in held:
-                self._remember(failure)
         for room in [room for room in self.latest.copy() if room not in held]:
             self.latest.pop(room, None)
 
     def _remember(self, failure: RoomFailure) -> None:
         now = time.monotonic()
         with self._lock:
-            self.unheld.pop(failure.room, None)
-            self.unheld[failure.room] = failure, now
+            self.recent.pop(failure.room, None)
+            self.recent[failure.room] = failure, now
             while True:
-                oldest = next(iter(self.unheld))
-                if self.unheld[oldest][1] > now - REMEMBER_SECONDS and len(self.unheld) <= MAX_REMEMBERED:
+                oldest = next(iter(self.recent))
+                read_at = self.recent[oldest][1]
+                if read_at > now - REMEMBER_SECONDS and len(self.recent) <= MAX_REMEMBERED:
                     return
-                del self.unheld[oldest]
+                del self.recent[oldest]
+                self.complete_since = max(self.complete_since, read_at)
+
+    def starts_afresh(self) -> None:
+        """Note that a follower has found where to read on, and will not read what failed before."""
+        with self._lock:
+            self.complete_since = max(self.complete_since, time.monotonic())
 
     def prove(self, tags: Iterable[str], at: float) -> None:
         """Everything in these shards up to a time was delivered."""
@@ -164,7 +176,9 @@ class FailureFollower(FollowerSession):
             asked_at = time.monotonic()
             feed_id, *reply = yield from self._send_script(FAILURES.call(context, tag, rooms, [], ()))
             self._now(asked_at)
-            position = number_of(feed_id) if position is None else position
+            if position is None:
+                position = number_of(feed_id)
+                self._log.starts_afresh()
             self._log.deliver(failures.of_rooms(rooms, reply))
         assert position is not None  # noqa: S101 - it was asked once at least
         return position

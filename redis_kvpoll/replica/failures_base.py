@@ -122,9 +122,14 @@ class FailuresBase(WriteObserver, ABC):
 
 
 def read_since(failures: FailuresBase, room: int, moment: float) -> RoomFailure | None:
-    """Return the latest failure of a room that was not held, if it was read since a moment of ``time.monotonic``.
+    """Return the latest failure of a room, if it was read since a moment of ``time.monotonic`` and is remembered.
 
-    For a process that says late what it holds, by at most 10 seconds.
+    For a process that says late what it holds; it need not be held now.
     """
-    failure, at = (None, 0.0) if failures._log is None else failures._log.unheld.get(room, (None, 0.0))
+    failure, at = (None, 0.0) if failures._log is None else failures._log.recent.get(room, (None, 0.0))
     return failure if at >= moment else None
+
+
+def is_complete_since(failures: FailuresBase, moment: float) -> bool:
+    """Whether ``read_since`` knows each failure since a moment; otherwise only reading a room tells."""
+    return failures._log is not None and failures.synced and moment > failures._log.complete_since

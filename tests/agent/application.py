@@ -84,5 +84,11 @@ def make_without_pidfd():
     return make()
 
 
+def make_impatient():
+    """A process whose connection has ended counts as one that lives at once."""
+    agent_sessions.VANISHED_SECONDS = 0.1
+    return make()
+
+
 def fail():
     raise RuntimeError("this application cannot be made")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_kvpoll.agent import frames
+from redis_kvpoll.agent import agent_sessions, frames
 from redis_kvpoll.agent.agent_server import AgentServer, ServerTiming
 from redis_kvpoll.agent.link import connect_to
 from tests.agent.application import RECORD
@@ -82,6 +82,55 @@ async def until(condition):
     async with asyncio.timeout(pace.seconds(30)):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+class Timers:
+    """The timers of the event loop that a test lets run out: those of a tenth of a second and more."""
+
+    def __init__(self, monkeypatch):
+        self._waiting = []
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def note(delay, callback, *args, **options):
+            if delay <= 0.1:
+                return call_later(delay, callback, *args, **options)
+            self._waiting.append((delay, callback, args))
+            return None
+
+        monkeypatch.setattr(loop, "call_later", note)
+
+    def run_out(self, seconds):
+        """Let so many seconds go by."""
+        for delay, callback, args in self._waiting:
+            if delay <= seconds:
+                callback(*args)
+
+
+async def test_death_may_be_told_seconds_after_the_sockets_end(server, path, monkeypatch):
+    """The kernel releases the files of the process meanwhile. What it said last is published until then."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(agent_sessions, "open_watch", lambda *_: reading)
+    timers = Timers(monkeypatch)
+    raw = agents.Raw(path)
+    await until(lambda: server.sessions)
+    raw.socket.close()
+    await until(lambda: server.is_idle)
+    timers.run_out(2.0)
+    os.close(writing)  # the kernel's word
+    await until(lambda: server.events)
+    assert server.events == ["killed"]
+
+
+async def test_process_without_a_watch_vanishes_after_a_second(server, path, monkeypatch):
+    """Before that, what it said last is published."""
+    monkeypatch.setattr(agent_sessions, "open_watch", lambda *_: None)
+    timers = Timers(monkeypatch)
+    agents.Raw(path).socket.close()
+    await until(lambda: server.sessions and server.is_idle)
+    assert server.events == []
+    timers.run_out(1.0)
+    assert server.events == ["vanished"]
 
 
 async def test_process_gone_before_its_welcome_leaves_nothing(server, path):

@@ -84,7 +84,7 @@ class TestKilled:
 class TestVanished:
     def test_a_process_that_lives_has_vanished_alone(self, engine):
         """Its socket ended without a goodbye, and it is this process: it lives."""
-        engine.channel()
+        engine.channel(source=engine.launcher("make_impatient"))
         raw = engine.raw()
         raw.send(ECHO, b"a message")
         raw.socket.close()
@@ -93,7 +93,7 @@ class TestVanished:
 
     def test_its_death_is_told_later(self, engine):
         """The child's connection ends, and some time later the child."""
-        engine.channel()
+        engine.channel(source=engine.launcher("make_impatient"))
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
@@ -128,7 +128,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("packet", [b"x", bytes([frames.HELLO, 0]), b"\x01\x07"])
     def test_an_invalid_packet_ends_its_connection_alone(self, engine, packet):
-        here = engine.channel()
+        here = engine.channel(source=engine.launcher("make_impatient"))
         raw = engine.raw()
         until(lambda: engine.events("opened", name="raw"), "its session")
         raw.socket.send(packet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from dataclasses import replace
 
 import pytest
@@ -330,8 +331,6 @@ class TestFailures:
             await first.until(messages.JOINED)
             late = Process(parts, hello_of(url, 1, other="o"))
             late.change(B, is_new=True, status=BOOT, request="rid")
-            await until(lambda: _is_told(late, messages.JOINED))
-            assert messages.FAILURE_WAITS in late.kinds
             assert messages.decode_life(await late.until(messages.FAILURE_WAITS))[:2] == (B, 1)
             late.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))
             assert messages.decode_words(await late.until(messages.FAILURE_READ))[4] == "no route"
@@ -347,3 +346,50 @@ class TestFailures:
             await ranks[0].until(messages.FAILURE_WAITS)
             ranks[1].change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
             assert messages.FAILURE_WAITS in ranks[1].kinds
+
+
+class TestRoomsToldLate:
+    """Their failures in the other table, which the follower does not have: the agent of before had a follower, too."""
+
+    @pytest.fixture
+    async def others(self, url):
+        options = {"policy": "strict", "rank": 0, "world_size": RANKS}
+        async with AsyncStatusStore.from_url(url, namespace="o", **options) as others:
+            yield others
+
+    async def test_room_failed_before_this_agent_came(self, parts, url, others, monkeypatch):
+        """It is read. One that was opened after that is not: the follower would know."""
+        monkeypatch.setattr("redis_kvpoll.replica.failures.STALE_AFTER", 1e9)
+        moment = time.monotonic()
+        await _fail(others, A, B)
+        process = Process(parts, hello_of(url, 0, other="o"))
+        await process.until(messages.JOINED)
+        process.change(A, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
+        process.change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
+        assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
+        assert process.kinds.count(messages.FAILURE_WAITS) == 1
+
+    async def test_room_failed_longer_ago_than_is_remembered(self, parts, url, others, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.replica.failures.MAX_REMEMBERED", 1)
+        process = Process(parts, hello_of(url, 0, other="o"))
+        await process.until(messages.JOINED)
+        moment = time.monotonic()
+        process.change(9, is_new=True, status=BOOT, request="rid", opened_at=moment)
+        await _fail(others, B, A, 9)
+        assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (9, 1)
+        process.change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
+        assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
+
+    async def test_failure_is_asked_for_that_a_former_agent_told(self, parts, url, others):
+        """The process did not know yet who serves the room."""
+        await _fail(others, B)
+        process = Process(parts, hello_of(url, 0, other="o"))
+        await process.until(messages.JOINED)
+        process.change(B, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
+        process.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))
+        assert messages.decode_words(await process.until(messages.FAILURE_READ))[4] == "no route"
+
+
+async def _fail(store, *rooms):
+    for room in rooms:
+        await (await store.open(room, "rid")).fail("no route")

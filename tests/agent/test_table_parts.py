@@ -12,6 +12,7 @@ from redis_kvpoll.agent import messages, session
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.protocol import keys
+from tests.support import pace
 from tests.support.table_clients import Process
 
 OWNER = "h:1"
@@ -115,6 +116,25 @@ async def test_process_that_comes_back_keeps_its_rooms(process, store, parts, he
     entry = await store.entry(1)
     assert (entry.status, entry.generation) == (KVPoll.Transferring, process.generation)
     assert [str(owner.incarnation) for owner in await store.owners()] == [process.lease[0]]
+
+
+async def test_new_lease_is_told_before_a_room_hangs_on_it(parts, hello, store, monkeypatch):
+    """If the agent dies then, the next one goes on with the lease, and the room does not fail."""
+    monkeypatch.setattr(session, "MONITOR_SECONDS", 3600.0)
+    process = Process(parts, replace(hello, lease=pace.seconds(1.0)))
+    process.change(1, is_new=True, status=1)
+    await until_open(store, 1)
+    async with AsyncStatusStore.from_url(hello.url, namespace="t", policy="strict") as thief, thief.lease(OWNER):
+        await process.until(messages.FAILED)
+    process.change(2, is_new=True, status=1)
+    await until_open(store, 2)
+    assert messages.LEASE in process.kinds[process.kinds.index(messages.FAILED) :]
+
+
+async def until_open(store, room):
+    async with asyncio.timeout(pace.seconds(60)):
+        while await store.get(room) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_life_that_has_failed_meanwhile_fails_in_the_process(process, store, parts, hello):

@@ -120,6 +120,13 @@ IN_THE_PLUGIN = [
         "plugin/test_claims.py::TestClaims::test_room_without_sender_is_not_published",
     ),
     (
+        "a room counts as open only since its sender came",
+        f"{_PLUGIN}.registry:RoomRegistry._claim",
+        "times[0]",
+        "self._clock()",
+        "plugin/test_claims.py::TestUnclaimed::test_room_is_open_since_decodes_first_message",
+    ),
+    (
         "a failure from the table by-passes SGLang's update_status",
         f"{_PLUGIN}.registry:RoomRegistry.fail_from_table",
         "self.update_status(room, FAILED)",

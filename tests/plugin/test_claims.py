@@ -73,6 +73,18 @@ class TestUnclaimed:
         assert not registry.end_unclaimed(ROOM)
         assert registry.statuses[ROOM] == WAIT
 
+    def test_room_is_open_since_decodes_first_message(self, registry, now):
+        """A failure in decode's table since then concerns it, whenever decode has asked anew or its sender came."""
+        update = registry.scoped(registry.write_status)
+        for now[0] in (1.0, 5.0):
+            update(ROOM, WAIT)
+        assert (registry.unclaimed(0.0), registry.unclaimed(1.0)) == ([ROOM], [])
+        assert registry.held() == [(ROOM, 1, 1.0)]
+        now[0] = 9.0
+        with registry.claiming(ROOM, "rid"):
+            pass
+        assert registry.outbox.take(ROOM).opened_at == 1.0
+
     def test_room_is_claimed_by_its_sender_alone(self, registry):
         assert not registry.is_claimed(ROOM)
         registry.statuses[ROOM] = WAIT  # decode's message

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol.failures import of_rooms, parse_entry
-from redis_kvpoll.replica.failures import MAX_REMEMBERED, STALE_AFTER, FailureFollower, FailureLog
+from redis_kvpoll.replica.failures import MAX_REMEMBERED, REMEMBER_SECONDS, STALE_AFTER, FailureFollower, FailureLog
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.session import MustResyncError
 from tests.support.contexts import context
@@ -208,6 +208,33 @@ class TestSessions:
         assert not follower.log.latest
 
 
+class TestRemembered:
+    """Since when a process that says late what it holds hears of each failure."""
+
+    def test_session_that_starts_afresh_knows_nothing_before(self, now):
+        server = Server()
+        follower = Follower(server, set())
+        follower.settle(now)
+        began = follower.log.complete_since
+        follower.connect()
+        follower.settle(now)
+        assert follower.log.complete_since == began
+        server.lose()
+        lost_at = now[0]
+        follower.connect()
+        follower.settle(now)
+        assert follower.log.complete_since > lost_at
+
+    def test_failure_is_forgotten_knowingly(self, now):
+        log = FailureLog(context(), lambda: [7], contextlib.nullcontext())
+        for room, now[0] in ((7, 1000.0), (8, 1005.0)):
+            log.deliver([RoomFailure(room, 1)])
+        assert (list(log.recent), log.complete_since) == ([7, 8], float("-inf"))
+        now[0] += REMEMBER_SECONDS - 1
+        log.deliver([RoomFailure(9, 1)])
+        assert (list(log.recent), log.complete_since) == ([8, 9], 1000.0)
+
+
 PIECES = (b"7", b"07", b"8", b"", b"0", b"101", b"0101", b"101 ", b"9" * 5000, b"18446744073709551616", b"begun")
 NAMES = (b"request", b"owner", b"by", b"reason", b"origin")
 JUNK = st.lists(st.tuples(*[st.sampled_from(PIECES + NAMES) | st.binary(max_size=4)] * 2), min_size=1, max_size=8)
@@ -297,7 +324,7 @@ class TestEntries:
 
 
 def test_followers_in_many_threads_remember_failures(request):
-    """On a cluster each shard has a follower; they share what is remembered of rooms that are not held."""
+    """On a cluster each shard has a follower; they share what is remembered."""
     interval = sys.getswitchinterval()
     request.addfinalizer(lambda: sys.setswitchinterval(interval))
     sys.setswitchinterval(1e-6)
@@ -309,4 +336,4 @@ def test_followers_in_many_threads_remember_failures(request):
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(deliver, range(8)))
-    assert len(log.unheld) == MAX_REMEMBERED
+    assert len(log.recent) == MAX_REMEMBERED

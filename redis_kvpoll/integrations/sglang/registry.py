@@ -10,7 +10,6 @@ late write neither changes a room's next life nor re-creates a cleared room.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -54,8 +53,8 @@ class RoomRegistry:
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
-        self._unclaimed: dict[int, float] = {}
-        """Rooms without a sender or receiver, as decode's messages open them on prefill; and when the last one came."""
+        self._unclaimed: dict[int, tuple[float, float]] = {}
+        """Rooms without a sender or receiver: when decode's first message came, which opened the room, and the last."""
 
     def __len__(self) -> int:
         """Return how many rooms have unpublished changes."""
@@ -93,7 +92,7 @@ class RoomRegistry:
         elif number is not None and scope.number in (None, number):
             before = dict.__getitem__(self.statuses, room)
             if room in self._unclaimed and status in CREATING:
-                self._unclaimed[room] = self._clock()  # decode has just asked anew
+                self._unclaimed[room] = self._unclaimed[room][0], self._clock()  # decode has just asked anew
             if not (scope.keeps_success and before == SUCCESS):
                 self._set(room, number, merge(before, status), scope.publish)
         elif number is None and scope.number is None and status in CREATING:
@@ -136,8 +135,8 @@ class RoomRegistry:
 
     @change
     def _claim(self, room: int, request: str) -> None:
-        if self._unclaimed.pop(room, None) is not None:  # it was open before it had a sender
-            self._begin_publishing(room, self._lives[room], request)
+        if (times := self._unclaimed.pop(room, None)) is not None:  # it was open before it had a sender
+            self._begin_publishing(room, self._lives[room], request, times[0])
 
     def _open(self, room: int, status: int) -> None:
         self._last_number += 1
@@ -145,23 +144,22 @@ class RoomRegistry:
         self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
-        claim = self.scopes.claim
+        claim, now = self.scopes.claim, self._clock()
         if claim is not None and claim.room == room:
-            self._begin_publishing(room, self._last_number, claim.request)
+            self._begin_publishing(room, self._last_number, claim.request, now)
         elif self.awaits_claims:
-            self._unclaimed[room] = self._clock()
+            self._unclaimed[room] = now, now
             self._hold(room, self._last_number, False)
         else:
-            self._begin_publishing(room, self._last_number, "")
+            self._begin_publishing(room, self._last_number, "", now)
 
     def _hold(self, room: int, number: int, is_over: bool) -> None:
         self.on_hold(room, number, is_over, self._clock())
         self._note_news()
 
-    def _begin_publishing(self, room: int, number: int, request: str) -> None:
+    def _begin_publishing(self, room: int, number: int, request: str, opened_at: float) -> None:
         life = self.outbox.life(room, number)
-        life.is_new, life.request, life.length = True, request, dict.get(self.lengths, room)
-        life.opened_at = self._clock()
+        life.is_new, life.request, life.opened_at, life.length = True, request, opened_at, dict.get(self.lengths, room)
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
@@ -250,17 +248,18 @@ class RoomRegistry:
 
     def unclaimed(self, age: float) -> list[int]:
         """Return the rooms without a sender that decode has not asked for in the last so many seconds."""
-        return [room for room, since in list(self._unclaimed.items()) if since <= self._clock() - age]
+        return [room for room, (_, asked_at) in list(self._unclaimed.items()) if asked_at <= self._clock() - age]
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
-        return [(room, self._lives[room], since) for room, since in self._unclaimed.items()]
+        return [(room, self._lives[room], opened_at) for room, (opened_at, _) in self._unclaimed.items()]
 
     def end_unclaimed(self, room: int, age: float = 0.0) -> bool:
         """Clear one of these rooms, unless a sender has come, or decode has asked anew."""
 
         def is_old() -> bool:
-            return self._unclaimed.get(room, math.inf) <= self._clock() - age
+            _, asked_at = self._unclaimed.get(room, (0.0, float("inf")))
+            return asked_at <= self._clock() - age
 
         return self.changes.make(lambda: is_old() and self._clear(room) is not None, is_old)
 
