@@ -245,10 +245,10 @@ class Command(NamedTuple, Generic[V, T]):
             for at, end in _chunks(len(all_positions), spec.max_rooms):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
-                if width == 1:
-                    some = [items[p] for p in positions]
-                else:
+                if width > 1:
                     some = [word for p in positions for word in items[p * width : (p + 1) * width]]
+                else:  # the usual cases, at less cost
+                    some = [items[p] for p in positions] if width else []
                 calls.append(spec.call(context, tag, rooms, some, positions))
         return calls
 
