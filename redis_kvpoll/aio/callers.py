@@ -30,11 +30,13 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
 class AsyncShardQueue(batching.ShardQueue):
     """A queue of one event loop. Its sender is a task that sends batches until the queue is empty."""
 
-    __slots__ = ("loop",)
+    __slots__ = ("expiry", "loop")
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.get_running_loop()
+        self.expiry: asyncio.TimerHandle | None = None
+        """The timer for the next deadline, from when a call is queued until none waits. A single call needs none."""
 
     @property
     def has_sender(self) -> bool:

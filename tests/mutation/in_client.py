@@ -104,6 +104,20 @@ IN_THE_CLIENT = [
         "engine/test_shard_queue.py::TestDeadlines::test_caller_with_latest_deadline_sends",
     ),
     (
+        "only the first call leaves a batch at its own deadline",
+        "aio.dispatcher:AsyncDispatcher._expire",
+        "self._expire_later(queue, min(later))",
+        "pass",
+        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no reply]",
+    ),
+    (
+        "a call behind a batch has no deadline",
+        "aio.dispatcher:AsyncDispatcher._expire",
+        "(*in_batch, *queue.waiting)",
+        "in_batch",
+        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no reply]",
+    ),
+    (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
         "failure.after_some()",
