@@ -95,11 +95,11 @@ class AsyncNodePool:
                 await self._send(connection, effect)
                 await self._receive(connection, effect, replies)
         except asyncio.CancelledError:
-            if not effect.is_sent or connection is None:
+            if connection is None or not (effect.is_sent and connection.is_connected):
                 free.release()
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-            else:  # nobody else's call is to suffer for it: the connection stays
+            else:  # nobody else's call is to suffer for it: it stays, unless redis-py closed it while it wrote
                 await self._watch_loop()
                 effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
             raise

@@ -118,6 +118,27 @@ IN_THE_CLIENT = [
         "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no reply]",
     ),
     (
+        "a cancelled caller makes the next one read the slot map",
+        "aio.transport:AsyncClusterTransport._send",
+        "if effect.rest is None:",
+        "if True:",
+        "servers/test_cancelled_on_cluster.py::test_slot_map_is_not_read_again",
+    ),
+    (
+        "a node that hangs is asked for ever by impatient callers",
+        "aio.transport:AsyncClusterTransport._rest_ended",
+        "self._cluster.slot_map.stale = True",
+        "pass",
+        "servers/test_cancelled_on_cluster.py::test_slot_map_is_read_again_if_no_reply_comes",
+    ),
+    (
+        "a call that is cancelled while it writes costs the idle connections",
+        "aio.connections:AsyncNodePool.call",
+        "(effect.is_sent and connection.is_connected)",
+        "effect.is_sent",
+        "engine/test_leaving_callers.py::TestCancelled::test_other_connections_stay_while_it_is_written",
+    ),
+    (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
         "failure.after_some()",
