@@ -139,6 +139,13 @@ IN_THE_CLIENT = [
         "engine/test_leaving_callers.py::TestCancelled::test_other_connections_stay_while_it_is_written",
     ),
     (
+        "a close waits for a server that is silent",
+        "aio.connecting:close_at_once",
+        "nowait=True",
+        "nowait=False",
+        "servers/test_silent_peer.py::test_close_does_not_wait_for_silent_server",
+    ),
+    (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
         "failure.after_some()",
