@@ -146,6 +146,27 @@ IN_THE_CLIENT = [
         "servers/test_silent_peer.py::test_close_does_not_wait_for_silent_server",
     ),
     (
+        "a program that cancels all tasks ends those of this library",
+        "aio.callers:LastingTask._ended",
+        "self.cancelled() and self._loop_goes_on",
+        "False",
+        "engine/test_cancelling_all_tasks.py::test_wait_ends",
+    ),
+    (
+        "a follower that was stopped starts anew",
+        "aio.follower:FollowerTask._start",
+        "if not self._is_stopped:",
+        "if True:",
+        "engine/test_cancelling_all_tasks.py::test_task_that_was_stopped_stays_stopped",
+    ),
+    (
+        "an event loop that ends is left with a new task",
+        "aio.callers:LastingTask.cancel",
+        "self.get_loop().is_running()",
+        "True",
+        "engine/test_cancelling_all_tasks.py::test_loop_that_ends_keeps_no_task",
+    ),
+    (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
         "failure.after_some()",
