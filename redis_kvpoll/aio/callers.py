@@ -1,15 +1,18 @@
-"""The queues of an event loop, and what a task awaits: its call, or a task that outlasts it."""
+"""The queues of an event loop, what a task awaits (its call, or a task that outlasts it), and tasks that last."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from redis_kvpoll.engine import batching
 from redis_kvpoll.engine.effects import PendingCall
 
 T = TypeVar("T")
+
+RESTART_DELAY = 0.05
+"""Seconds until a task that was cancelled starts anew, so that a program may cancel all and stop the loop itself."""
 
 
 async def result_of(task: asyncio.Task[T]) -> T:
@@ -27,14 +30,35 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
+class LastingTask(asyncio.Task[None]):
+    """A task of this library. If a program cancels all tasks and goes on, ``start`` is called to make another one."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], name: str, start: Callable[[], object]) -> None:
+        super().__init__(work, name=name)
+        self._start = start
+        self._loop_goes_on = True
+        self.add_done_callback(LastingTask._ended)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        # An event loop that ends cancels all tasks, too, but has stopped by then. It must not be left with a new one.
+        self._loop_goes_on = self.get_loop().is_running()
+        return super().cancel(msg)
+
+    def _ended(self) -> None:
+        if self.cancelled() and self._loop_goes_on:
+            self.get_loop().call_later(RESTART_DELAY, self._start)
+
+
 class AsyncShardQueue(batching.ShardQueue):
     """A queue of one event loop. Its sender is a task that sends batches until the queue is empty."""
 
-    __slots__ = ("loop",)
+    __slots__ = ("expiry", "loop")
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.get_running_loop()
+        self.expiry: asyncio.TimerHandle | None = None
+        """The timer for the next deadline, from when a call is queued until none waits. A single call needs none."""
 
     @property
     def has_sender(self) -> bool:

@@ -63,6 +63,14 @@ async def is_open(connection: Any) -> bool:
     return True
 
 
+async def close_at_once(connection: Any) -> None:
+    """Close an idle connection. TLS would wait half a minute for a server that has stopped to confirm it."""
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)
+    await connection.disconnect(nowait=True)
+    if hasattr(transport, "abort"):  # fakeredis has none
+        transport.abort()
+
+
 async def _ask(connection: Any) -> list[Any]:
     """Return the replies to ASK_IDENTITY, errors included."""
     replies: list[Any] = []

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.aio.callers import result_of
-from redis_kvpoll.aio.connecting import AsyncConnector, is_open
+from redis_kvpoll.aio.connecting import AsyncConnector, close_at_once, is_open
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.connection_options import (
@@ -95,11 +95,11 @@ class AsyncNodePool:
                 await self._send(connection, effect)
                 await self._receive(connection, effect, replies)
         except asyncio.CancelledError:
-            if not effect.is_sent or connection is None:
+            if connection is None or not (effect.is_sent and connection.is_connected):
                 free.release()
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-            else:  # nobody else's call is to suffer for it: the connection stays
+            else:  # nobody else's call is to suffer for it: it stays, unless redis-py closed it while it wrote
                 await self._watch_loop()
                 effect.rest = self._start(self._read_rest(connection, effect, replies, until, free), connection)
             raise
@@ -172,7 +172,7 @@ class AsyncNodePool:
         if self._loop is asyncio.get_running_loop():
             await self._cancel_left()
             while self._idle:
-                await self._idle.pop().disconnect()
+                await close_at_once(self._idle.pop())
 
     async def _cancel_left(self) -> None:
         for task, connection in list(self._left.items()):

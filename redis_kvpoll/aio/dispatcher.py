@@ -31,7 +31,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 SENDER_TIMEOUT = 0.1
-"""Seconds that a command waits beyond its deadline for the sender of its calls, whose error has more detail."""
+"""Seconds that a call waits beyond its deadline for its sender, whose error has more detail."""
 
 
 async def drive(flow: Flow[T], perform: Callable[[Effect], Awaitable[Any]]) -> T:
@@ -73,6 +73,8 @@ class AsyncDispatcher:
             queue.enqueue(pending)
             return self._send_if_alone(queue, pending, command)
         queue.enqueue(pending)
+        if queue.expiry is None:
+            self._expire_later(queue, pending.give_up_at)
         return self._future_for(queue, pending)
 
     async def run(self, flow: Flow[T]) -> T:
@@ -184,11 +186,13 @@ class AsyncDispatcher:
             expiry.cancel()
 
     def _leave(self, waiters: list[CallFuture]) -> None:
-        """Fail the calls of a command whose deadline has passed."""
+        """Fail calls whose deadline has passed. A batch that contains one goes on for its other callers."""
         for waiter in waiters:
             if not waiter.done():
-                waiter.queue.leave(waiter.pending, f"no answer within {self.executor.deadline:g} s")
-                self._settle(waiter.pending)
+                pending = waiter.pending
+                why = batching.QUEUED if pending.queued_behind is not None else ""
+                waiter.queue.leave(pending, f"no answer within {self.executor.deadline:g} s{why}")
+                self._settle(pending)
 
     def _future_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallFuture:
         pending.waiter = waiter = CallFuture(loop=queue.loop)
@@ -225,7 +229,6 @@ class AsyncDispatcher:
     ) -> None:
         while batch or (queue.waiting and not queue.batch):
             batch = batch or queue.take_batch()
-            expiry = self._expire_later(queue, batch)
             try:
                 await self.run(self.executor.send_batch(batch, first_error))
             except asyncio.CancelledError:
@@ -238,26 +241,25 @@ class AsyncDispatcher:
                 done_calls = queue.complete(batch)
             else:
                 done_calls = queue.complete(batch)
-            if expiry is not None:
-                expiry.cancel()
             batch = first_error = None
             # In the next turn: the next batch is sent first, so that the server works while the callers go on.
             queue.loop.call_soon(self._settle_all, done_calls)
+        if queue.expiry is not None and not queue.waiting:
+            queue.expiry.cancel()
+            queue.expiry = None
 
-    def _expire_later(self, queue: AsyncShardQueue, batch: batching.Batch) -> asyncio.TimerHandle | None:
-        """Let the callers of a batch leave it when their own deadlines pass."""
-        first = min(pending.give_up_at for pending in batch.pending_calls)
-        if first >= batch.give_up_at:
-            return None
-        return queue.loop.call_later(first - time.monotonic(), self._expire, queue, batch)
+    def _expire_later(self, queue: AsyncShardQueue, give_up_at: float) -> None:
+        seconds = give_up_at - time.monotonic() + SENDER_TIMEOUT
+        queue.expiry = queue.loop.call_later(seconds, self._expire, queue)
 
-    def _expire(self, queue: AsyncShardQueue, batch: batching.Batch) -> None:
-        now, left = time.monotonic(), []
-        for pending in batch.pending_calls:
-            if not pending.done and pending.give_up_at <= now:
-                queue.leave(pending, f"no answer within {self.executor.deadline:g} s")
-                left.append(pending)
-        self._settle_all(left)
+    def _expire(self, queue: AsyncShardQueue) -> None:
+        """Fail the calls whose own deadlines have passed, in the queue and in a batch that has more time."""
+        queue.expiry, now = None, time.monotonic()
+        in_batch = queue.batch.pending_calls if isinstance(queue.batch, batching.Batch) else ()
+        waiters = [one.waiter for one in (*in_batch, *queue.waiting) if one.waiter is not None and not one.done]
+        self._leave([waiter for waiter in waiters if waiter.pending.give_up_at <= now])
+        if later := [waiter.pending.give_up_at for waiter in waiters if not waiter.pending.done]:
+            self._expire_later(queue, min(later))
 
     def _settle_all(self, pending_calls: list[PendingCall]) -> None:
         for pending in pending_calls:

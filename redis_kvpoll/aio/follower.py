@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
+from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.health import REJECTED_RETRY
@@ -40,19 +41,28 @@ class FollowerTask:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"kvpoll-follow-{namespace}")
+        self._name = f"kvpoll-follow-{namespace}"
+        self._is_stopped = False
+        self._start()
+
+    def _start(self) -> None:
+        """Start the task, and again whenever anything but ``stop`` cancels it."""
+        if not self._is_stopped:
+            self._task = LastingTask(self._run(), self._name, self._start)
 
     def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
         return self._task.get_loop() is loop
 
     @staticmethod
-    async def stop(tasks: Iterable[FollowerTask]) -> None:
+    async def stop(tasks: Collection[FollowerTask]) -> None:
         """Stop tasks, and wait for their ends, unless one is the current task.
 
         All are cancelled before the first wait: the caller may be cancelled meanwhile.
         """
         loop, current = asyncio.get_running_loop(), asyncio.current_task()
         found = {each._task for each in tasks if each.runs_in(loop)}  # others ended with their event loop
+        for each in tasks:
+            each._is_stopped = True
         for task in found:
             task.cancel()
         if found := found - {current}:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
+from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.engine.effects import Flow
@@ -69,8 +70,13 @@ class AsyncLease(LeaseBase):
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"kvpoll-lease-{self.name}")
+        self._start()
         return self
+
+    def _start(self) -> None:
+        """Start the task that renews the lease, unless it runs or was stopped."""
+        if not self._stopping.is_set() and (self._task is None or self._task.done()):
+            self._task = LastingTask(self._keep(), f"kvpoll-lease-{self.name}", self._start)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

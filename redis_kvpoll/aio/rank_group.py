@@ -16,7 +16,7 @@ from typing import Self
 from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
 from redis_kvpoll._process import this_process
-from redis_kvpoll.aio.callers import result_of
+from redis_kvpoll.aio.callers import LastingTask, result_of
 from redis_kvpoll.aio.lease import LOOK_SECONDS, never
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
@@ -128,7 +128,7 @@ class AsyncRankGroup:
         self._keepers[member.identity], self._stands_still[member.identity] = keeper, stands_still
         self._changed.set()
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._keep(), name="kvpoll-rank-leases")
+            self._start()
         return RankLease(self, member.identity, keeper)
 
     async def leave(self, identity: RankIdentity, *, is_lost: bool = False) -> None:
@@ -200,7 +200,7 @@ class AsyncRankGroup:
 
     async def write_together(self, changes: Sequence[RankChange]) -> list[Answer]:
         """Apply changes as ``write``, in one call with the others of this turn of the event loop."""
-        if self._together is None:
+        if self._together is None or self._together[1].done():  # it was cancelled before it began
             collected: list[RankChange] = []
             self._together = collected, asyncio.create_task(self._write_at_end_of_turn(collected))
         collected, writing = self._together
@@ -214,6 +214,14 @@ class AsyncRankGroup:
         return await self.write(changes)
 
     # The leases
+
+    def _start(self) -> None:
+        """Start the task that renews the leases."""
+        self._task = LastingTask(self._keep(), "kvpoll-rank-leases", self._restart)
+
+    def _restart(self) -> None:
+        if self._task is not None and self._task.done():
+            self._start()
 
     async def _keep(self) -> None:
         while True:

@@ -128,9 +128,20 @@ class AsyncClusterTransport(AsyncTransport):
             return await self._cluster.pool_for(effect).call(effect)
         except ResponseError:
             raise
+        except asyncio.CancelledError:
+            # It says nothing of the node. What was sent goes on, and will tell; if nothing was, the node may be away.
+            if effect.rest is None:
+                slot_map.stale = True
+            else:
+                effect.rest.add_done_callback(self._rest_ended)
+            raise
         except BaseException:
             slot_map.stale = True  # the slots may have other owners now
             raise
+
+    def _rest_ended(self, rest: asyncio.Task[Any]) -> None:
+        if not rest.cancelled() and not isinstance(rest.exception(), ResponseError | None):
+            self._cluster.slot_map.stale = True
 
     async def _read_map_once(self, seconds: float) -> None:
         """Read the slot map, or wait until another task has."""

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
 from redis_kvpoll.engine import eviction
-from redis_kvpoll.engine.batching import Batch
+from redis_kvpoll.engine.batching import QUEUED, Batch
 from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery import Recovery
@@ -123,7 +123,7 @@ class Executor:
         """Send a batch and complete its pending calls; ``first_error`` is that of an attempt that was made before."""
         now = time.monotonic()
         if first_error is None and batch.give_up_at <= now:
-            what = f"no answer within {self.deadline:g} s (not sent: it was queued all the time)"
+            what = f"no answer within {self.deadline:g} s{QUEUED}"
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
         attempts = Attempts(self.session, batch.give_up_at)
         try:

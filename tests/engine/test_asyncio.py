@@ -14,6 +14,7 @@ import pytest
 from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, KVPoll, Outcome, StoreUnavailableError
 from tests.support import pace, real
+from tests.support.calls import until
 from tests.support.internals import idle_connections_of, socket_of, tracked_rooms_of, transport_of
 
 
@@ -21,13 +22,6 @@ from tests.support.internals import idle_connections_of, socket_of, tracked_room
 def server_alone():
     with real.World("sync") as world:
         yield world.shared()
-
-
-async def until(found, what):
-    """Wait until something is true that happens in this event loop."""
-    async with asyncio.timeout(pace.seconds(60)):
-        while not found():  # noqa: ASYNC110 - what it waits for sets no event
-            await asyncio.sleep(0.001)
 
 
 class TestAsyncioStore:

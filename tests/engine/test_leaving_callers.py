@@ -12,6 +12,8 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore, StoreUnavailableError
 from tests.support import pace, real
+from tests.support.calls import until
+from tests.support.internals import fill_write_buffer, idle_connections_of
 from tests.support.wire import Tally, total, verifications
 
 BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
@@ -139,6 +141,20 @@ class TestCancelled:
         await store.get(2)  # the queue keeps its order, so the reply is there
         client.flushall()
         assert await handle.status() is MOVE
+
+    async def test_other_connections_stay_while_it_is_written(self, store):
+        """redis-py closes that of a call which is cancelled while it writes. Nothing was lost."""
+        await asyncio.gather(*(store.settings() for _ in range(3)))
+        *others, last = idle_connections_of(store)
+        assert others
+        fill_write_buffer(last)
+        task = asyncio.create_task(store.settings())
+        await until(lambda: last not in idle_connections_of(store), "it writes")
+        task.cancel()
+        await asyncio.wait([task])
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "nothing goes on")
+        assert idle_connections_of(store) == others
+        assert await store.get(2) is MOVE
 
 
 class TestOutOfTime:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
+from tests.support import pace
 
 # Seconds: far below what a wrong retry or time limit would cost.
 MARGIN = 15.0
@@ -64,6 +65,16 @@ async def gather(*calls):
     """The answers of calls that are made at once, errors among them."""
     async with asyncio.timeout(60):
         return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def until(found, what, seconds=60):
+    """Wait until something is true that happens in this event loop, for at most so many seconds of an idle machine."""
+    try:
+        async with asyncio.timeout(pace.seconds(seconds)):
+            while not found():  # noqa: ASYNC110 - what it waits for sets no event
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        raise AssertionError(f"never came: {what}") from None
 
 
 def put(store, room, status):

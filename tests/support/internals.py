@@ -155,6 +155,16 @@ def socket_of(connection: Any) -> Any:
     return connection._writer.get_extra_info("socket")
 
 
+def fill_write_buffer(connection: Any) -> None:
+    """Let the next command of an asyncio connection wait until it is written, as behind a slow network."""
+    connection._writer.transport.get_protocol().pause_writing()
+
+
+def slot_map_of(store: Any) -> Any:
+    """Which node of its cluster a store takes for the owner of a slot."""
+    return transport_of(store)._nodes.slot_map
+
+
 def known_server_of(store: Any) -> Any:
     """What the connections of a store have found of their server."""
     return node_pool_of(store)._known
