@@ -65,7 +65,7 @@ async def is_open(connection: Any) -> bool:
 
 async def close_at_once(connection: Any) -> None:
     """Close an idle connection. TLS would wait half a minute for a server that has stopped to confirm it."""
-    transport = getattr(getattr(connection, "_writer", None), "transport", None)
+    transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
     await connection.disconnect(nowait=True)
     if hasattr(transport, "abort"):  # fakeredis has none
         transport.abort()
