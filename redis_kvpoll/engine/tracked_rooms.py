@@ -7,10 +7,9 @@ seconds of the monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.tracked_room import Loss, Role, TrackedRoom, replay_item
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
@@ -23,47 +22,11 @@ CREATOR_POLL_INTERVAL = 0.05
 """Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
 """The limit for rooms that await their creator, so that their replays do not delay other calls."""
-MAX_OPENINGS = 8
-"""Failovers of which a room remembers the entry that tells its opening."""
 SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
-Role = Literal["creator", "attached", "cleared"]
 CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
 _ROLES = CREATORS | OTHERS
-Loss = Literal["data", "server", "none"]
-"""What a shard may have lost, as replay.lua takes it: all data; what came after the room's marks, for the script to
-decide; or nothing that left a trace in the feed."""
-
-
-@dataclass(slots=True)
-class TrackedRoom:
-    """The last known state of one generation of a room."""
-
-    generation: int
-    request: str
-    role: Role
-    """As in replay.lua: only a creator re-creates a lost room. A cleared rank's last status still counts."""
-    status: KVPoll | None
-    until: float
-    """The end of its TTL, as far as this store knows. An expired room is not replayed."""
-    reason: str = ""
-    length: str = ""
-    openings: tuple[Mark, ...] = ()
-    """The entries that tell its opening: one for each server that this store has found without it."""
-    written: Mark | None = None
-    """A mark as of which the server has had all of this; None if there was none yet."""
-    changed: Mark | None = None
-    """The entry of its last change by this store. A replay is none."""
-    is_clearing: bool = False
-    """Whether a clear was sent. Such a room is not replayed."""
-    awaiting_since: float | None = None
-    """Since when the replay awaits the creator; None if it does not."""
-
-    def add_opening(self, room: int, feed_id: bytes | None) -> None:
-        """Add the entry that tells its opening, as a reply names it."""
-        if feed_id and (mark := Mark(feed_id, room, b"%d" % self.generation)) not in self.openings:
-            self.openings = (*self.openings, mark)[-MAX_OPENINGS:]
 
 
 class TrackedRooms:
@@ -263,7 +226,7 @@ class TrackedRooms:
         rooms = list(due)
         for at in range(0, len(rooms), MAX_REPLAYED):
             chunk = rooms[at : at + MAX_REPLAYED]
-            items = [word for room in chunk for word in _replay_item(*due[room])]
+            items = [word for room in chunk for word in replay_item(*due[room])]
             yield specs.REPLAY.call(context, tag, chunk, items, ())
 
     def replayed(self, tag: str, room: int, is_waiting: bool) -> None:
@@ -282,18 +245,5 @@ class TrackedRooms:
             self.awaiting_shards.pop(tag, None)
 
 
-def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
-    """Return the arguments of a room in a call of specs.REPLAY."""
-    status = tracked.status
-    name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
-    opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
-    written = str(tracked.written or "")
-    generation = str(tracked.generation)
-    changed = tracked.changed or tracked.written
-    updated = changed.feed_id.partition(b"-")[0].decode() if changed else ""
-    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written, updated
-
-
 # Looked up per room: properties of an enum's members are slow.
-_NAMES: dict[KVPoll | None, str] = {None: "", **{status: status.name for status in KVPoll}}
 _TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)

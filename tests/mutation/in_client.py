@@ -77,7 +77,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a room is recovered without its reason",
-        "engine.tracked_rooms:_replay_item",
+        "engine.tracked_room:replay_item",
         'if status is KVPoll.Failed else ""',
         'if False else ""',
         "engine/test_recovery.py::TestFlushAll::test_reasons_and_prefix_lengths_are_recovered[sync-fakeredis]",
