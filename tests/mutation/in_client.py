@@ -106,9 +106,23 @@ IN_THE_CLIENT = [
     (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
-        "failure.after_some()",
+        "after_some(failure)",
         "failure",
         "engine/test_shard_queue.py::TestDeadlines::test_half_executed_batch_fails_by_what_was_executed[clear-OutcomeUnknownError]",
+    ),
+    (
+        "a clear that was refused for some rooms is called refused",
+        "engine.retry:after_some",
+        "failure.kind is OutcomeUnknownError",
+        "True",
+        "engine/test_shard_queue.py::TestDeadlines::test_half_executed_clear_says_what_was_refused[failure0]",
+    ),
+    (
+        "a part whose reply was lost is hidden by one that was refused",
+        "engine.executor:Executor.replies_of",
+        "next(filter(_is_unknown, failures), failures[0])",
+        "failures[0]",
+        "engine/test_failures.py::TestLostReply::test_unknown_part_of_a_clear_many_is_told[sync-1]",
     ),
     (
         "a listing goes on with the cursor of another server",
