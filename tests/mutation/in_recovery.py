@@ -34,6 +34,13 @@ IN_RECOVERY = [
         "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
     ),
     (
+        "a lost lease records a decode prefix length",
+        "engine.recovery:Recovery.build_calls",
+        "command.spec in UNDER_LEASE",
+        "command.spec in UNDER_LEASE[:3]",
+        "leases/test_lease.py::TestLostLease::test_paused_owner_gets_lease_lost_errors[fakeredis-sync]",
+    ),
+    (
         "a write of a later generation is not tracked",
         "engine.tracking:observe_written",
         "or generation > tracked.generation",

@@ -187,7 +187,16 @@ class Process(StoreOracle):
         if self.lease and (self.lease.is_known_lost or not self.table.holds(self.lease)):
             raise LeaseLostError(operation, self.lease.name)
 
+    def check_known_lease(self, operation):
+        """Raise if the lease is known to be lost."""
+        if self.lease and self.lease.is_known_lost:
+            raise LeaseLostError(operation, self.lease.name)
+
     # Plain writes
+
+    def set_decode_prefix_len(self, room, length):
+        self.check_known_lease("set_decode_prefix_len")
+        super().set_decode_prefix_len(room, length)
 
     def update_status(self, room, status):
         self.check_lease("update_status", [room])
@@ -288,8 +297,7 @@ class Process(StoreOracle):
 
     def room_update(self, room, life, status, reason=None, operation="update"):
         current = self.life(room, life)
-        if self.lease and self.lease.is_known_lost:
-            self.check_lease(operation)
+        self.check_known_lease(operation)
         if current is None or self.rank in current.cleared:
             return Update(Outcome.STALE, self.view(self.table.rooms.get(room)))
         self.check_lease(operation, [room])
@@ -324,6 +332,7 @@ class Process(StoreOracle):
         return Update(Outcome.STALE if previous is None else Outcome.CLEARED, previous)
 
     def room_set_decode_prefix_len(self, room, life, length):
+        self.check_known_lease("set_decode_prefix_len")
         if self.life(room, life) is None:
             return False
         self.set_decode_prefix_len(room, length)
