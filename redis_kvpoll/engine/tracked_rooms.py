@@ -127,6 +127,8 @@ class TrackedRooms:
             tracked.status = KVPoll.Failed
         else:  # the known status has yet to be replayed, so a lower one must not replace it
             tracked.status = max(tracked.status, status)
+        if tracked.status is not KVPoll.Failed:
+            tracked.reason = ""  # a plain write has taken it out of Failed
         tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:

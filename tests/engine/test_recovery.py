@@ -69,6 +69,18 @@ class TestFlushAll:
         assert room.decode_prefix_len() == 7
         assert store.failure_reason(B) == "why"
 
+    def test_reason_ends_with_its_failure(self, make_store, client):
+        """Under compat, a plain write takes a room out of Failed."""
+        store = make_store(policy="compat")
+        room = store.open(A)
+        room.fail("former")
+        store.update_status(A, KVPoll.Transferring)
+        room.update(KVPoll.Failed)
+        assert store.failure_reason(A) is None
+        client.flushall()
+        assert room.status() is KVPoll.Failed
+        assert store.failure_reason(A) is None
+
     def test_prefix_length_recorded_after_loss_is_kept(self, make_store, client):
         room = make_store().open(A)
         room.status()

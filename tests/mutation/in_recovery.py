@@ -34,6 +34,13 @@ IN_RECOVERY = [
         "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
     ),
     (
+        "a reason outlives its failure",
+        "engine.tracked_rooms:TrackedRooms.merge_status",
+        'tracked.reason = ""',
+        "pass",
+        "engine/test_recovery.py::TestFlushAll::test_reason_ends_with_its_failure[sync-fakeredis]",
+    ),
+    (
         "a lost lease records a decode prefix length",
         "engine.recovery:Recovery.build_calls",
         "command.spec in UNDER_LEASE",
