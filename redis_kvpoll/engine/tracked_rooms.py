@@ -27,6 +27,9 @@ SWEEP_EVERY = 1000
 
 CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
 _ROLES = CREATORS | OTHERS
+FeedEnd = tuple[int, int]
+"""The id of the feed's last entry at some moment."""
+_ANY_END: FeedEnd = (-1, -1)  # before all ids
 
 
 class TrackedRooms:
@@ -41,8 +44,9 @@ class TrackedRooms:
         self._to_replay: dict[str, dict[int, Loss]] = {}
         self._awaiting_creator: dict[str, dict[int, Loss]] = {}
         """By shard: rooms that are still to be replayed, and rooms whose replay awaits their creator."""
-        self.unmarked: dict[str, dict[int, None]] = {}
-        """By shard: rooms of which something was learned that left no entry in the feed, since their mark."""
+        self.unmarked: dict[str, dict[int, FeedEnd | None]] = {}
+        """By shard: rooms of which something was learned that left no entry in the feed, since their mark. And the end
+        of the feed behind which their next mark must be; None until it is known."""
         self.awaiting_shards: dict[str, float] = {}
         """The shards with rooms that await their creator, and when to replay them again."""
         self.highest_generation = 0
@@ -148,26 +152,40 @@ class TrackedRooms:
         tracked.written = mark
         self.unmarked.get(tag, {}).pop(room, None)
 
-    def unmark(self, tag: str, room: int) -> None:
-        """Note that something was learned of a room, or changed, without an entry in the feed."""
+    def mark_end(self, tag: str, room: int, tracked: TrackedRoom, end: Mark | None) -> None:
+        """Note that the feed ends at this mark: as ``mark``, unless that may be older than what was learned."""
+        unmarked = self.unmarked.get(tag, {})
+        former = unmarked.get(room, _ANY_END)
+        if end is None or (former is not None and end.id > former):
+            self.mark(tag, room, tracked, end)
+        elif former is None:
+            unmarked[room] = end.id
+
+    def unmark(self, tag: str, room: int, end: FeedEnd | None = _ANY_END) -> None:
+        """Note that something was learned of a room, or changed, without an entry in the feed.
+
+        Another's status has an entry, so wherever the feed ends now, it has that. A length has none: only what is
+        behind the ``end`` that the feed had after it shows that a server has it. None if that end is not known yet.
+        """
         unmarked, rooms_here = self.unmarked.setdefault(tag, {}), self.in_shard(tag)
-        unmarked[room] = None
+        if end != _ANY_END or room not in unmarked:
+            unmarked[room] = end
         if len(unmarked) > 2 * len(rooms_here) + SWEEP_EVERY:
-            self.unmarked[tag] = {other: None for other in unmarked if other in rooms_here}
+            self.unmarked[tag] = {other: end for other, end in unmarked.items() if other in rooms_here}
 
     def mark_all(self, tag: str, mark: Mark) -> None:
-        """Note that the server has had at this mark whatever was learned of the rooms of a shard so far.
+        """Note that the feed of a shard ends at this mark, for all its rooms.
 
-        Not of rooms that are still to be replayed, or await their creator: it may not have those at all.
+        Not for those that are still to be replayed, or await their creator: the server may not have those at all.
         """
         rooms_here, to_replay = self.in_shard(tag), self._to_replay.get(tag, {})
-        unmarked = self.unmarked.pop(tag, {})
-        for room in unmarked:
+        unmarked = self.unmarked.get(tag, {})
+        for room in list(unmarked):
             tracked = rooms_here.get(room)
-            if tracked and (tracked.awaiting_since is not None or room in to_replay):
-                self.unmark(tag, room)
-            elif tracked:
-                tracked.written = mark
+            if tracked is None:
+                del unmarked[room]
+            elif tracked.awaiting_since is None and room not in to_replay:
+                self.mark_end(tag, room, tracked, mark)
 
     # Replay
 

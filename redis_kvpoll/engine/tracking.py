@@ -43,9 +43,11 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
             tracked.add_opening(room, opened)
-            rooms.mark(call.tag, room, tracked, mark)
             if code in WRITTEN:
                 tracked.changed = mark
+                rooms.mark(call.tag, room, tracked, mark)
+            else:
+                rooms.mark_end(call.tag, room, tracked, mark)
 
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -123,6 +125,8 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         elif code in _DONE:
             tracked.awaiting_since = None
             rooms.mark(call.tag, room, tracked, mark)
+            if tracked.length and code not in WRITTEN and mark is not None:
+                rooms.unmark(call.tag, room, mark.id)  # the length that it sent left no entry
             tracked.add_opening(room, opened)
             rooms.merge_status(tracked, parse_status(status), now)
         else:
@@ -180,7 +184,7 @@ def _observe_prefix(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         tracked = rooms_here.get(room)
         if tracked and generation and int(generation) == tracked.generation and reply[number] == 1:
             tracked.length = length
-            rooms.unmark(call.tag, room)
+            rooms.unmark(call.tag, room, None)
 
 
 _Observer: TypeAlias = Callable[[TrackedRooms, Call, Sequence[Any], "Mark | None", float], None]

@@ -12,7 +12,7 @@ from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.sync.dispatcher import drive
-from tests.support import pace, real
+from tests.support import leasing, pace, real
 from tests.support.backup import Backup
 from tests.support.internals import executor_of, tracked_rooms_of
 from tests.support.servers import rooms_on_server
@@ -328,6 +328,21 @@ class TestReconnect:
             assert replayed == {A: True, B: False}, "the room that had survived was not created again"
         assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
         assert store.data_losses == (1, 2)
+
+    def test_other_server_that_lacks_a_length_gets_it(self, world):
+        """No entry of the feed tells it: the heartbeats before and after it find the same end."""
+        server = world.serve()
+        held = leasing.ManualLease(world.open(server.tcp)).take()
+        room = held.store.open(A)
+        held.heartbeat()
+        with server.client() as client:
+            older = Backup(client)
+        room.set_decode_prefix_len(7)
+        held.heartbeat()
+        server = world.restart(server)
+        with server.client() as client:
+            older.restore(client)
+        assert room.decode_prefix_len() == 7
 
     @pytest.mark.parametrize("number", [3, 1500])
     def test_empty_server_gets_full_replay(self, world, number):

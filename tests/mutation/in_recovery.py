@@ -34,6 +34,20 @@ IN_RECOVERY = [
         "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
     ),
     (
+        "the end of the feed before a length shows that the length is there",
+        "engine.tracked_rooms:TrackedRooms.mark_end",
+        "former is not None and end.id > former",
+        "True",
+        "engine/test_marks.py::TestLengths::test_length_is_sent_again_if_it_may_be_lost[ends1-1-True]",
+    ),
+    (
+        "a length is sent again for ever",
+        "engine.tracked_rooms:TrackedRooms.mark_end",
+        "former is not None and end.id > former",
+        "False",
+        "engine/test_marks.py::TestLengths::test_length_is_sent_again_if_it_may_be_lost[ends4-2-False]",
+    ),
+    (
         "a reason outlives its failure",
         "engine.tracked_rooms:TrackedRooms.merge_status",
         'tracked.reason = ""',
