@@ -37,9 +37,14 @@ class TrackedRoom:
     changed: Mark | None = None
     """The entry of its last change by this store. A replay is none."""
     is_clearing: bool = False
-    """Whether a clear was sent. Such a room is not replayed."""
+    """Whether a clear was sent, and has no reply yet. Such a room is not created again."""
     awaiting_since: float | None = None
     """Since when the replay awaits the creator; None if it does not."""
+
+    @property
+    def replay_role(self) -> Role:
+        """The role with which it is replayed."""
+        return "attached" if self.is_clearing and self.role == "creator" else self.role
 
     def add_opening(self, room: int, feed_id: bytes | None) -> None:
         """Add the entry that tells its opening, as a reply names it."""
@@ -53,10 +58,10 @@ def replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
     name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
     opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
     written = str(tracked.written or "")
-    generation = str(tracked.generation)
+    generation, role = str(tracked.generation), tracked.replay_role
     changed = tracked.changed or tracked.written
     updated = changed.feed_id.partition(b"-")[0].decode() if changed else ""
-    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written, updated
+    return generation, tracked.request, name, reason, tracked.length, role, loss, opened, written, updated
 
 
 # Looked up per room: properties of an enum's members are slow.

@@ -72,9 +72,9 @@ class TrackedRooms:
         return self._shards.get(tag, {})
 
     def awaits_creator(self, room: int) -> bool:
-        """Whether a room awaits its creator's replay."""
+        """Whether a room awaits its creator's replay. One that is cleared here may, but its user does not."""
         return bool(self.awaiting_shards) and any(
-            tracked.awaiting_since is not None
+            tracked.awaiting_since is not None and tracked.role != "cleared"
             for rooms_here in list(self._shards.values())
             if (tracked := rooms_here.get(room))
         )
@@ -236,9 +236,12 @@ class TrackedRooms:
                 del rooms_here[room]
                 is_waiting = False
             elif (
-                tracked and tracked.status is not None and not tracked.is_clearing and (is_waiting or room in to_replay)
+                tracked
+                and tracked.status is not None
+                and (is_waiting or room in to_replay)
+                and (self.has_rank or not tracked.is_clearing)  # the status of a rank counts after its clear, too
             ):
-                if tracked.role in roles:
+                if tracked.replay_role in roles:
                     due[room] = tracked, loss
                 continue
             self.replayed(tag, room, is_waiting)

@@ -24,6 +24,8 @@ CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
 WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 """The outcomes of writes that changed a room."""
+_GONE = frozenset({Outcome.CLEARED.value, Outcome.STALE.value, Outcome.SKIPPED.value})
+"""The outcomes of clears after which the caller has no part in the room."""
 
 
 def observe(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -97,7 +99,7 @@ def observe_written(
     elif generation and generation != tracked.generation:
         return
     elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-        if tracked.awaiting_since is None:
+        if tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
             del rooms_here[room]
         return
     if code in WRITTEN:
@@ -129,6 +131,8 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
                 rooms.unmark(call.tag, room, mark.id)  # the length that it sent left no entry
             tracked.add_opening(room, opened)
             rooms.merge_status(tracked, parse_status(status), now)
+        elif tracked.is_clearing:
+            tracked.awaiting_since = None  # the reply to its clear decides
         else:
             del rooms_here[room]
         rooms.replayed(call.tag, room, is_waiting)
@@ -148,10 +152,14 @@ def observe_cleared(
     tracked = rooms_here.get(room)
     if tracked is None or (fence and int(fence) != tracked.generation):
         return
-    if rooms.has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
-        # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
+    if rooms.has_rank and code in _GONE and tracked.status is not None:
+        # The rank's last status still counts for the others, also if an earlier clear has done it, maybe one whose
+        # reply was lost. If all have cleared, or the room is over, the replay is ignored.
         tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
-        rooms.mark(tag, room, tracked, mark)
+        if code == Outcome.CLEARED.value:
+            rooms.mark(tag, room, tracked, mark)
+        else:
+            rooms.unmark(tag, room)
     elif tracked.awaiting_since is None:
         del rooms_here[room]
 

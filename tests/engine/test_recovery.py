@@ -329,6 +329,21 @@ class TestReconnect:
         assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
         assert store.data_losses == (1, 2)
 
+    def test_other_server_gets_the_status_of_a_rank_that_clears(self, world):
+        """The others count it, also if the clear is the first call there."""
+        server = world.serve()
+        stores = [world.open(server.tcp, rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[1].update(KVPoll.Success)
+        with server.client() as client:
+            older = Backup(client)
+        held[0].update(KVPoll.Success)
+        server = world.restart(server)
+        with server.client() as client:
+            older.restore(client)
+        assert held[0].clear() == Update(Outcome.CLEARED, KVPoll.Success)
+        assert stores[1].consensus([A])[0].status is KVPoll.Success
+
     def test_other_server_that_lacks_a_length_gets_it(self, world):
         """No entry of the feed tells it: the heartbeats before and after it find the same end."""
         server = world.serve()

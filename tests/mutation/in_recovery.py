@@ -34,6 +34,27 @@ IN_RECOVERY = [
         "engine/test_rank_group.py::TestMarks::test_mark_of_each_write_is_in_the_feed[fakeredis]",
     ),
     (
+        "a rank that clears again loses its last status",
+        "engine.tracking:observe_cleared",
+        "code in _GONE",
+        "code == 7",
+        "engine/test_rank_group.py::TestLossOfData::test_rank_that_clears_again_still_counts[fakeredis]",
+    ),
+    (
+        "a rank whose clear detects a loss loses its last status",
+        "engine.tracked_rooms:TrackedRooms.replays",
+        "(self.has_rank or not tracked.is_clearing)",
+        "not tracked.is_clearing",
+        "engine/test_rank_group.py::TestLossOfData::test_rank_whose_clear_detects_the_loss_still_counts[fakeredis]",
+    ),
+    (
+        "a rank creates the room that it clears",
+        "engine.tracked_room:TrackedRoom.replay_role",
+        "self.is_clearing and",
+        "False and",
+        "engine/test_recovery_ranks.py::TestRanks::test_rank_whose_clear_detects_the_loss_still_counts[sync-fakeredis-False]",
+    ),
+    (
         "the end of the feed before a length shows that the length is there",
         "engine.tracked_rooms:TrackedRooms.mark_end",
         "former is not None and end.id > former",

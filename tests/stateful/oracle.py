@@ -30,6 +30,8 @@ class Life(Room):
     """The leases under which it is owned, by rank; without ranks, by None."""
     creators: set[int] = field(default_factory=set)
     """The processes that would recover it."""
+    remembered: dict[int, float] = field(default_factory=dict)
+    """By rank that has cleared it: until when its process would recover its last status."""
     reasons: set[str | None] = field(default_factory=set)
     """The reasons that it had before losses of data: a store that did not replay then may know one."""
 
@@ -149,6 +151,9 @@ class Process(StoreOracle):
         world, lease = self.table, self.lease
         if not world.holds(lease):
             lease.is_known_lost = True
+            for room in world.rooms.values():  # the store forgets what it would recover
+                room.creators.discard(self.number)
+                room.remembered.pop(self.rank, None)
             return world.sweep()
         lease.last_heartbeat, lease.suspected_at = world.now, None
         world.sweep()
@@ -253,6 +258,8 @@ class Process(StoreOracle):
             if current and lengths and lengths.life == current.life:
                 del self.table.lengths[room]
         if current:
+            if previous is not None and self.rank in current.cleared and self.number in current.creators:
+                current.remembered[self.rank] = self.table.now + self.table.ttl
             current.creators.discard(self.number)
             current.parts.pop(self.rank, None)
         return previous
