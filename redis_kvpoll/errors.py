@@ -219,7 +219,7 @@ class StoreUnavailableError(KVPollError):
 
 
 class OutcomeUnknownError(KVPollError):
-    """A destructive call was sent and its reply was lost: it may have been executed or not.
+    """A destructive call was sent and its reply was lost, so it may have been executed; or it was for some rooms only.
 
     Not a StoreUnavailableError: the caller has to read the room before it repeats the call.
     """

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from redis_kvpoll.engine.effects import PendingCall, Send
-from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed
+from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed, after_some
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import Call
 
@@ -92,8 +92,8 @@ class Batch:
                 pass
             elif own and at + len(own) == end:
                 pending.reply = own
-            elif own and not pending.call.spec.repeatable and isinstance(failure, CallFailed):
-                pending.failure = failure.after_some()
+            elif own and not pending.call.spec.repeatable:
+                pending.failure = after_some(failure)
             elif pending.give_up_at <= until:
                 pending.failure = failure
 

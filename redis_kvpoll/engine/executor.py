@@ -18,10 +18,10 @@ from redis_kvpoll.engine.batching import QUEUED, Batch
 from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery import Recovery
-from redis_kvpoll.engine.retry import Attempts, CallFailed
+from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
-from redis_kvpoll.errors import KVPollError, StoreUnavailableError, WorldSizeMismatchError
+from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, StoreUnavailableError, WorldSizeMismatchError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.handle import Handle, identity_of
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
@@ -201,17 +201,19 @@ class Executor:
     def replies_of(
         self, command: Command[Any, Any] | str, pending_calls: list[PendingCall], done: int = 0
     ) -> list[list[Any]]:
-        """Return the replies of the calls, or raise the first failure under the operation's name."""
+        """Return the replies of the calls, or raise a failure under the operation's name: the first that leaves open
+        what was executed, else the first."""
         for pending in pending_calls:
             if pending.reply is not None:
                 done += len(pending.call.rooms)
-        for pending in pending_calls:
-            failure = pending.failure
+        failures = [pending.failure for pending in pending_calls if pending.failure is not None]
+        if failures:
+            failure = next(filter(_is_unknown, failures), failures[0])
+            if done and not pending_calls[0].call.spec.repeatable:
+                failure = after_some(failure)
             if isinstance(failure, CallFailed):
-                failure = failure if pending.call.spec.repeatable or not done else failure.after_some()
                 raise failure.named(self._name(command, done), self.session.server) from failure.__cause__
-            if failure is not None:
-                raise copy.copy(failure)  # each caller of a batch needs its own traceback
+            raise copy.copy(failure)  # each caller of a batch needs its own traceback
         return [pending.reply for pending in pending_calls if pending.reply is not None]
 
     def send_command(self, operation: str, tag: str, words: list[str], give_up_at: float | None = None) -> Flow[Any]:
@@ -256,6 +258,10 @@ class Executor:
             else:
                 eviction.warn(memory, self.namespace)
         return cast(CallContext, context)
+
+
+def _is_unknown(failure: Exception) -> bool:
+    return isinstance(failure, CallFailed) and failure.kind is OutcomeUnknownError
 
 
 def _is_missing(value: Any) -> bool:

@@ -175,7 +175,7 @@ def _observe_rank(
     if change.length and tracked and tracked.generation == generation and code != Outcome.STALE.value:
         tracked.length = change.length
         if code not in tracking.WRITTEN:
-            rooms.unmark(tag, room)  # a length alone leaves no entry
+            rooms.unmark(tag, room, None)  # a length alone leaves no entry
     return None
 
 

@@ -23,9 +23,9 @@ from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, UPDATE, WRITE, WRITE_RANKS
+from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS
 
-UNDER_LEASE = (UPDATE, WRITE, OPEN)
+UNDER_LEASE = (UPDATE, WRITE, OPEN, SET_PREFIX)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
 

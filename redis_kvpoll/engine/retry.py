@@ -42,21 +42,22 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
         self.kind = kind
         self.until = until
 
-    def after_some(self) -> CallFailed:
-        """Return the failure of a call that was executed for some rooms, and must not be executed for them again."""
-        if self.kind is not StoreUnavailableError:
-            return self
-        what = f"executed for some rooms, whose replies are dropped; for the others: {self}; {_READ}"
-        failure = CallFailed(OutcomeUnknownError, what)
-        failure.__cause__ = self.__cause__
-        return failure
-
     def named(self, name: str, server: str) -> KVPollError:
         """Return the exception for the caller."""
         safe = "; the call is safe to retry" if self.kind is StoreUnavailableError else ""
         error = self.kind(printable(f"{name}: {self}{safe}" + (f"; server: {server}" if server else "")))
         error.__cause__ = self.__cause__
         return error
+
+
+def after_some(failure: Exception) -> CallFailed:
+    """Return the failure of a call that was executed for some rooms, and must not be executed for them again."""
+    if isinstance(failure, CallFailed) and failure.kind is OutcomeUnknownError:
+        return failure
+    what = f"executed for some rooms, whose replies are dropped; for the others: {failure}; {_READ}"
+    unknown = CallFailed(OutcomeUnknownError, what)
+    unknown.__cause__ = failure.__cause__ if isinstance(failure, CallFailed) else failure
+    return unknown
 
 
 class Attempts:

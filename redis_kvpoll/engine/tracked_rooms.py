@@ -7,10 +7,9 @@ seconds of the monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.tracked_room import Loss, Role, TrackedRoom, replay_item
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
@@ -23,47 +22,14 @@ CREATOR_POLL_INTERVAL = 0.05
 """Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
 """The limit for rooms that await their creator, so that their replays do not delay other calls."""
-MAX_OPENINGS = 8
-"""Failovers of which a room remembers the entry that tells its opening."""
 SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
-Role = Literal["creator", "attached", "cleared"]
 CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
 _ROLES = CREATORS | OTHERS
-Loss = Literal["data", "server", "none"]
-"""What a shard may have lost, as replay.lua takes it: all data; what came after the room's marks, for the script to
-decide; or nothing that left a trace in the feed."""
-
-
-@dataclass(slots=True)
-class TrackedRoom:
-    """The last known state of one generation of a room."""
-
-    generation: int
-    request: str
-    role: Role
-    """As in replay.lua: only a creator re-creates a lost room. A cleared rank's last status still counts."""
-    status: KVPoll | None
-    until: float
-    """The end of its TTL, as far as this store knows. An expired room is not replayed."""
-    reason: str = ""
-    length: str = ""
-    openings: tuple[Mark, ...] = ()
-    """The entries that tell its opening: one for each server that this store has found without it."""
-    written: Mark | None = None
-    """A mark as of which the server has had all of this; None if there was none yet."""
-    changed: Mark | None = None
-    """The entry of its last change by this store. A replay is none."""
-    is_clearing: bool = False
-    """Whether a clear was sent. Such a room is not replayed."""
-    awaiting_since: float | None = None
-    """Since when the replay awaits the creator; None if it does not."""
-
-    def add_opening(self, room: int, feed_id: bytes | None) -> None:
-        """Add the entry that tells its opening, as a reply names it."""
-        if feed_id and (mark := Mark(feed_id, room, b"%d" % self.generation)) not in self.openings:
-            self.openings = (*self.openings, mark)[-MAX_OPENINGS:]
+FeedEnd = tuple[int, int]
+"""The id of the feed's last entry at some moment."""
+_ANY_END: FeedEnd = (-1, -1)  # before all ids
 
 
 class TrackedRooms:
@@ -78,8 +44,9 @@ class TrackedRooms:
         self._to_replay: dict[str, dict[int, Loss]] = {}
         self._awaiting_creator: dict[str, dict[int, Loss]] = {}
         """By shard: rooms that are still to be replayed, and rooms whose replay awaits their creator."""
-        self.unmarked: dict[str, dict[int, None]] = {}
-        """By shard: rooms of which something was learned that left no entry in the feed, since their mark."""
+        self.unmarked: dict[str, dict[int, FeedEnd | None]] = {}
+        """By shard: rooms of which something was learned that left no entry in the feed, since their mark. And the end
+        of the feed behind which their next mark must be; None until it is known."""
         self.awaiting_shards: dict[str, float] = {}
         """The shards with rooms that await their creator, and when to replay them again."""
         self.highest_generation = 0
@@ -105,9 +72,9 @@ class TrackedRooms:
         return self._shards.get(tag, {})
 
     def awaits_creator(self, room: int) -> bool:
-        """Whether a room awaits its creator's replay."""
+        """Whether a room awaits its creator's replay. One that is cleared here may, but its user does not."""
         return bool(self.awaiting_shards) and any(
-            tracked.awaiting_since is not None
+            tracked.awaiting_since is not None and tracked.role != "cleared"
             for rooms_here in list(self._shards.values())
             if (tracked := rooms_here.get(room))
         )
@@ -164,6 +131,8 @@ class TrackedRooms:
             tracked.status = KVPoll.Failed
         else:  # the known status has yet to be replayed, so a lower one must not replace it
             tracked.status = max(tracked.status, status)
+        if tracked.status is not KVPoll.Failed:
+            tracked.reason = ""  # a plain write has taken it out of Failed
         tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:
@@ -183,26 +152,40 @@ class TrackedRooms:
         tracked.written = mark
         self.unmarked.get(tag, {}).pop(room, None)
 
-    def unmark(self, tag: str, room: int) -> None:
-        """Note that something was learned of a room, or changed, without an entry in the feed."""
+    def mark_end(self, tag: str, room: int, tracked: TrackedRoom, end: Mark | None) -> None:
+        """Note that the feed ends at this mark: as ``mark``, unless that may be older than what was learned."""
+        unmarked = self.unmarked.get(tag, {})
+        former = unmarked.get(room, _ANY_END)
+        if end is None or (former is not None and end.id > former):
+            self.mark(tag, room, tracked, end)
+        elif former is None:
+            unmarked[room] = end.id
+
+    def unmark(self, tag: str, room: int, end: FeedEnd | None = _ANY_END) -> None:
+        """Note that something was learned of a room, or changed, without an entry in the feed.
+
+        Another's status has an entry, so wherever the feed ends now, it has that. A length has none: only what is
+        behind the ``end`` that the feed had after it shows that a server has it. None if that end is not known yet.
+        """
         unmarked, rooms_here = self.unmarked.setdefault(tag, {}), self.in_shard(tag)
-        unmarked[room] = None
+        if end != _ANY_END or room not in unmarked:
+            unmarked[room] = end
         if len(unmarked) > 2 * len(rooms_here) + SWEEP_EVERY:
-            self.unmarked[tag] = {other: None for other in unmarked if other in rooms_here}
+            self.unmarked[tag] = {other: end for other, end in unmarked.items() if other in rooms_here}
 
     def mark_all(self, tag: str, mark: Mark) -> None:
-        """Note that the server has had at this mark whatever was learned of the rooms of a shard so far.
+        """Note that the feed of a shard ends at this mark, for all its rooms.
 
-        Not of rooms that are still to be replayed, or await their creator: it may not have those at all.
+        Not for those that are still to be replayed, or await their creator: the server may not have those at all.
         """
         rooms_here, to_replay = self.in_shard(tag), self._to_replay.get(tag, {})
-        unmarked = self.unmarked.pop(tag, {})
-        for room in unmarked:
+        unmarked = self.unmarked.get(tag, {})
+        for room in list(unmarked):
             tracked = rooms_here.get(room)
-            if tracked and (tracked.awaiting_since is not None or room in to_replay):
-                self.unmark(tag, room)
-            elif tracked:
-                tracked.written = mark
+            if tracked is None:
+                del unmarked[room]
+            elif tracked.awaiting_since is None and room not in to_replay:
+                self.mark_end(tag, room, tracked, mark)
 
     # Replay
 
@@ -253,9 +236,12 @@ class TrackedRooms:
                 del rooms_here[room]
                 is_waiting = False
             elif (
-                tracked and tracked.status is not None and not tracked.is_clearing and (is_waiting or room in to_replay)
+                tracked
+                and tracked.status is not None
+                and (is_waiting or room in to_replay)
+                and (self.has_rank or not tracked.is_clearing)  # the status of a rank counts after its clear, too
             ):
-                if tracked.role in roles:
+                if tracked.replay_role in roles:
                     due[room] = tracked, loss
                 continue
             self.replayed(tag, room, is_waiting)
@@ -263,7 +249,7 @@ class TrackedRooms:
         rooms = list(due)
         for at in range(0, len(rooms), MAX_REPLAYED):
             chunk = rooms[at : at + MAX_REPLAYED]
-            items = [word for room in chunk for word in _replay_item(*due[room])]
+            items = [word for room in chunk for word in replay_item(*due[room])]
             yield specs.REPLAY.call(context, tag, chunk, items, ())
 
     def replayed(self, tag: str, room: int, is_waiting: bool) -> None:
@@ -282,18 +268,5 @@ class TrackedRooms:
             self.awaiting_shards.pop(tag, None)
 
 
-def _replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
-    """Return the arguments of a room in a call of specs.REPLAY."""
-    status = tracked.status
-    name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
-    opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
-    written = str(tracked.written or "")
-    generation = str(tracked.generation)
-    changed = tracked.changed or tracked.written
-    updated = changed.feed_id.partition(b"-")[0].decode() if changed else ""
-    return generation, tracked.request, name, reason, tracked.length, tracked.role, loss, opened, written, updated
-
-
 # Looked up per room: properties of an enum's members are slow.
-_NAMES: dict[KVPoll | None, str] = {None: "", **{status: status.name for status in KVPoll}}
 _TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)

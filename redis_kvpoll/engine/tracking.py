@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from redis_kvpoll.engine.marks import Mark
-from redis_kvpoll.engine.tracked_rooms import TrackedRoom, TrackedRooms
+from redis_kvpoll.engine.tracked_room import TrackedRoom
+from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.model import KVPoll, Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.replies import parse_status
@@ -23,6 +24,8 @@ CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
 WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 """The outcomes of writes that changed a room."""
+_GONE = frozenset({Outcome.CLEARED.value, Outcome.STALE.value, Outcome.SKIPPED.value})
+"""The outcomes of clears after which the caller has no part in the room."""
 
 
 def observe(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -42,9 +45,11 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
             tracked.add_opening(room, opened)
-            rooms.mark(call.tag, room, tracked, mark)
             if code in WRITTEN:
                 tracked.changed = mark
+                rooms.mark(call.tag, room, tracked, mark)
+            else:
+                rooms.mark_end(call.tag, room, tracked, mark)
 
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -95,7 +100,7 @@ def observe_written(
     elif generation and generation != tracked.generation:
         return
     elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-        if tracked.awaiting_since is None:
+        if tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
             del rooms_here[room]
         return
     if code in WRITTEN:
@@ -123,8 +128,12 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         elif code in _DONE:
             tracked.awaiting_since = None
             rooms.mark(call.tag, room, tracked, mark)
+            if tracked.length and code not in WRITTEN and mark is not None:
+                rooms.unmark(call.tag, room, mark.id)  # the length that it sent left no entry
             tracked.add_opening(room, opened)
             rooms.merge_status(tracked, parse_status(status), now)
+        elif tracked.is_clearing:
+            tracked.awaiting_since = None  # the reply to its clear decides
         else:
             del rooms_here[room]
         rooms.replayed(call.tag, room, is_waiting)
@@ -144,10 +153,14 @@ def observe_cleared(
     tracked = rooms_here.get(room)
     if tracked is None or (fence and int(fence) != tracked.generation):
         return
-    if rooms.has_rank and code == Outcome.CLEARED.value and tracked.status is not None:
-        # The rank's last status still counts for the others. If all have cleared, the replay is ignored.
+    if rooms.has_rank and code in _GONE and tracked.status is not None:
+        # The rank's last status still counts for the others, also if an earlier clear has done it, maybe one whose
+        # reply was lost. If all have cleared, or the room is over, the replay is ignored.
         tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
-        rooms.mark(tag, room, tracked, mark)
+        if code == Outcome.CLEARED.value:
+            rooms.mark(tag, room, tracked, mark)
+        else:
+            rooms.unmark(tag, room)
     elif tracked.awaiting_since is None:
         del rooms_here[room]
 
@@ -180,7 +193,7 @@ def _observe_prefix(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         tracked = rooms_here.get(room)
         if tracked and generation and int(generation) == tracked.generation and reply[number] == 1:
             tracked.length = length
-            rooms.unmark(call.tag, room)
+            rooms.unmark(call.tag, room, None)
 
 
 _Observer: TypeAlias = Callable[[TrackedRooms, Call, Sequence[Any], "Mark | None", float], None]

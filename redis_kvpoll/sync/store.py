@@ -78,7 +78,7 @@ class StatusStore(StoreBase, Table, Listing):
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a destructive call was sent, and its reply was lost.
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
-        LeaseLostError: the store's lease was lost (where the call creates, opens or writes through a handle).
+        LeaseLostError: its lease was lost (where it creates, opens, sets a length or writes through a handle).
         CorruptEntryError: a room's key holds what this library never writes.
         ReadOnlyStoreError: the call writes, and the store is ``read_only``.
         StoreClosedError: the store was closed.

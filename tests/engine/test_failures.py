@@ -6,6 +6,7 @@ import pytest
 from redis import exceptions
 
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, OutcomeUnknownError, StatusStore
+from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 from tests.support.calls import DESTROYING, REPEATED
 from tests.support.servers import room_keys
@@ -107,6 +108,30 @@ class TestLostReply:
             client.config_set("min-replicas-to-write", 0)
         assert "safe to retry" not in str(caught.value)
         assert len(room_keys(client)) == 2_500
+
+    @pytest.mark.parametrize("refusing", [0, 1])
+    def test_partly_refused_clear_many_is_unknown(self, world, proxy, client, refusing):
+        """It says what was refused, too."""
+        store = world.open(proxy.url, shards=2)
+        rooms = range(10)
+        store.update_many(dict.fromkeys(rooms, 1))
+        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=60)
+        with pytest.raises(OutcomeUnknownError, match="^clear_many of .*executed for some rooms.*the server refused"):
+            store.clear_many(rooms)
+        refused = {room for room in rooms if keys.tag("default", 2, room) == f"default/{refusing}"}
+        assert set(store.rooms()) == refused != set(rooms)
+
+    @pytest.mark.parametrize("refusing", [0, 1])
+    def test_unknown_part_of_a_clear_many_is_told(self, world, proxy, client, refusing):
+        """Though another part was certainly not executed."""
+        store = world.open(proxy.url, shards=2)
+        store.update_many(dict.fromkeys(range(10), 1))
+        store.clear_many(range(10, 20))  # loads the script
+        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=60)
+        lost = keys.epoch(f"default/{1 - refusing}").encode()
+        proxy.lose = lambda command: command[0] == b"EVALSHA" and lost in command
+        with pytest.raises(OutcomeUnknownError, match="may have been executed or not"):
+            store.clear_many(range(10))
 
 
 class TestNotSent:

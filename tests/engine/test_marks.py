@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, Outcome
+from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.marks import KEPT, Mark, ShardMarks, last_present, mark_of
-from redis_kvpoll.engine.tracked_rooms import SWEEP_EVERY, TrackedRoom, TrackedRooms
+from redis_kvpoll.engine.tracked_room import TrackedRoom
+from redis_kvpoll.engine.tracked_rooms import SWEEP_EVERY, TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from tests.support.calls_of_scripts import replay
 from tests.support.contexts import context
@@ -132,6 +134,71 @@ class TestMarkOf:
     )
     def test_last_changed_room_is_named(self, command, reply, expected):
         assert mark_of(call_of(command), b"100-7", reply) == (Mark(b"100-7", *expected) if expected else None)
+
+
+class TestLengths:
+    """A decode prefix length has no entry. The end of the feed may be older, so only what is behind that shows it."""
+
+    @pytest.fixture
+    def rooms(self):
+        """Room 1, opened at mark 1. Then its length was set."""
+        rooms = TrackedRooms(60.0, 60.0, False)
+        observe_open(rooms, Outcome.CREATED, mark(1))
+        set_length = call_of(fenced_commands.set_decode_prefix_len(1, 55, 7))
+        tracking.observe(rooms, set_length, [1], None, 0.0)
+        return rooms
+
+    @pytest.mark.parametrize(
+        ("ends", "kept", "is_lost"),
+        {
+            "no heartbeat": ([], 1, True),
+            "the end is that of before": ([1], 1, True),
+            "at two heartbeats": ([1, 1], 1, True),
+            "the first end may be older": ([2], 2, True),
+            "the second end is kept": ([1, 2], 2, False),
+            "the second end is lost": ([1, 2], 1, True),
+        }.values(),
+    )
+    def test_length_is_sent_again_if_it_may_be_lost(self, rooms, ends, kept, is_lost):
+        for number in ends:
+            rooms.mark_all("ns", mark(number))
+        assert is_due(rooms, kept) is is_lost
+
+    def test_status_of_another_is_before_any_end(self, rooms):
+        rooms.mark_all("ns", mark(1))
+        rooms.mark_all("ns", mark(2))
+        attached = call_of(fenced_commands.attach(1))
+        tracking.observe(rooms, attached, [b"Transferring", b"55", b"rid", b"7"], None, 0.0)
+        rooms.mark_all("ns", mark(2))
+        assert not is_due(rooms, 2)
+
+    def test_write_after_the_length_shows_it(self, rooms):
+        update = call_of(fenced_commands.update(1, 55, 3))
+        tracking.observe(rooms, update, [2, b"Transferring"], mark(2), 0.0)
+        assert not is_due(rooms, 2)
+
+    def test_joining_open_names_an_end(self, rooms):
+        """It appends nothing, and names the feed's end."""
+        observe_open(rooms, Outcome.UNCHANGED, mark(1))
+        assert is_due(rooms, 1)
+
+    def test_replay_that_appends_nothing_names_an_end(self, rooms):
+        tracking.observe(rooms, call_of(replay(1, generation=55)), [3, WAIT, b"100-1"], mark(2), 0.0)
+        assert is_due(rooms, 2)
+        tracking.observe(rooms, call_of(replay(1, generation=55)), [3, WAIT, b"100-1"], mark(2), 0.0)
+        rooms.mark_all("ns", mark(3))
+        assert not is_due(rooms, 3)
+
+
+def observe_open(rooms, outcome, mark):
+    opened = call_of(fenced_commands.open(1, "rid", 2, 0))
+    tracking.observe(rooms, opened, [outcome.value, WAIT, b"55", b"0", None, b"rid", b"100-1"], mark, 0.0)
+
+
+def is_due(rooms, kept):
+    """Whether room 1 is replayed on another server, which has all up to a mark."""
+    rooms.server_changed("ns", mark(kept), 0.0)
+    return [call.rooms for call in rooms.replays("ns", context(), 0.0)] == [[1]]
 
 
 def test_rooms_that_are_gone_are_not_kept_as_unmarked():

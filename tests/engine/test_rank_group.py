@@ -158,6 +158,26 @@ class TestLossOfData:
             await it.clear(A, generation, 1)
             assert not rooms_on_server(client)
 
+    async def test_rank_that_clears_again_still_counts(self, server, client):
+        async with grouped(server.async_client()) as it:
+            generation = await it.open(A)
+            await it.say(A, generation, DONE, DONE, DONE)
+            await it.clear(A, generation, 0, 2)
+            assert await it.clear(A, generation, 0, 2) == [Update(Outcome.STALE, None)] * 2
+            client.flushall()
+            await it.say(A, generation, None, DONE)
+            entry = await it.store.entry(A)
+            assert (entry.status, entry.cleared) == (DONE, {0, 2})
+
+    async def test_rank_whose_clear_detects_the_loss_still_counts(self, server, client):
+        async with grouped(server.async_client()) as it:
+            generation = await it.open(A)
+            await it.say(A, generation, DONE, DONE, DONE)
+            client.flushall()
+            assert await it.clear(A, generation, 0) == [Update(Outcome.CLEARED, DONE)]
+            entry = await it.store.entry(A)
+            assert (entry.status, entry.cleared) == (DONE, {0})
+
     async def test_room_whose_clear_got_no_answer_stays_away(self, server, client, monkeypatch):
         async with grouped(server.async_client()) as it:
             generation = await it.open(A)

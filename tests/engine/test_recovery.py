@@ -12,7 +12,7 @@ from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.sync.dispatcher import drive
-from tests.support import pace, real
+from tests.support import leasing, pace, real
 from tests.support.backup import Backup
 from tests.support.internals import executor_of, tracked_rooms_of
 from tests.support.servers import rooms_on_server
@@ -68,6 +68,18 @@ class TestFlushAll:
         client.flushall()
         assert room.decode_prefix_len() == 7
         assert store.failure_reason(B) == "why"
+
+    def test_reason_ends_with_its_failure(self, make_store, client):
+        """Under compat, a plain write takes a room out of Failed."""
+        store = make_store(policy="compat")
+        room = store.open(A)
+        room.fail("former")
+        store.update_status(A, KVPoll.Transferring)
+        room.update(KVPoll.Failed)
+        assert store.failure_reason(A) is None
+        client.flushall()
+        assert room.status() is KVPoll.Failed
+        assert store.failure_reason(A) is None
 
     def test_prefix_length_recorded_after_loss_is_kept(self, make_store, client):
         room = make_store().open(A)
@@ -316,6 +328,36 @@ class TestReconnect:
             assert replayed == {A: True, B: False}, "the room that had survived was not created again"
         assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
         assert store.data_losses == (1, 2)
+
+    def test_other_server_gets_the_status_of_a_rank_that_clears(self, world):
+        """The others count it, also if the clear is the first call there."""
+        server = world.serve()
+        stores = [world.open(server.tcp, rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[1].update(KVPoll.Success)
+        with server.client() as client:
+            older = Backup(client)
+        held[0].update(KVPoll.Success)
+        server = world.restart(server)
+        with server.client() as client:
+            older.restore(client)
+        assert held[0].clear() == Update(Outcome.CLEARED, KVPoll.Success)
+        assert stores[1].consensus([A])[0].status is KVPoll.Success
+
+    def test_other_server_that_lacks_a_length_gets_it(self, world):
+        """No entry of the feed tells it: the heartbeats before and after it find the same end."""
+        server = world.serve()
+        held = leasing.ManualLease(world.open(server.tcp)).take()
+        room = held.store.open(A)
+        held.heartbeat()
+        with server.client() as client:
+            older = Backup(client)
+        room.set_decode_prefix_len(7)
+        held.heartbeat()
+        server = world.restart(server)
+        with server.client() as client:
+            older.restore(client)
+        assert room.decode_prefix_len() == 7
 
     @pytest.mark.parametrize("number", [3, 1500])
     def test_empty_server_gets_full_replay(self, world, number):

@@ -18,9 +18,27 @@ LOST = ("data", "", "", "")
 """In a replay: all data was lost, so no marks decide."""
 
 
+CLEARS = {
+    "once": lambda store, room, twin: room.clear(),
+    "again": lambda store, room, twin: (room.clear(), room.clear()),
+    "again without its handle": lambda store, room, twin: (room.clear(), store.clear(A)),
+    "and writes late": lambda store, room, twin: (room.clear(), room.update(KVPoll.Success)),
+    "after a lost reply": lambda store, room, twin: (twin.attach(room).clear(), room.clear()),
+}
+"""How a rank clears. Its twin, another store of that rank, sends the call whose reply is lost."""
+
+
 def outcomes(operation, rooms_of_call, reply):
     """The updates in a reply to replay.lua, which has the id of each opening, too."""
     return replies.updates(operation, rooms_of_call, [word for at, word in enumerate(reply) if at % 3 < 2])
+
+
+def until_at_success(store):
+    """Wait until all ranks of room A are at Success. What is still to be replayed goes before each open."""
+    real.until(
+        lambda: store.open(B, request="other") and store.consensus([A])[0].status is KVPoll.Success,
+        "the consensus is back",
+    )
 
 
 class TestRanks:
@@ -91,21 +109,19 @@ class TestRanks:
                 assert after.version > before.version
                 before = after
 
+    @pytest.mark.parametrize("clear", CLEARS)
     @pytest.mark.parametrize("first", [0, 1])
-    def test_cleared_rank_still_counts_after_recovery(self, make_store, client, first):
+    def test_cleared_rank_still_counts_after_recovery(self, make_store, client, first, clear):
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
         held = [store.open(A, request="rid") for store in stores]
         for room in held:
             room.update(KVPoll.Success)
-        held[0].clear()
+        CLEARS[clear](stores[0], held[0], make_store(rank=0, world_size=2))
         client.flushall()
         for rank in (first, 1 - first):
             stores[rank].open(B, request="other")  # a call, by which it detects the loss
         real.until(lambda: held[1].status() and held[0].status() is None, "both have replayed")
-        real.until(
-            lambda: stores[0].open(B, request="other") and stores[0].consensus([A])[0].status is KVPoll.Success,
-            "the consensus is back",
-        )
+        until_at_success(stores[0])
         assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
         held[1].clear()
         assert A not in rooms_on_server(client)
@@ -127,6 +143,24 @@ class TestRanks:
         assert ["rank:0", "absent"] in [entry[-2:] for entry in words(client)]
         assert held[0].update(KVPoll.Success).outcome is Outcome.STALE
         assert held[1].status() is KVPoll.Failed
+        held[1].clear()
+        assert A not in rooms_on_server(client)
+
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_rank_whose_clear_detects_the_loss_still_counts(self, make_store, client, plain):
+        """It does not create the room that it clears. Once another rank has done that, it merges its status."""
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        for room in held:
+            room.update(KVPoll.Success)
+        client.flushall()
+        if plain:
+            assert stores[0].clear(A) is None
+        else:
+            assert held[0].clear() == Update(Outcome.STALE, None)
+        assert A not in rooms_on_server(client)
+        stores[1].open(B, request="other")
+        until_at_success(stores[0])
         held[1].clear()
         assert A not in rooms_on_server(client)
 

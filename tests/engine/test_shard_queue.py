@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from redis_kvpoll import OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
+from redis_kvpoll import KVPollError, OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.engine.retry import CallFailed
@@ -268,6 +268,15 @@ class TestDeadlines:
         batch.fail(CallFailed(StoreUnavailableError, "no answer"))
         assert whole.reply == [f"1.{word}" for word in range(width)]
         assert [one.failure.kind for one in (part, nothing)] == [error, StoreUnavailableError]
+
+    @pytest.mark.parametrize("failure", [CallFailed(ServerRefusedError, "refused"), KVPollError("refused")])
+    def test_half_executed_clear_says_what_was_refused(self, failure):
+        whole = pending("clear", [1, 2])
+        batch = queue_of_calls(whole).take_batch()
+        batch.add(answer(batch)[: len(whole.call.spec.reply)])
+        batch.fail(failure)
+        assert whole.failure.kind is OutcomeUnknownError
+        assert "for the others: refused" in str(whole.failure)
 
     def test_clear_that_leaves_a_half_executed_batch_may_have_run(self):
         early, late = pending("clear", [1], give_up_at=1.0), pending("clear", [2], give_up_at=5.0)

@@ -222,8 +222,14 @@ class TestLostLease:
         assert held.heartbeat().lost
         assert record(client) is None
         assert len([r for r in caplog.records if "lost its lease" in r.getMessage()]) == 1
-        with pytest.raises(LeaseLostError):
-            held.store.update_status(3, BOOT)
+        for call in (
+            lambda: held.store.update_status(3, BOOT),
+            lambda: held.store.set_decode_prefix_len(1, 7),
+            lambda: mine.set_decode_prefix_len(7),
+        ):
+            with pytest.raises(LeaseLostError, match="prefill-0"):
+                call()
+        assert not client.exists(keys.prefixes(NS, [1])[0])
         held.give_up()
         assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
         assert held.store.entry(3).owner is None

@@ -215,7 +215,7 @@ def _observe_replay(step: Effect) -> Iterator[str]:
         return
     if generation == step.process.ended.decode() and not step.before.room and room:
         yield f"{generation} was cleared by the process that brings it back"
-    if held.role == b"creator" and (not room or room["generation"] < generation):
+    if held.role == b"creator" and not held.is_clearing and (not room or room["generation"] < generation):
         yield f"its creator replayed {generation}, and it is not there"
     # The status at a rank's clear stays: another process of this rank may have known less, and cleared first.
     has_cleared = f"cleared:{step.rank}" in step.before.room

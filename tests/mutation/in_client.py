@@ -77,7 +77,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a room is recovered without its reason",
-        "engine.tracked_rooms:_replay_item",
+        "engine.tracked_room:replay_item",
         'if status is KVPoll.Failed else ""',
         'if False else ""',
         "engine/test_recovery.py::TestFlushAll::test_reasons_and_prefix_lengths_are_recovered[sync-fakeredis]",
@@ -169,9 +169,23 @@ IN_THE_CLIENT = [
     (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
-        "failure.after_some()",
+        "after_some(failure)",
         "failure",
         "engine/test_shard_queue.py::TestDeadlines::test_half_executed_batch_fails_by_what_was_executed[clear-OutcomeUnknownError]",
+    ),
+    (
+        "a clear that was refused for some rooms is called refused",
+        "engine.retry:after_some",
+        "failure.kind is OutcomeUnknownError",
+        "True",
+        "engine/test_shard_queue.py::TestDeadlines::test_half_executed_clear_says_what_was_refused[failure0]",
+    ),
+    (
+        "a part whose reply was lost is hidden by one that was refused",
+        "engine.executor:Executor.replies_of",
+        "next(filter(_is_unknown, failures), failures[0])",
+        "failures[0]",
+        "engine/test_failures.py::TestLostReply::test_unknown_part_of_a_clear_many_is_told[sync-1]",
     ),
     (
         "a listing goes on with the cursor of another server",

@@ -172,9 +172,10 @@ class Bench:
 class Loss:
     """Compares what was recovered with what must be: rooms by their creators, and the leases that are still held.
 
-    Rooms, generations and statuses are determined. The rest (reasons, lengths, the owner that failed a room, the status
-    of one rank) depends on what each process had seen: there both sides must be equal, with no more than there
-    was before, and the oracle continues from it.
+    Rooms, generations and statuses are determined; but for the status of a room that a rank has cleared whose process
+    does not remember it. The rest (reasons, lengths, the owner that failed a room, the status of one rank) depends on
+    what each process had seen: there both sides must be equal, with no more than there was before, and the oracle
+    continues from it.
     """
 
     def __init__(self, bench, order):
@@ -190,6 +191,7 @@ class Loss:
         back = {}
         for room, there in self.before.items():
             there.creators -= refused
+            there.remembered = {rank: until for rank, until in there.remembered.items() if rank not in refused}
             if there.creators - {p.number for p in self.processes if p.rank in there.cleared}:
                 back[room] = there
         world.rooms = back
@@ -221,16 +223,13 @@ class Loss:
         reasons = {None, was.reason, *was.reasons}
         assert fields.get("reason") in reasons, (room, fields)
         there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
-        there.reasons = reasons
+        there.reasons, there.remembered = reasons, was.remembered
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
         there.status = there.consensus() if was.world_size else was.status
         assert fields["status"] == there.status.name, (room, fields)
-        if was.cleared:  # a cleared rank replays its last own status, or that it saw the others fail
-            assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (
-                room,
-                fields,
-            )
-        else:
+        # A cleared rank replays its last own status, or that it saw the others fail.
+        assert all(status in (was.cleared.get(rank), FAILED) for rank, status in there.cleared.items()), (room, fields)
+        if all(was.remembered.get(rank, 0) > world.now for rank in was.cleared):
             assert there.status == was.status, (room, fields)
         there.version = int(fields.get("version", 0))
         there.reason, there.failed_by = fields.get("reason"), fields.get("failed_by")

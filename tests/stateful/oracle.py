@@ -30,6 +30,8 @@ class Life(Room):
     """The leases under which it is owned, by rank; without ranks, by None."""
     creators: set[int] = field(default_factory=set)
     """The processes that would recover it."""
+    remembered: dict[int, float] = field(default_factory=dict)
+    """By rank that has cleared it: until when its process would recover its last status."""
     reasons: set[str | None] = field(default_factory=set)
     """The reasons that it had before losses of data: a store that did not replay then may know one."""
 
@@ -149,6 +151,9 @@ class Process(StoreOracle):
         world, lease = self.table, self.lease
         if not world.holds(lease):
             lease.is_known_lost = True
+            for room in world.rooms.values():  # the store forgets what it would recover
+                room.creators.discard(self.number)
+                room.remembered.pop(self.rank, None)
             return world.sweep()
         lease.last_heartbeat, lease.suspected_at = world.now, None
         world.sweep()
@@ -193,7 +198,16 @@ class Process(StoreOracle):
         if self.lease and (self.lease.is_known_lost or not self.table.holds(self.lease)):
             raise LeaseLostError(operation, self.lease.name)
 
+    def check_known_lease(self, operation):
+        """Raise if the lease is known to be lost."""
+        if self.lease and self.lease.is_known_lost:
+            raise LeaseLostError(operation, self.lease.name)
+
     # Plain writes
+
+    def set_decode_prefix_len(self, room, length):
+        self.check_known_lease("set_decode_prefix_len")
+        super().set_decode_prefix_len(room, length)
 
     def update_status(self, room, status):
         self.check_lease("update_status", [room])
@@ -250,6 +264,8 @@ class Process(StoreOracle):
             if current and lengths and lengths.life == current.life:
                 del self.table.lengths[room]
         if current:
+            if previous is not None and self.rank in current.cleared and self.number in current.creators:
+                current.remembered[self.rank] = self.table.now + self.table.ttl
             current.creators.discard(self.number)
             current.parts.pop(self.rank, None)
         return previous
@@ -294,8 +310,7 @@ class Process(StoreOracle):
 
     def room_update(self, room, life, status, reason=None, operation="update"):
         current = self.life(room, life)
-        if self.lease and self.lease.is_known_lost:
-            self.check_lease(operation)
+        self.check_known_lease(operation)
         if current is None or self.rank in current.cleared:
             return Update(Outcome.STALE, self.view(self.table.rooms.get(room)))
         self.check_lease(operation, [room])
@@ -330,6 +345,7 @@ class Process(StoreOracle):
         return Update(Outcome.STALE if previous is None else Outcome.CLEARED, previous)
 
     def room_set_decode_prefix_len(self, room, life, length):
+        self.check_known_lease("set_decode_prefix_len")
         if self.life(room, life) is None:
             return False
         self.set_decode_prefix_len(room, length)

@@ -83,7 +83,8 @@ def state_of_recovery(recovery: Any) -> str:
     for rooms, _ in recovery.members.holders:
         for tag in rooms.awaiting_shards:
             rooms.awaiting_shards[tag] = 0.05
-        held = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, rooms.unmarked, rooms.awaiting_shards)
+        unmarked = {tag: found for tag, found in rooms.unmarked.items() if found}
+        held = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, unmarked, rooms.awaiting_shards)
         texts.append(f"{held} {rooms.highest_generation}")
     shards = {tag: (s.epoch, s.is_verified, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
     return f"{texts} {shards} {recovery.servers}"
