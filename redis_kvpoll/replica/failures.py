@@ -50,7 +50,8 @@ STALE_AFTER = 6.0
 class FailureLog:
     """The failures of the rooms that ``rooms`` returns, those that are being opened included.
 
-    ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens.
+    ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens. ``lock``
+    must be reentrant: a finalizer may open a room.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class FailureLog:
         self.news: deque[RoomFailure] = deque()
         self._rooms = rooms
         self._lock = lock
-        """Of ``unheld``, which all followers change."""
+        """Of ``unheld`` and ``latest``: followers and callers change them, each in its own thread."""
         self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
 
     def held(self, tag: str) -> list[int]:
@@ -75,19 +76,27 @@ class FailureLog:
 
     def deliver(self, found: Sequence[RoomFailure]) -> None:
         """Take the failures of held rooms; forget those of others."""
-        if not found and not self.latest:
+        known = self.latest.copy()  # before ``held``, which lacks the rooms that are opened from now on
+        if not found and not known:
             return
         held = set(self._rooms())
         for failure in found:
             kept = self.latest.get(failure.room)
             is_known = kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason)
             if failure.room in held and not is_known:
-                self.latest[failure.room] = failure
+                self.opened([failure])
                 self.news.append(failure)
             elif failure.room not in held:
                 self._remember(failure)
-        for room in [room for room in self.latest.copy() if room not in held]:
-            self.latest.pop(room, None)
+        with self._lock:
+            for room, failure in known.items():
+                if room not in held and self.latest.get(room) is failure:
+                    del self.latest[room]
+
+    def opened(self, found: Iterable[RoomFailure]) -> None:
+        """Take the failures that an open of this process was told."""
+        with self._lock:
+            self.latest.update((failure.room, failure) for failure in found)
 
     def _remember(self, failure: RoomFailure) -> None:
         now = time.monotonic()
