@@ -18,13 +18,13 @@ def next_page(executor: Executor, scan: Scan) -> Flow[list[int] | None]:
     request = scan.request(context, session.slot_map_version)
     if request is None:
         return None
-    send = Send(*request, server=scan.server)
+    send = Send(*request, asking=scan.asking, server=scan.server)
     try:
         reply = yield from executor.send_read("rooms", send)
     except ServerChanged:
         scan.server_changed()
         return []
-    return scan.page(reply, session.slot_map_version, send.server)
+    return scan.page(reply, session.slot_map_version, send.server, send.asking)
 
 
 def read_feed(executor: Executor, operation: str, reader: FeedReader) -> Flow[bool]:

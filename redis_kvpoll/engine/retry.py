@@ -142,11 +142,12 @@ class Attempts:
 
     def _follow_redirect(self, error: AskError) -> Flow[tuple[str, int] | None]:
         """Follow a cluster's redirect; pause after _FREE_REDIRECTS. Returns the node of an ASK, None for MOVED."""
-        self._session.slot_map_version += 1
+        is_moved = isinstance(error, MovedError)
+        self._session.slot_map_version += is_moved  # an ASK changes the route of one call, and not the map
         if not (yield FollowRedirect(error)):
             raise CallFailed(ServerRefusedError, classify.describe_rejection(error)) from error
         yield from self._pause_if_repeated(error)
-        return None if isinstance(error, MovedError) else (error.host, error.port)
+        return None if is_moved else (error.host, error.port)
 
     def _pause_if_repeated(self, error: Exception) -> Flow[None]:
         if self._tries < _FREE_REDIRECTS:

@@ -111,7 +111,7 @@ def cleared(tag: str) -> str:
 
 
 def nothing(tag: str) -> str:
-    """A key that no script writes: to ask whether a user may use a command."""
+    """A key that no script writes: to ask whether a user may use a command, and which node has a shard's slot."""
     return f"kvpoll:{{{tag}}}:nothing"
 
 

@@ -53,7 +53,8 @@ STALE_AFTER = 6.0
 class FailureLog:
     """The failures of the rooms that ``rooms`` returns, those that are being opened included.
 
-    ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens.
+    ``latest`` is free to read. Only the followers change it, each its own shards, and the store's own opens. ``lock``
+    must be reentrant: a finalizer may open a room.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class FailureLog:
         self.news: deque[RoomFailure] = deque()
         self._rooms = rooms
         self._lock = lock
-        """Of ``recent`` and ``complete_since``, which all followers change."""
+        """Of ``recent``, ``complete_since`` and ``latest``, which followers and callers change, each in its thread."""
         self._proved_at = dict.fromkeys(keys.tags(context.namespace, context.shards), float("-inf"))
 
     def held(self, tag: str) -> list[int]:
@@ -80,7 +81,8 @@ class FailureLog:
 
     def deliver(self, found: Sequence[RoomFailure]) -> None:
         """Take the failures of held rooms; remember those of others for a while only."""
-        if not found and not self.latest:
+        known = self.latest.copy()  # before ``held``, which lacks the rooms that are opened from now on
+        if not found and not known:
             return
         held = set(self._rooms())
         for failure in found:
@@ -89,10 +91,17 @@ class FailureLog:
                 continue
             self._remember(failure)
             if failure.room in held:
-                self.latest[failure.room] = failure
+                self.opened([failure])
                 self.news.append(failure)
-        for room in [room for room in self.latest.copy() if room not in held]:
-            self.latest.pop(room, None)
+        with self._lock:
+            for room, failure in known.items():
+                if room not in held and self.latest.get(room) is failure:
+                    del self.latest[room]
+
+    def opened(self, found: Iterable[RoomFailure]) -> None:
+        """Take the failures that an open of this process was told."""
+        with self._lock:
+            self.latest.update((failure.room, failure) for failure in found)
 
     def _remember(self, failure: RoomFailure) -> None:
         now = time.monotonic()

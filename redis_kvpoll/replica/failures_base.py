@@ -74,8 +74,7 @@ class FailuresBase(WriteObserver, ABC):
     def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         """Take note of what an open found: a failure before it is in no entry that is still to be read."""
         if self._log is not None and call.spec is OPEN:
-            for failure in of_opening(call.rooms, reply):
-                self._log.latest[failure.room] = failure
+            self._log.opened(of_opening(call.rooms, reply))
 
     def server_changed(self) -> None:
         if self._log is not None:

@@ -109,8 +109,8 @@ class Follower(FollowerSession):
         scan = Scan(self._clustered, self.tags if self._clustered else None)
         while (request := scan.request(self._replica.context, 0)) is not None:
             page = scan.page((yield Send(*request)), 0)
+            yield from self._read(block=False)  # first, so that a session that may not read the feed learns no rooms
             yield from self._read_rooms(page)
-            yield from self._read(block=False)
 
     def _follow(self) -> FollowerFlow[None]:
         more_due, at_end = False, True

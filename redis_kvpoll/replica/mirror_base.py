@@ -80,8 +80,8 @@ class MirrorBase(ReplicaHost, ABC):
 
         As ``StatusStore.collect``, but from this copy, without a call. The other ranks' statuses are those of one
         moment. It includes at once what this store has written, except a failure and the first write to a room that
-        other ranks have joined: these come with the feed, as the other ranks' statuses do. So do all writes that were
-        under way while the mirror's connection was made anew.
+        other ranks have joined: these come with the feed, as the other ranks' statuses do. So do all writes that end
+        while the mirror has no connection, or were under way when it made one.
 
         Raises:
             InvalidInputError: the store of this mirror has no rank (a ValueError).

@@ -22,7 +22,7 @@ from redis_kvpoll.protocol.rank_replies import ranks_of
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.replica.feed_ids import NOWHERE
-from redis_kvpoll.replica.shard import ShardReplica
+from redis_kvpoll.replica.shard import MAX_AHEAD, ShardReplica
 
 _CREATED = Outcome.CREATED.value
 _REPORT_OWN_STATUS = (_CREATED, Outcome.ADVANCED.value, Outcome.UNCHANGED.value)
@@ -76,6 +76,10 @@ class RankShardReplica(ShardReplica):
         self._own_ahead.clear()
         self._read_ahead.clear()
         self._read_ahead_to = NOWHERE
+
+    @property
+    def is_overrun(self) -> bool:
+        return super().is_overrun or len(self._own_ahead) > MAX_AHEAD
 
     def unconfirmed(self) -> list[int]:
         return list(self._unconfirmed.union(self._unread, self.unverified))
@@ -255,6 +259,13 @@ class RankShardReplica(ShardReplica):
 
     def _apply(self, room: int, status: KVPoll | None, at: int, own: bool = False, is_hidden: bool = False) -> None:
         super()._apply(room, status, at, own, room in self._ranks)
+
+    def _leave_to_resync(self, room: int, status: KVPoll | None) -> None:
+        own = self._own_writes.get(room)
+        if status is None and own is not None and own.followed is None:  # only this process has told of the room
+            for kept in (self._ranks, self._consensus, self._own_writes):
+                kept.pop(room, None)
+        super()._leave_to_resync(room, status)
 
     def _drop_tombstone(self, room: int) -> None:
         if room not in self._ranks:

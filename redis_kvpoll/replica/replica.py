@@ -152,9 +152,13 @@ class Replica:
         self._change(change)
 
     def mark_unsynced(self, tags: Iterable[str]) -> None:
-        """It is unknown whether these shards are current."""
-        for tag in tags:
-            self.shards[tag].mark_unsynced()
+        """No session follows these shards: it is unknown whether they are current, and the next one reads them anew."""
+
+        def change() -> None:
+            for tag in tags:
+                self.shards[tag].session_ended()
+
+        self._change(change)
 
     def read(self, tag: str, entries: Sequence[tuple[bytes, Sequence[bytes]]], at_tail: bool, now: float) -> None:
         shard = self.shards[tag]
@@ -214,20 +218,22 @@ class Replica:
 
     def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
         """Apply a reply, as of ``feed_id``. If the call is from before the last resync, only show it: it may be from
-        another server, whose ids are not comparable."""
+        another server, whose ids are not comparable. The same while no session follows the feed."""
         shard = self.shards.get(call.tag)
         if shard is None or call.spec.statuses_after is None:
             return
         at, is_read = number_of(feed_id), call.spec is self.read_spec
 
         def change() -> None:
-            if mark.get(call.tag) == shard.sync_epoch:
-                if is_read:
-                    shard.snapshot(at, call.rooms, reply, now, float("-inf"))
-                else:
-                    shard.observe_write(at, call, reply, now)
-            else:
+            if not shard.is_followed or mark.get(call.tag) != shard.sync_epoch:
                 shard.show_unverified(call, reply, now, is_read)
+            elif is_read:
+                shard.snapshot(at, call.rooms, reply, now, float("-inf"))
+            else:
+                shard.observe_write(at, call, reply, now)
+            if shard.is_overrun and shard.is_followed:
+                shard.session_ended()
+                self._want_resync()  # by which the follower ends its session, once it gets on
 
         self._change(change)
 

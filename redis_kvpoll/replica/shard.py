@@ -5,7 +5,8 @@ three sources, each of which may be late: entries of the feed, which come in ord
 the feed had then; replies to this process's own writes, true at the id of the entry that they appended.
 
 A reply that was sent for before the last resync has an id that means nothing here. It is shown, and the room is then
-unverified: only a read that begins after the reply counts for it.
+unverified: only a read that begins after the reply counts for it. While no session follows the feed, a reply is shown,
+too, but nothing is kept for the feed to confirm, which may never come: the next session reads every room.
 
 Invariant: the status of a verified room is the one with the highest id seen. A room found absent keeps that id as a
 tombstone until the feed was read up to it, so that no earlier entry re-creates the room. A shard with an unverified
@@ -18,7 +19,6 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.feed import STATUSES, parse_entry
 from redis_kvpoll.protocol.replies import parse_status
@@ -27,10 +27,13 @@ from redis_kvpoll.replica.expiry import Expiry
 from redis_kvpoll.replica.feed_ids import NOWHERE, number_of
 from redis_kvpoll.replica.reasons import FailureReasons
 from redis_kvpoll.replica.unverified import Uncertain, Unverified
-from redis_kvpoll.replica.waiter import Waiter
+from redis_kvpoll.replica.waiter import WaitedRooms, Waiter
+
+MAX_AHEAD = 200_000
+"""Facts ahead of the feed: some 50 MB. There are more only if the follower does not read, as while a callback hangs."""
 
 
-class ShardReplica:
+class ShardReplica(WaitedRooms):
     """The newest known state of the rooms of one shard. Callers hold the replica's lock.
 
     ``statuses`` is shared with the other shards. ``is_relevant`` selects the rooms; None selects those that have
@@ -43,8 +46,9 @@ class ShardReplica:
         is_relevant: Callable[[int], bool] | None,
         notify: Callable[[int, KVPoll | None], object],
     ) -> None:
-        self.waiters: dict[int, dict[Waiter, None]] = {}
-        """By room, in the order of their arrival."""
+        super().__init__(statuses, is_relevant)
+        self.is_followed = False
+        """Whether a session follows the feed: since its resync, until it has ended."""
         self._is_listed = False
         self.sync_epoch = 0
         """Grows with each resync. Ids of different epochs are not comparable: the server may be another one."""
@@ -54,9 +58,6 @@ class ShardReplica:
         self.appended_after = float("-inf")
         """No unread entry was appended before this time, when the end of the feed was seen."""
         self.expiry = Expiry()
-        self.only_waited = is_relevant is None
-        self.is_relevant = self.waiters.__contains__ if is_relevant is None else is_relevant
-        self._statuses = statuses
         self._notify_listener = notify
         self._ids: dict[int, int] = {}
         """The id of the newest fact about each room, tombstones included."""
@@ -74,8 +75,7 @@ class ShardReplica:
     def start_resync(self, position: int) -> None:
         """Start again at a position in what may be another feed. Keeps the last known statuses; drops the reasons."""
         self.sync_epoch += 1
-        self._is_listed = False
-        self.position = position
+        self._is_listed, self.is_followed, self.position = False, True, position
         self._unconfirmed.update(self._ids, self._pending_notifications)
         self._ids, self._ahead, self._ahead_to = {}, [], NOWHERE
         self.uncertain.clear()
@@ -102,6 +102,17 @@ class ShardReplica:
 
     def mark_unsynced(self) -> None:
         self._is_listed = False
+
+    def session_ended(self) -> None:
+        """No feed will confirm what is ahead of it."""
+        self._is_listed = self.is_followed = False
+        for _, room in self._ahead:
+            self._leave_to_resync(room, self._statuses.get(room))
+        self._ahead = []
+
+    @property
+    def is_overrun(self) -> bool:
+        return len(self._ahead) > MAX_AHEAD
 
     def failure_reason(self, room: int) -> str | None:
         """A room's reason from the feed; None if there was none since the last resync."""
@@ -150,11 +161,10 @@ class ShardReplica:
                     self.expiry.no_later(room, now + ttl)
 
     def show_unverified(self, call: Call, reply: Sequence[Any], now: float, is_read: bool) -> None:
-        """Show the reply to a call of this process that was sent before the last resync; of a read only new rooms."""
+        """Show the reply to a call of this process that has no place among the ids; of a read only new rooms."""
         for room, status in self._reported(call, reply):
             if is_read and (status is None or room in self._statuses):
                 continue
-            self.unverified.add(room, now)
             previous = self._statuses.get(room)
             if status is not None:
                 self._statuses[room] = status
@@ -162,7 +172,24 @@ class ShardReplica:
                 self._statuses.pop(room, None)
             if previous is not status:
                 self._pending_notifications.setdefault(room, previous)
-            self._ids[room] = self.position  # whatever is read replaces it
+            if self.is_followed:
+                self.unverified.add(room, now)
+                self._ids[room] = self.position  # whatever is read replaces it
+            else:
+                self._leave_to_resync(room, status)
+
+    def _leave_to_resync(self, room: int, status: KVPoll | None) -> None:
+        """Keep of a room only what the next resync needs: nothing if it is gone, and no listener knows of it."""
+        pending = self._pending_notifications
+        if room in pending and pending[room] is status:
+            del pending[room]
+        if status is None:
+            self._drop(room)
+            if room in self._ids:
+                self._drop_tombstone(room)
+        self._unconfirmed.discard(room)
+        if status is not None or room in pending:
+            self._unconfirmed.add(room)
 
     def _reported(self, call: Call, reply: Sequence[Any]) -> list[tuple[int, KVPoll | None]]:
         """Return the statuses after a write: of each relevant room the last."""
@@ -256,23 +283,9 @@ class ShardReplica:
 
     def enter(self, waiter: Waiter) -> None:
         """Add a waiter. If its room was not followed before, facts older than this moment do not count."""
-        self.waiters.setdefault(waiter.room, {})[waiter] = None
+        super().enter(waiter)
         if self.only_waited and self.position != NOWHERE:
             self._ids.setdefault(waiter.room, self.position)
-
-    def arm(self, waiter: Waiter) -> None:
-        waiter.armed = True
-        self._evaluate(waiter.room)
-
-    def leave(self, waiter: Waiter) -> None:
-        """Remove a waiter. May be repeated."""
-        others = self.waiters.get(waiter.room)
-        if others is not None:
-            others.pop(waiter, None)
-            if not others:
-                del self.waiters[waiter.room]
-                if self.only_waited:
-                    self.forget(waiter.room)
 
     def forget(self, room: int) -> None:
         for kept in (self._statuses, self._ids, self._pending_notifications, self.unverified, self.uncertain):
@@ -281,18 +294,6 @@ class ShardReplica:
         self._unconfirmed.discard(room)
         self._evaluate_verified()
 
-    def _evaluate_all(self) -> None:
-        for room in list(self.waiters):
-            self._evaluate(room)
-
     def _evaluate_verified(self) -> None:
         if self.unverified.ended():
             self._evaluate_all()
-
-    def _evaluate(self, room: int) -> None:
-        if not self.synced:
-            return  # the copy may be old; once it is synced, all waits are evaluated
-        status = self._statuses.get(room)
-        for waiter in self.waiters[room]:
-            if waiter.armed and (status is None or status in waiter.goal):
-                waiter.settle(RoomNotFoundError(room, "wait") if status is None else status)

@@ -45,7 +45,7 @@ class Failures(FailuresBase):
         if self._closed or self._log is not None:
             raise self._refuse("failures")
         context = self._dispatcher.run(self._executor.context("failures"))
-        self._prepare(context, threading.Lock(), self._dispatcher.transport)
+        self._prepare(context, threading.RLock(), self._dispatcher.transport)
         self._threads = [FollowerThread(self._dispatcher, one, context.namespace) for one in self._followers]
         try:
             for thread in self._threads:

@@ -69,15 +69,16 @@ class ShardFanOut:
             self._completed(number)
 
     def _send(self) -> None:
-        """Send what can be sent at once; to servers whose last try failed, one effect, when nothing else is due."""
+        """Send what can be sent at once; of what may take long, the least risky effect, when nothing else is due."""
         slow = []
-        for number, (effect, since) in list(self._unsent.items()):
-            if self._transport.may_be_slow(effect):
-                slow.append((number, effect, since))
+        for number, (effect, _) in list(self._unsent.items()):
+            if risk := self._transport.risk(effect):
+                slow.append((risk, number))
             else:
                 self._begin(number, effect)
         if slow and not (self._in_flight and self._transport.readable(self._calls, REPLY_GRACE)):
-            number, effect, since = slow[0]
+            _, number = min(slow)
+            effect, since = self._unsent[number]
             waited = time.monotonic() - since
             if waited > REPLY_GRACE * 2:  # it counts towards the timeout
                 effect.timeout = max(0.001, (effect.timeout or self._deadline) - waited)

@@ -39,7 +39,8 @@ class Signal:
         self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        self._wakeups.put(None)
+        if self._wakeups.empty():  # one is enough, and maybe nobody waits
+            self._wakeups.put(None)
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait until it was set since the last wait, or ``seconds`` are over."""

@@ -38,8 +38,9 @@ class Mirror(MirrorBase):
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
         super().__init__(dispatcher.executor, rooms, period, ThreadTurn())
         self._dispatcher = dispatcher
-        self._entered = False
         self._is_open = False
+        self._was_open = False
+        """Whether it was open in the parent when this process was forked: then its first use opens it here."""
         self._threads: list[FollowerThread] = []
         self._starting = threading.RLock()
         self._beginning: int | None = None
@@ -110,7 +111,6 @@ class Mirror(MirrorBase):
     def __enter__(self) -> Self:
         if self._closed:
             raise self._refuse("mirror")
-        self._entered = True
         self._begin()
         return self
 
@@ -120,14 +120,11 @@ class Mirror(MirrorBase):
         self.close()
 
     def _open_replica(self, operation: str) -> Replica:
-        if self._closed or not self._entered:
-            raise self._refuse(operation)
-        replica = self._replica
-        if replica is None or not self._is_open:  # the first use in a child of fork
+        if self._was_open and not self._is_open and not self._closed:
             self._begin()
-            replica = self._replica
-            if replica is None:
-                raise self._refuse(operation)
+        replica = self._replica
+        if replica is None or self._closed or not self._is_open:
+            raise self._refuse(operation)
         return replica
 
     def _begin(self) -> None:
@@ -176,7 +173,7 @@ class Mirror(MirrorBase):
         """Reset in the child, where neither the threads nor their connections and locks are usable."""
         self._unbind()
         self._replica, self._followers, self._threads = None, [], []
-        self._is_open, self._beginning = False, None
+        self._was_open, self._is_open, self._beginning = self._is_open or self._was_open, False, None
         self._listeners.turn = ThreadTurn()
         self._starting = threading.RLock()
         self._progress = Signal()

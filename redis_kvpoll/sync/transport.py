@@ -9,6 +9,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -30,6 +31,16 @@ class Member(NamedTuple):
     pool: NodePool
     slots: frozenset[int] | None
     """Those that it owns; None outside of a cluster."""
+
+
+class Risk(IntEnum):
+    """What sending may have to wait for: the higher, the longer."""
+
+    NONE = 0
+    STALE_MAP = 1
+    """The slot map is read first, from any node that answers."""
+    FAILED_NODE = 2
+    """The last try of this very node failed, so connecting may take the whole time of the call."""
 
 
 InFlight: TypeAlias = tuple[NodePool, Any, Send]
@@ -115,8 +126,8 @@ class Transport(ABC):
         return readable([connection for _, connection, _ in calls], seconds)
 
     @abstractmethod
-    def may_be_slow(self, effect: Send) -> bool:
-        """Return whether sending this may take long: the last attempt there failed."""
+    def risk(self, effect: Send) -> Risk:
+        """Return what sending this may have to wait for."""
 
 
 class NodeTransport(Transport):
@@ -141,8 +152,8 @@ class NodeTransport(Transport):
     def begin(self, effect: Send) -> InFlight:
         return self._node_pool, self._node_pool.send(effect), effect
 
-    def may_be_slow(self, effect: Send) -> bool:
-        return self._node_pool.last_try_failed
+    def risk(self, effect: Send) -> Risk:
+        return Risk.FAILED_NODE if self._node_pool.last_try_failed else Risk.NONE
 
 
 class ClusterTransport(Transport):
@@ -185,11 +196,13 @@ class ClusterTransport(Transport):
         self._cluster.slot_map.stale = True
         super().time_out(pool, connection, effect)
 
-    def may_be_slow(self, effect: Send) -> bool:
+    def risk(self, effect: Send) -> Risk:
         try:
-            return self._cluster.slot_map.stale or self._cluster.pool_for(effect).last_try_failed
-        except NotSent:
-            return True
+            if self._cluster.pool_for(effect).last_try_failed:
+                return Risk.FAILED_NODE
+        except NotSent:  # no node is known to have the slot
+            return Risk.STALE_MAP
+        return Risk.STALE_MAP if self._cluster.slot_map.stale else Risk.NONE
 
     @contextlib.contextmanager
     def _stale_on_failure(self) -> Iterator[SlotMap]:
@@ -205,12 +218,13 @@ class ClusterTransport(Transport):
 
     def _read_map(self, seconds: float) -> None:
         """Read the slot map from one node after the other, within ``seconds`` in all."""
-        slot_map = self._cluster.slot_map
-        addresses = slot_map.nodes()
+        slot_map, pool_at = self._cluster.slot_map, self._cluster.pool_at
+        # Last those whose last try failed: one that hangs would take its share of the time.
+        addresses = sorted(slot_map.nodes(), key=lambda address: pool_at(address).last_try_failed)
         failure: BaseException = RedisConnectionError("no node of the cluster knows any slot")
         for address in addresses:
             try:
-                reply = self._cluster.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:

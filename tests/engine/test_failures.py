@@ -116,7 +116,7 @@ class TestLostReply:
         rooms = range(10)
         store.update_many(dict.fromkeys(rooms, 1))
         client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=60)
-        with pytest.raises(OutcomeUnknownError, match="^clear_many of .*executed for some rooms.*the server refused"):
+        with pytest.raises(OutcomeUnknownError, match=r"^clear_many of .*executed for some rooms.*the server refused"):
             store.clear_many(rooms)
         refused = {room for room in rooms if keys.tag("default", 2, room) == f"default/{refusing}"}
         assert set(store.rooms()) == refused != set(rooms)

@@ -1,4 +1,4 @@
-"""Two tasks that enter the same mirror or follower of failures at once: one of them is refused, nothing is left."""
+"""Entries that fail leave nothing behind: without a server, or at the same time as another."""
 
 from __future__ import annotations
 
@@ -6,11 +6,37 @@ import asyncio
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, StoreClosedError
+from redis_kvpoll import AsyncStatusStore, KVPoll, StoreClosedError, StoreUnavailableError
+from tests.support import pace, real
 
 
 def following():
     return [task for task in asyncio.all_tasks() if task.get_name().startswith("kvpoll-follow")]
+
+
+@pytest.mark.parametrize("what", ["mirror", "failures"])
+def test_failed_entry_opens_nothing(side, what):
+    """A call does not enter it later, once the server is there; another ``with`` does, or it is closed."""
+    with real.World("sync") as world:
+        port = real.free_port()
+        store = side.open(f"redis://127.0.0.1:{port}", deadline=pace.seconds(1))
+        opened = store.mirror() if what == "mirror" else store.failures(list)
+        with pytest.raises(StoreUnavailableError):
+            opened.__enter__()
+        world.serve(port=port)
+        real.until(lambda: is_up(store), "the server is up")
+        with pytest.raises(StoreClosedError):
+            opened.get(1)
+        if what == "mirror":
+            with opened as mirror:
+                assert mirror.get(1) is KVPoll.Bootstrapping
+
+
+def is_up(store):
+    try:
+        return store.update_status(1, KVPoll.Bootstrapping)
+    except StoreUnavailableError:
+        return False
 
 
 @pytest.mark.parametrize("what", ["mirror", "failures"])

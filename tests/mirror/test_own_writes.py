@@ -68,12 +68,17 @@ def test_write_under_way_during_resync_is_shown(store, proxy, server, threads, n
         assert changes == [(1, BOOT)]
 
 
-def test_write_sent_before_mirror_is_shown(store, proxy, threads):
-    """The mirror is entered while the call is under way."""
+@pytest.mark.parametrize("is_another_closed", [False, True])
+def test_write_sent_before_mirror_is_shown(store, proxy, threads, is_another_closed):
+    """The mirror is entered while the call is under way, maybe in the place of another."""
     store.update_status(5, BOOT)
+    former = store.mirror()
+    if is_another_closed:
+        former.__enter__()
     proxy.hold("update")
     writing = threads.submit(store.update_status, 1, MOVE)
     real.until(lambda: proxy.calls("update") > 1, "it is under way")
+    former.close()
     with store.mirror() as mirror:
         replica, seen = replica_of(mirror), []
         observe = replica.observe_write

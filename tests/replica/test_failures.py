@@ -235,6 +235,23 @@ class TestRemembered:
         assert (list(log.recent), log.complete_since) == ([8, 9], 1000.0)
 
 
+def test_room_opened_while_the_held_ones_are_listed_is_kept():
+    """The list lacks it, though its failure is known: the open was told of it."""
+    told = RoomFailure(7, 102)
+
+    def rooms():
+        held = [8]
+        log.opened([told])
+        return held
+
+    log = FailureLog(context(), rooms, threading.RLock())
+    for before in ({}, {7: RoomFailure(7, 101)}):
+        log.latest.clear()
+        log.latest.update(before)
+        log.deliver([RoomFailure(8, 1)])
+        assert log.latest[7] is told
+
+
 PIECES = (b"7", b"07", b"8", b"", b"0", b"101", b"0101", b"101 ", b"9" * 5000, b"18446744073709551616", b"begun")
 NAMES = (b"request", b"owner", b"by", b"reason", b"origin")
 JUNK = st.lists(st.tuples(*[st.sampled_from(PIECES + NAMES) | st.binary(max_size=4)] * 2), min_size=1, max_size=8)
@@ -328,7 +345,7 @@ def test_followers_in_many_threads_remember_failures(request):
     interval = sys.getswitchinterval()
     request.addfinalizer(lambda: sys.setswitchinterval(interval))
     sys.setswitchinterval(1e-6)
-    log = FailureLog(context(), list, threading.Lock())
+    log = FailureLog(context(), list, threading.RLock())
 
     def deliver(first):
         for room in range(first, 2 * MAX_REMEMBERED, 8):

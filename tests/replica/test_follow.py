@@ -6,12 +6,13 @@ import contextlib
 import itertools
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.replica.follow import HEARTBEAT, Follower
 from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
-from tests.support.internals import follow_feed, read_once
+from tests.support.internals import catch_up, follow_feed, read_once
 
 CONTEXT = context(feed_length="100000")
 
@@ -112,6 +113,18 @@ def test_ignored_snapshot_does_not_stop_feed_reading(follower, replica, now):
         commands.append(effect.words[0])
         effect = following.send(nothing_new(effect) if effect.words[0] == "XREAD" else [b"3-0", None, -2])
     assert commands[:4] == ["XREAD", "EVALSHA"] * 2
+
+
+def test_session_that_may_not_read_the_feed_learns_no_room(now):
+    """Sessions fail so, one after the other, for as long as nobody corrects the ACL."""
+    replica = Replica(CONTEXT, contextlib.nullcontext(), lambda room: True)
+    session = catch_up(Follower(replica, ["ns"], Host(), False, 5.0, True))
+    next(session)
+    assert session.send([b"5-0"]).words[0] == "SCAN"
+    assert session.send([b"0", [b"kvpoll:{ns}:room:1"]]).words[0] == "XREAD"
+    with pytest.raises(NoPermissionError):
+        session.throw(NoPermissionError("this user has no permissions to run the 'xread' command"))
+    assert replica.statuses == {}
 
 
 class TestLooks:

@@ -11,7 +11,8 @@ import pytest
 from redis_kvpoll import InvalidInputError
 from redis_kvpoll.replica.listeners import Listeners
 from redis_kvpoll.sync import follower
-from redis_kvpoll.sync.follower import ThreadTurn
+from redis_kvpoll.sync.follower import Signal, ThreadTurn
+from tests.support.internals import wakeups_of
 
 
 class News:
@@ -129,3 +130,13 @@ def test_interrupt_is_not_logged_and_lets_others_call(caplog):
 def test_what_is_no_function_is_refused():
     with pytest.raises(InvalidInputError, match="on_change: it takes a function, not int"):
         Listeners("on_change", lambda room: room, ThreadTurn()).add(5)
+
+
+def test_signal_that_nobody_waits_for_is_set_once():
+    """As that of statistics whose sessions fail for days."""
+    signal = Signal()
+    for _ in range(1000):
+        signal.set()
+    assert wakeups_of(signal) == 1
+    signal.wait(0)
+    assert wakeups_of(signal) == 0

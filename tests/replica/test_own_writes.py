@@ -6,7 +6,8 @@ import pytest
 
 from redis_kvpoll import KVPoll, StoreClosedError
 from redis_kvpoll.protocol import room_commands
-from tests.support.internals import ids_of
+from redis_kvpoll.replica import rank_shard, shard
+from tests.support.internals import ids_of, sizes_of
 from tests.support.replicas import CONTEXT, RankedRun, Run, replica_of
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -20,14 +21,14 @@ def run(request):
     return run
 
 
-def own(run, room, status):
+def own(run, room, status, feed_id=b"9-0"):
     """The reply to an own write, and the mark that was taken when it was sent."""
     context = run.replica.context
     if status is None:
         command, reply = room_commands.clear(room), [7, None, None]
     else:
         command, reply = room_commands.update_status(room, status.value), [1, status.name.encode()]
-    return run.replica.sync_epochs(), command.calls(context)[0], b"9-0", reply
+    return run.replica.sync_epochs(), command.calls(context)[0], feed_id, reply
 
 
 def snapshot_of(run, room, status):
@@ -135,6 +136,66 @@ def test_left_wait_of_unverified_room_lets_others_end():
     assert third.outcome is None
     replica.leave(first)
     assert isinstance(third.outcome, KeyError)
+
+
+def come_and_go(run, rooms):
+    """Own writes that open and clear each of so many rooms."""
+    for room in range(1000, 1000 + rooms):
+        for status, number in (BOOT, 2 * room), (None, 2 * room + 1):
+            run.replica.observe_write(*own(run, room, status, b"%d-0" % number), 100.0)
+
+
+class TestWithoutReads:
+    """The follower does not get on, maybe for days (maxclients, an ACL without XREAD), while own writes do."""
+
+    def test_rooms_that_come_and_go_leave_nothing(self, run):
+        run.end_session()
+        come_and_go(run, 10_000)
+        assert max(sizes_of(run.shard).values()) == 0
+
+    def test_sessions_that_fail_leave_nothing(self, run):
+        """They begin, and end before they have read the feed."""
+        for _ in range(100):
+            run.start()
+            come_and_go(run, 10)
+            run.end_session()
+            come_and_go(run, 10)
+        assert max(sizes_of(run.shard).values()) <= 20, "that of the last session alone"
+
+    def test_writes_are_shown_and_read_by_the_next_session(self, run):
+        run.replica.take_changes()
+        run.end_session()
+        for room, status in (1, BOOT), (2, BOOT), (2, None), (1, MOVE):
+            run.replica.observe_write(*own(run, room, status), 100.0)
+        assert run.replica.statuses == {1: MOVE}
+        assert run.replica.take_changes() == []
+        run.start()
+        assert run.shard.unconfirmed() == [1]
+        rooms, reply = snapshot_of(run, 1, MOVE)
+        run.replica.snapshot("ns", b"25-0", rooms, reply, 101.0)
+        assert run.replica.take_changes() == [(1, MOVE)]
+
+    def test_room_that_went_meanwhile_is_told_as_gone(self, run):
+        rooms, reply = snapshot_of(run, 1, MOVE)
+        run.replica.snapshot("ns", b"5-0", rooms, reply, 1.0)
+        run.replica.take_changes()
+        run.end_session()
+        run.replica.observe_write(*own(run, 1, None), 100.0)
+        run.start()
+        assert run.shard.unconfirmed() == [1]
+        run.replica.snapshot("ns", b"1-0", rooms, [None, -2, b""][: len(reply)], 101.0)
+        assert run.replica.take_changes() == [(1, None)]
+        assert not ids_of(run.shard)
+
+    def test_follower_that_does_not_read_is_given_up(self, run, monkeypatch):
+        """As while a callback hangs: the session goes on, and reads everything anew once it gets on."""
+        for module in (shard, rank_shard):
+            monkeypatch.setattr(module, "MAX_AHEAD", 100)
+        before = run.replica.resyncs_wanted
+        come_and_go(run, 10_000)
+        assert max(sizes_of(run.shard).values()) < 110
+        assert run.replica.resyncs_wanted == before + 1
+        assert not run.shard.synced
 
 
 def test_change_by_handler_comes_after_interrupted_one():

@@ -37,6 +37,7 @@ STEPS = st.lists(
         st.tuples(st.just("late_snapshot"), st.sets(st.sampled_from(range(3)), min_size=1)),
         st.tuples(st.just("mark_synced")),
         st.tuples(st.just("another_server"), st.integers(0, 3)),
+        st.tuples(st.just("end_session")),
     ),
     max_size=30,
 )

@@ -29,6 +29,7 @@ STEPS = st.lists(
         st.tuples(st.just("late_snapshot"), st.sets(st.sampled_from(ROOMS), min_size=1)),
         st.tuples(st.just("mark_synced")),
         st.tuples(st.just("another_server"), st.integers(0, 3)),
+        st.tuples(st.just("end_session")),
     ),
     max_size=25,
 )
@@ -50,10 +51,11 @@ def test_any_interleaving_ends_equal_to_server(steps, random):
     for step in steps:
         take(run, step)
         run.check()
-        now = (run.server, dict(ids_of(run.shard)), run.shard.position)
-        if seen and seen[0] is now[0]:
+        now = (run.shard.sync_epoch, dict(ids_of(run.shard)), run.shard.position)
+        if seen and seen[0] == now[0] and run.shard.is_followed:
             for room, at in seen[1].items():
-                assert now[1].get(room, now[2]) >= at, f"room {room} went back"
+                is_known = room not in run.shard.unverified
+                assert now[1].get(room, now[2]) >= at or not is_known, f"room {room} went back"
         seen = now
     run.read(random.randint(0, 3))
     while run.replies:

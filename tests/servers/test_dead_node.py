@@ -10,12 +10,14 @@ import signal
 import pytest
 
 from chaos.proxy import Proxy
-from redis_kvpoll import StoreUnavailableError
+from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
 from redis_kvpoll.engine import session
+from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.sync import fan_out
 from tests.support import cluster as clusters
 from tests.support import pace, real
-from tests.support.internals import make_touch_due
+from tests.support.internals import make_touch_due, queues_of, transport_of
 from tests.support.leasing import ManualLease
 from tests.support.wire import crowd, verifications
 
@@ -124,3 +126,24 @@ def test_calls_to_healthy_shards_succeed(side, cluster, proxies, death, monkeypa
     assert found.calls > len(healthy)
     assert {type(error) for tally in lost for error in tally.errors} == {StoreUnavailableError}
     assert [verifications(proxy) for number, proxy in enumerate(proxies) if number != DEAD] == [[], []]
+
+
+def test_hanging_node_holds_up_no_other_shard(cluster, threads, monkeypatch):
+    """A call has timed out there, so the slot map is to be read anew. The next call names that node's rooms first."""
+    monkeypatch.setattr(fan_out, "REPLY_GRACE", pace.seconds(2))
+    with StatusStore.from_url(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0) as store:
+        tags = {room: keys.tag("prod", SHARDS, room) for room in range(64)}
+        store.update_many(dict.fromkeys(tags, KVPoll.Bootstrapping))
+        doomed = [room for room, tag in tags.items() if cluster.owner(tag) is cluster.clients[DEAD]]
+        healthy = [room for room in tags if room not in doomed]
+        transport = transport_of(store)
+        in_flight = transport.begin(Send(tags[doomed[0]], ["PING"]))
+        with hanging(cluster.nodes[DEAD]):
+            transport.time_out(*in_flight)
+            everywhere = threads.submit(store.poll, [*doomed, *healthy])
+            held = {tags[room] for room in doomed}
+            busy = lambda: {name for name, one in queues_of(store).items() if one.batch}  # noqa: E731
+            real.until(lambda: everywhere.running() and busy() == held, "only the hanging node's shards are under way")
+            assert store.poll(healthy) == [KVPoll.Bootstrapping] * len(healthy)
+            assert not everywhere.done()
+        assert everywhere.result(pace.seconds(60)) == [KVPoll.Bootstrapping] * len(tags)

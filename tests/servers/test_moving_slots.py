@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.keys import tag
-from tests.support import leasing, real
+from tests.support import leasing, pace, real
 from tests.support.backup import lose_room
 from tests.support.internals import transport_of
 
@@ -27,6 +29,26 @@ def world(request, cluster):
 @pytest.fixture
 def store(world, cluster):
     return world.open(cluster.url, namespace="prod", shards=SHARDS, deadline=60.0)
+
+
+@contextlib.contextmanager
+def half_moved(world, cluster, rooms):
+    """A store of a namespace in one slot, of which every second room has moved; in the end, so has everything."""
+    store = world.open(cluster.url, namespace="single", deadline=60.0)
+    store.update_many(dict.fromkeys(rooms, 1))
+    cluster.start_moving("single")
+    try:
+        for room in rooms:
+            if room % 2:
+                cluster.move_key(f"kvpoll:{{single}}:room:{room}")
+        yield store
+    finally:
+        cluster.finish_moving("single")
+
+
+def redirects(client):
+    """How many calls a node has answered with ASK."""
+    return client.info("errorstats").get("errorstat_ASK", {"count": 0})["count"]
 
 
 class TestMovingSlots:
@@ -92,6 +114,30 @@ class TestMovingSlots:
             assert sorted(store.rooms()) == sorted(ROOMS)
         finally:
             cluster.finish_moving(TAG)
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_listing_is_complete_while_half_of_a_slot_has_moved(self, world, cluster, first):
+        """Whether the room 0 is there or not: both nodes have rooms, and each answers SCAN with its own."""
+        rooms = range(first, 100)
+        with half_moved(world, cluster, rooms) as store:
+            assert sorted(store.rooms()) == list(rooms)
+
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_new_mirror_is_complete_once_the_slot_has_moved(self, cluster, threads, first):
+        rooms = range(first, 100)
+        with real.World("sync") as world:
+            world.share(*cluster.nodes)
+            with half_moved(world, cluster, rooms) as store:
+                source = cluster.owner("single")
+                before = redirects(source)
+
+                def polled_at_once():
+                    with store.mirror() as mirror:
+                        return mirror.poll(rooms)
+
+                found = threads.submit(polled_at_once)
+                real.until(lambda: redirects(source) > before, "it has been redirected")
+            assert found.result(pace.seconds(60)) == [KVPoll.Bootstrapping] * len(rooms)
 
     def test_redirect_is_followed_once(self, world, store, cluster, monkeypatch):
         store.update_many(dict.fromkeys(HERE, 1))

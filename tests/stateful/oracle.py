@@ -177,12 +177,6 @@ class Process(StoreOracle):
     def owners(self):
         return self.table.owners()
 
-    def set_decode_prefix_len(self, room, length):
-        lengths, current = self.table.lengths.get(room), self.table.rooms.get(room)
-        if lengths and lengths.life not in (None, current and current.life):
-            del self.table.lengths[room]
-        super().set_decode_prefix_len(room, length)
-
     def abort(self, room, *reason):
         done = super().abort(room, *reason)
         if done.outcome is Outcome.FAILED and self.table.rooms[room].world_size:
@@ -207,6 +201,9 @@ class Process(StoreOracle):
 
     def set_decode_prefix_len(self, room, length):
         self.check_known_lease("set_decode_prefix_len")
+        lengths, current = self.table.lengths.get(room), self.table.rooms.get(room)
+        if lengths and lengths.life not in (None, current and current.life):
+            del self.table.lengths[room]
         super().set_decode_prefix_len(room, length)
 
     def update_status(self, room, status):

@@ -8,6 +8,7 @@ A store or mirror may be wrapped (``Blocking``, ``Looped``): every function take
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import pytest
@@ -232,6 +233,16 @@ def follow_feed(follower: Any) -> Any:
     return follower._follow()
 
 
+def catch_up(follower: Any) -> Any:
+    """The effects of a session's resync."""
+    return follower._catch_up()
+
+
+def wakeups_of(signal: Any) -> int:
+    """How often a thread is to be woken."""
+    return signal._wakeups.qsize()  # type: ignore[no-any-return]
+
+
 def failures_session(follower: Any) -> Any:
     """The effects of a session of a follower of failures, after its settings were checked."""
     follower._mark_unsynced()
@@ -242,6 +253,11 @@ def failures_session(follower: Any) -> Any:
 
 
 # Of the replica of a shard
+
+
+def sizes_of(shard: Any) -> dict[str, int]:
+    """How much a copy keeps, by attribute."""
+    return {name: len(kept) for name, kept in vars(shard).items() if isinstance(kept, Sized)}
 
 
 def ids_of(shard: Any) -> dict[int, int]:
