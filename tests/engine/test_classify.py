@@ -20,7 +20,7 @@ def test_temporary_refusal_is_not_executed_in_script_or_outside(code):
 
 
 @pytest.mark.parametrize("start", ["", "Error running script (call to f_1): @user_script:8: @user_script: 8: "])
-def test_script_that_misses_a_key_that_it_has_removed_was_executed_in_part(start):
+def test_script_without_the_key_that_it_removed_ran_in_part(start):
     error = exceptions.ResponseError(f"{start}Script attempted to access a non local key in a cluster node")
     assert classify.classify(error) is Failure.UNKNOWN
     assert not classify.ends_connection(error)
