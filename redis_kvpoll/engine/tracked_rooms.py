@@ -125,7 +125,9 @@ class TrackedRooms:
         """Merge a status from a reply into what is known of a room."""
         if status is None:
             return
-        if tracked.awaiting_since is None or tracked.status is None:
+        if tracked.status is not None and tracked.role == "cleared":
+            pass  # the last status of a rank that has cleared: what it reads until its replay is the others'
+        elif tracked.awaiting_since is None or tracked.status is None:
             tracked.status = status
         elif KVPoll.Failed in (tracked.status, status):
             tracked.status = KVPoll.Failed

@@ -107,7 +107,7 @@ async def test_write_of_cancelled_turn_holds_up_no_later_one(store):
         assert isinstance(answer, Update)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 def test_loop_that_ends_keeps_no_task(server, monkeypatch):
     """Its end cancels all tasks, too. A mirror and a lease were left open."""
     monkeypatch.setattr(callers, "RESTART_DELAY", 0.0)

@@ -6,6 +6,7 @@ New methods are included by themselves, also those of objects that a method retu
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import enum
 import inspect
@@ -262,6 +263,15 @@ def call_method(caller, client, make, made_by, name, draw):
         caller.close(handle)
 
 
+@contextlib.contextmanager
+def opened(caller, kind, server):
+    store = open_store(caller, kind, server)
+    try:
+        yield store
+    finally:
+        caller.close(store)
+
+
 def accepted(make):
     """The result of ``make``, or None when the input was refused."""
     try:
@@ -282,29 +292,24 @@ class TestJunkArguments:
             if name in ENDS | {"from_url"}:
                 continue
             client.flushall()
-            store = open_store(caller, kind, server)
-            try:
+            with opened(caller, kind, server) as store:
                 args, kwargs = arguments(draw, getattr(type(store), name))
                 check(caller, client, name, getattr(store, name), args, kwargs)
-            finally:
-                caller.close(store)
 
     @given(draws)
     @examples(15)
     def test_handle_methods_refuse_or_work(self, caller, kind, server, draw):
         client = server.client()
         client.flushall()
-        store = open_store(caller, kind, server)
-        try:
-            found = handles(caller, store)
-            assert "mirror" in {name for name, _, _ in found}
+        with opened(caller, kind, server) as store:
+            found = handles(caller, store)  # its follower of waits begins the feed anew after each loss
+        assert "mirror" in {name for name, _, _ in found}
+        with opened(caller, kind, server) as store:
             for maker, made_by, cls in found:
                 for name in entries(cls):
                     if name not in ENDS:
                         client.flushall()
                         call_method(caller, client, getattr(store, maker), made_by, name, draw)
-        finally:
-            caller.close(store)
 
     @given(st.data())
     @examples(100)
