@@ -7,8 +7,8 @@ import pytest
 from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.marks import KEPT, Mark, ShardMarks, last_present, mark_of
-from redis_kvpoll.engine.tracked_room import TrackedRoom
 from redis_kvpoll.engine.tracked_rooms import SWEEP_EVERY, TrackedRooms
+from redis_kvpoll.engine.tracked_state import TrackedRoom
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from tests.support.calls_of_scripts import replay
 from tests.support.contexts import context

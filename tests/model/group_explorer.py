@@ -14,7 +14,7 @@ from typing import Any
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.rank_group import RankGroup
 from redis_kvpoll.engine.recovery import Recovery
-from redis_kvpoll.engine.tracked_room import TrackedRoom
+from redis_kvpoll.engine.tracked_state import TrackedRoom
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll.engine import tracked_room, tracked_rooms
+from redis_kvpoll.engine import tracked_rooms
 from tests.model import group_explorer, loss_explorer, recovery_explorer
 from tests.model.group_explorer import GROUPS
 from tests.model.loss_rule import Rule
@@ -80,7 +80,7 @@ def test_late_reply_of_former_server_is_a_violation():
 
 def test_room_that_remembers_one_opening_is_revived(monkeypatch):
     """A store that reaches a former server again needs the opening that it knew there."""
-    monkeypatch.setattr(tracked_room, "MAX_OPENINGS", 1)
+    monkeypatch.setattr(tracked_state, "MAX_OPENINGS", 1)
     report = recovery_explorer.explore(Setting(attached=ATTACHED, returns=1), MOST)
     assert "it was cleared, and is created again" in (report.violation or ""), str(report)
 

@@ -77,7 +77,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a room is recovered without its reason",
-        "engine.tracked_room:replay_item",
+        "engine.tracked_state:replay_item",
         'if status is KVPoll.Failed else ""',
         'if False else ""',
         "engine/test_recovery.py::TestFlushAll::test_reasons_and_prefix_lengths_are_recovered[sync-fakeredis]",
@@ -108,14 +108,14 @@ IN_THE_CLIENT = [
         "aio.dispatcher:AsyncDispatcher._expire",
         "self._expire_later(queue, min(later))",
         "pass",
-        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no reply]",
+        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no connection]",
     ),
     (
         "a call behind a batch has no deadline",
         "aio.dispatcher:AsyncDispatcher._expire",
         "(*in_batch, *queue.waiting)",
         "in_batch",
-        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no reply]",
+        "engine/test_queued_deadlines.py::test_each_call_fails_at_its_own_deadline[no connection]",
     ),
     (
         "a cancelled caller makes the next one read the slot map",

@@ -49,7 +49,7 @@ IN_RECOVERY = [
     ),
     (
         "a rank creates the room that it clears",
-        "engine.tracked_room:TrackedRoom.replay_role",
+        "engine.tracked_state:TrackedRoom.replay_role",
         "self.is_clearing and",
         "False and",
         "engine/test_recovery_ranks.py::TestRanks::test_rank_whose_clear_detects_the_loss_still_counts[sync-fakeredis-False]",
