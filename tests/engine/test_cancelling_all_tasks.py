@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import warnings
 
 import pytest
 
@@ -107,7 +108,6 @@ async def test_write_of_cancelled_turn_holds_up_no_later_one(store):
         assert isinstance(answer, Update)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 def test_loop_that_ends_keeps_no_task(server, monkeypatch):
     """Its end cancels all tasks, too. A mirror and a lease were left open."""
     monkeypatch.setattr(callers, "RESTART_DELAY", 0.0)
@@ -119,8 +119,10 @@ def test_loop_that_ends_keeps_no_task(server, monkeypatch):
     left = asyncio.run(leave_open())
     pending = [one for one in gc.get_objects() if type(one) is callers.LastingTask and not one.done()]
     assert pending == []
-    del left
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # that they were left open
+        del left
+        gc.collect()
 
 
 async def test_task_that_was_stopped_stays_stopped(store, monkeypatch):

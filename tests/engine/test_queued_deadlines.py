@@ -57,7 +57,7 @@ async def test_each_call_fails_at_its_own_deadline(store, proxy, let_pass, fault
     pairs = []
     for _ in range(5):
         let_pass(STEP)
-        pairs.append([asyncio.create_task(call) for call in (store.get(2), store.failure_reason(2))])
+        pairs.append([asyncio.create_task(call) for call in (store.get(2), store.failure_reason(3))])
         await asyncio.sleep(0)
     let_pass(1.5 * STEP)
     await asyncio.wait([first], timeout=pace.seconds(5))

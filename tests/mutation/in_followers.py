@@ -66,7 +66,7 @@ IN_FOLLOWERS = [
         "replica.shard:ShardReplica._leave_to_resync",
         "self._unconfirmed.add(room)",
         "pass",
-        "replica/test_own_writes.py::TestWithoutReads::test_writes_are_shown_and_read_by_the_next_session[Run]",
+        "replica/test_own_writes.py::TestWithoutReads::test_room_that_is_again_as_it_was_is_read[Run]",
     ),
     (
         "what an open was told is dropped with a failure that it replaces",

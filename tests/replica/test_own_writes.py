@@ -187,6 +187,15 @@ class TestWithoutReads:
         assert run.replica.take_changes() == [(1, None)]
         assert not ids_of(run.shard)
 
+    def test_room_that_is_again_as_it_was_is_read(self, run):
+        rooms, reply = snapshot_of(run, 1, BOOT)
+        run.replica.snapshot("ns", b"5-0", rooms, reply, 1.0)
+        run.end_session()
+        for status in None, BOOT:
+            run.replica.observe_write(*own(run, 1, status), 100.0)
+        run.start()
+        assert run.shard.unconfirmed() == [1]
+
     def test_follower_that_does_not_read_is_given_up(self, run, monkeypatch):
         """As while a callback hangs: the session goes on, and reads everything anew once it gets on."""
         for module in (shard, rank_shard):

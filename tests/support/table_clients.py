@@ -32,11 +32,14 @@ class Process:
 
     async def until(self, wanted):
         """Wait for a message; return its payload."""
-        async with asyncio.timeout(pace.seconds(60)):
-            while True:
-                kind, payload = await self.told.get()
-                if kind == wanted:
-                    return payload
+        try:
+            async with asyncio.timeout(pace.seconds(20)):
+                while True:
+                    kind, payload = await self.told.get()
+                    if kind == wanted:
+                        return payload
+        except TimeoutError:
+            raise AssertionError(f"never told: {wanted}") from None
 
     async def until_opened(self):
         """Wait until the table has a life; return its room, number and generation."""
