@@ -137,6 +137,10 @@ def goes_back(generation: Generation) -> list[Violation]:
         between = _between(generation, first, second)
         if second.place == ENDED and any_met(ends, between):
             continue
+        lost = [one for one in generation.absences_in(between) if one.fault.loses == "all"]
+        before = Span(-math.inf, between.began)
+        if second.place == ENDED and lost and any_met(ends, before) and any_met(reopenings, before):
+            continue  # its creator, which did not know that it had ended, has restored it, and another the next one
         if second.place != ENDED and any_met(ends + reopenings, between) and generation.absences_in(between):
             continue  # it had ended, and its creator knew neither that nor what came before
         if second.place == ENDED and any_met(reopenings, between):

@@ -102,6 +102,14 @@ class TestDataLoss:
         faults = [fault(10, 11, loses="all")]
         assert broken_rules(OPENED, asked, cleared, entry(BOOT, 14, 15), faults=faults) == rule
 
+    @pytest.mark.parametrize(("loses", "rules"), [("all", []), ("", [AGAIN, BACK])])
+    def test_next_generation_is_restored_over_one_that_came_back(self, loses, rules):
+        """The creator of each has restored it, the first one without having seen the clear."""
+        cleared, other = released(2, 3, worker=1), opened(4, 5, generation=H, request="b", worker=2)
+        seen = wrote("ADVANCED", MOVE, 11, 12), entry(BOOT, 14, 15, H)
+        faults = [fault(10, 11, loses=loses, triggers_recovery=True)]
+        assert broken_rules(OPENED, cleared, other, *seen, faults=faults) == rules
+
     def test_earlier_failure_explains_a_reopened_room(self):
         reopened = opened(16, 17, generation=H, request="b", worker=1)
         late = opened(14, 15, worker=1), update(BOOT, "CREATED", BOOT, 4, 5, worker=1)._replace(room=99)
