@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class AsyncNodePool:
-    """The connections to one server: at most MAX_IDLE; further calls wait for one of them.
+    """The connections to one server: at most MAX_IDLE, beside that of ``call_packed``; more calls wait.
 
     ``keep`` is kept alive as long as the pool.
     """

@@ -102,8 +102,8 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     oldest = max(found, key=lambda room: room.idle)
     status = oldest.status.name if oldest.status is not None else ""
     verb = "is" if len(found) == 1 else "are"
-    what = f"{shown(found, sample)} {verb} without a write for {STUCK:.0f} s; room {oldest.room} at {status} for "
-    what += f"{duration(oldest.idle)}, {owners_of(found)}"
+    what = f"{shown(found, sample)} {verb} without a write for {STUCK:.0f} s; room {oldest.room} at {status}, written "
+    what += f"{duration(oldest.idle)} ago, {owners_of(found)}"
     level = problem if oldest.idle > STUCK_LONG else warning
     name = facts.namespace
     advice = f"{causes_of(found, name)}: kvpoll ls -n {name} --stuck lists them; kvpoll show {oldest.room} -n {name} "

@@ -82,7 +82,7 @@ ALERTS = (
         f"{{{{ $value }}}} rooms of {_IN} stand still at {{{{ $labels.status }}}}",
         f"kvpoll ls -n {_IN} --stuck. On prefill, Bootstrapping: decode has not asked; WaitingForInput: prefill's"
         " queue; Transferring: the network, or a peer that hangs. On decode, Bootstrapping: prefill's bootstrap"
-        " server; WaitingForInput: any of these, until Success.",
+        " server; WaitingForInput lasts until Success: kvpoll show has prefill's room.",
     ),
     Alert(
         "KVPollTransferSlow",
@@ -142,8 +142,8 @@ ALERTS = (
         "",
         "info",
         f"Changes of {_IN} were dropped or lost before they were read",
-        "The rates of that time are too low. Redis lost its data (check data_loss) or failed over: then nothing."
-        " Else check why kvpoll serve stood still, or use a longer feed_length.",
+        "The rates of that time are too low. If Redis lost its data (check data_loss) or failed over, do"
+        " nothing. Else check why kvpoll serve stood still, or use a longer feed_length.",
     ),
 )
 

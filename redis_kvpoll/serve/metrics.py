@@ -5,8 +5,9 @@ Invariants:
 - No label holds a room, a request, a reason or a process: the number of series does not grow with traffic. Owners are
   capped by ``--max-owners``, and those that were lost leave after five minutes.
 - A gauge that is not known is absent, while the table could not be read for STALE_AFTER seconds; counters go on.
-- What is meant to be looks like no fault: a namespace that nobody has used yet has no ``synced``, no lag and no warning
-  of the doctor that it is absent, and a table without a feed, which is read once a minute, has no lag.
+- What is meant to be looks like no fault. A namespace that does not exist has no ``synced`` and no lag; if this process
+  has never seen it, the doctor's warning that it is absent is left out, too. A table without a feed, which is read once
+  a minute, has no lag.
 
 To add a metric: add it to the function of its kind here, and to docs/operations.md.
 """
@@ -249,7 +250,9 @@ def _add_exporter(families: Mapping[str, Any], name: str, watch: Watch, version:
         if snapshot.has_feed:
             families["kvpoll_exporter_lag_seconds"].add_metric([name], snapshot.lag_seconds)
     for finding in watch.examination.findings:
-        is_of_absence = is_absent and finding.check == "settings" and finding.level is Level.WARNING
+        # One that was seen here is gone.
+        is_yet_to_come = is_absent and watch.settings is None
+        is_of_absence = is_yet_to_come and finding.check == "settings" and finding.level is Level.WARNING
         if finding.level >= 0 and not is_of_absence:
             families["kvpoll_doctor_check"].add_metric([name, finding.check], int(finding.level))
     families["kvpoll_build"].add_metric([name], {"version": version, **watch.described()})

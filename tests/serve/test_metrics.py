@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.model import Owner
+from redis_kvpoll.protocol.settings import Settings
 from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.metrics import TableCollector
 from redis_kvpoll.statistics.model import Histogram, Snapshot
@@ -130,11 +131,12 @@ def test_openmetrics_is_spoken_on_request(serving):
 FINDINGS = (Finding("reach", Level.UNKNOWN, ""), Finding("memory", Level.WARNING, ""))
 
 
-def collected(snapshot, most=200, state="synced", findings=FINDINGS):
+def collected(snapshot, most=200, state="synced", findings=FINDINGS, settings=None):
     """The samples of a snapshot, by name and labels."""
     watch = SimpleNamespace(
         snapshot=snapshot,
         state=SimpleNamespace(word=state),
+        settings=settings,
         examination=Examination(findings, "", ""),
         described=dict,
         round_trips=Histogram,
@@ -216,13 +218,19 @@ def test_refused_writes_are_absent_until_they_are_read():
 
 
 @pytest.mark.parametrize(
-    ("level", "state", "expected"),
-    [(Level.WARNING, "absent", None), (Level.PROBLEM, "absent", 3), (Level.WARNING, "away", 2)],
+    ("level", "state", "was_seen", "expected"),
+    [
+        (Level.WARNING, "absent", False, None),
+        (Level.WARNING, "absent", True, 2),
+        (Level.PROBLEM, "absent", False, 3),
+        (Level.WARNING, "away", False, 2),
+    ],
 )
-def test_namespace_that_is_yet_to_come_is_no_finding(level, state, expected):
+def test_namespace_that_is_yet_to_come_is_no_finding(level, state, was_seen, expected):
     """KVPollDoctor would fire. That the data of a namespace is gone is a problem, and stays."""
     findings = (*FINDINGS, Finding("settings", level, "namespace 'prod' not found"))
-    found = collected(Snapshot("prod", 1000.0, False, math.inf), state=state, findings=findings)
+    settings = Settings("strict", 1, "none", 100) if was_seen else None
+    found = collected(Snapshot("prod", 1000.0, False, math.inf), state=state, findings=findings, settings=settings)
     assert found.get(("kvpoll_doctor_check", "settings")) == expected
     assert found["kvpoll_doctor_check", "memory"] == 2
 
