@@ -94,8 +94,8 @@ def workers(folder: Path) -> Iterator[Setup]:
 @contextlib.contextmanager
 def failures(folder: Path) -> Iterator[Setup]:
     """Followers of failures, on rooms that are failed, cleared and opened again. The stream is short, so that a stopped
-    worker's follower finds a gap. The feed is then, too, so no fault is a restart: a worker that was stopped could not
-    tell rooms that were cleared from lost ones."""
+    worker's follower finds a gap. So is the feed then, and no fault is a restart: after one, a creator that was stopped
+    would find its opening trimmed, and bring back a room that others have cleared (docs/guarantees.md)."""
     with Server(folder / "server") as server:
         kinds = [*faults.of_workers(), faults.cut_clients(server)]
         yield Setup(server.url, kinds, lambda: [server.client], feed_length=100, followers=1)

@@ -123,7 +123,8 @@ class Entry:
     rank_leases: Mapping[int, int] = field(default_factory=dict)
     """The incarnation of the lease under which each rank takes part, until its own Success, Failed or clear."""
     opening: str | None = None
-    """The id of the feed's entry that tells the opening; after a loss, of its restore. None for a plain room."""
+    """The id of the feed's entry that tells the opening; after a loss, of its restore. Without a feed, its time in that
+    form. None for a plain room."""
 
 
 class RoomFailure(NamedTuple):

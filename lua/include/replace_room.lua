@@ -7,8 +7,12 @@
 -- until it gets the new one, so the key stays: while a cluster moves the slot, a script cannot make one again.
 local function replace_room(room, prefix, former, generation, request, changed_ms, is_without_prefix)
   if next(former) then
+    local names = {}
     for name in pairs(read_fields(room)) do
-      if name ~= 'status' then redis.call('HDEL', room, name) end
+      if name ~= 'status' then names[#names + 1] = name end
+    end
+    for first = 1, #names, 2000 do  -- unpack fails with many thousands
+      redis.call('HDEL', room, unpack(names, first, math.min(first + 1999, #names)))
     end
   end
   local fields = {generation = generation, request = request, opened = false, status = nil}

@@ -73,7 +73,7 @@ class Recovery:
     # A call: whether the shard is current, the server to send it to, and its reply
 
     def build_calls(self, command: Command[Any, Any], context: CallContext) -> list[Call]:
-        """Return a command's calls. Rooms that they clear are no longer replayed."""
+        """Return a command's calls. Rooms that they clear are not created again."""
         if self.lease is not None and command.spec in UNDER_LEASE:
             self.lease.check(command.operation)
         calls = command.calls(context)

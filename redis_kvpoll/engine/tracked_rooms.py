@@ -138,7 +138,7 @@ class TrackedRooms:
         tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:
-        """Note that a clear of these rooms is sent. Whatever its outcome, they are no longer replayed."""
+        """Note that a clear of these rooms is sent: until its reply they are not created again."""
         for room, fence in zip(call.rooms, call.items, strict=True):
             self.mark_room_clearing(call.tag, room, fence)
 
@@ -185,7 +185,7 @@ class TrackedRooms:
         for room in list(unmarked):
             tracked = rooms_here.get(room)
             if tracked is None:
-                del unmarked[room]
+                unmarked.pop(room, None)
             elif tracked.awaiting_since is None and room not in to_replay:
                 self.mark_end(tag, room, tracked, mark)
 

@@ -168,7 +168,7 @@ class TestLengths:
         rooms.mark_all("ns", mark(1))
         rooms.mark_all("ns", mark(2))
         attached = call_of(fenced_commands.attach(1))
-        tracking.observe(rooms, attached, [b"Transferring", b"55", b"rid", b"7"], None, 0.0)
+        tracking.observe(rooms, attached, [b"Transferring", b"55", b"rid", b"7", None], None, 0.0)
         rooms.mark_all("ns", mark(2))
         assert not is_due(rooms, 2)
 
