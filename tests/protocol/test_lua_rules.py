@@ -26,7 +26,7 @@ FORBIDDEN = {
     "redis.sha1hex": r"\bsha1hex\b",
     # An entry of the feed, fields of a room and a chunk of rooms have a limit; lists of rooms may be too long.
     "unpack": r"\bunpack\b(?!\((entry|gone|lengths|names|chunk)(, 1, (n|size))?\)|\(owners, 1, m\))"
-    r"(?!\(new_parts, first, last\)|\((changed|parts), first, math\.min)",
+    r"(?!\(new_parts, first, last\)|\((changed|parts|names), first, math\.min)",
     "a read-only EVAL": r"(?i)\b(EVAL|EVALSHA|FCALL)_RO\b",
     "the TTL of a field": r"(?i)['\"]H(P?EXPIRE(AT)?|P?TTL|SETEX|GETEX)\b",
     "a conditional EXPIRE": r"(?i)['\"]P?EXPIRE(AT)?['\"][^\n]*['\"](NX|XX|GT|LT)['\"]",
