@@ -21,6 +21,7 @@ from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, KVPoll, RoomFailure
+from redis_kvpoll.validation import MAX_ROOM
 
 OWNERS_SECONDS = 1.0
 """How long a list of owners is used: many rooms of an instance fail at once."""
@@ -81,7 +82,9 @@ class OtherFailures:
             self._start(self._read_unread(unread))
 
     def _current(self, lives: dict[int, int]) -> dict[int, int]:
-        return {room: number for room, number in lives.items() if self._rooms.current_life(room) == number}
+        """Return those that are open, and that the table can have."""
+        found = {room: number for room, number in lives.items() if 0 <= room <= MAX_ROOM}
+        return {room: number for room, number in found.items() if self._rooms.current_life(room) == number}
 
     def _tell(self, room: int, number: int) -> None:
         self._send(messages.FAILURE_WAITS, messages.encode_life(room, number))

@@ -158,7 +158,8 @@ class Follower(FollowerSession):
             yield from self._read_rooms(swept)
         self.host.notify()
         if self._replica.resyncs_wanted != self._resyncs_wanted:
-            raise MustResyncError("the store has found another server, or a change of the copy was interrupted")
+            what = "the store has found another server, a change of the copy was interrupted, or the feed was not read"
+            raise MustResyncError(what)
         return all_read
 
     def _pause(self) -> FollowerFlow[None]:

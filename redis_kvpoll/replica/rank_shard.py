@@ -261,10 +261,10 @@ class RankShardReplica(ShardReplica):
         super()._apply(room, status, at, own, room in self._ranks)
 
     def _leave_to_resync(self, room: int, status: KVPoll | None) -> None:
-        own = self._own_writes.get(room)
-        if status is None and own is not None and own.followed is None:  # only this process has told of the room
+        if status is None and self._ranks.get(room, {}).keys() <= {self._rank}:  # nobody else has told of the room
             for kept in (self._ranks, self._consensus, self._own_writes):
                 kept.pop(room, None)
+            self._unread.discard(room)
         super()._leave_to_resync(room, status)
 
     def _drop_tombstone(self, room: int) -> None:

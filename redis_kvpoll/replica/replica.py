@@ -59,7 +59,8 @@ class Replica:
         self.notifying = False
         """Whether changes are recorded for listeners."""
         self.resyncs_wanted = 0
-        """Grows when the copy must be read anew: the store has found another server, or a change was interrupted."""
+        """Grows when the copy must be read anew: the store has found another server, a change was interrupted, or a
+        follower does not read."""
         self._put_off: deque[Callable[[], object]] = deque()
         self._is_changing = False
         self._changes: list[tuple[int, KVPoll | None]] = []
@@ -231,7 +232,7 @@ class Replica:
                 shard.snapshot(at, call.rooms, reply, now, float("-inf"))
             else:
                 shard.observe_write(at, call, reply, now)
-            if shard.is_overrun and shard.is_followed:
+            if shard.is_followed and shard.is_overrun and now - shard.appended_after > STALE_AFTER + self.period:
                 shard.session_ended()
                 self._want_resync()  # by which the follower ends its session, once it gets on
 

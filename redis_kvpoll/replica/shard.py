@@ -180,13 +180,13 @@ class ShardReplica(WaitedRooms):
 
     def _leave_to_resync(self, room: int, status: KVPoll | None) -> None:
         """Keep of a room only what the next resync needs: nothing if it is gone, and no listener knows of it."""
+        self.unverified.pop(room, None)
         pending = self._pending_notifications
         if room in pending and pending[room] is status:
             del pending[room]
         if status is None:
             self._drop(room)
-            if room in self._ids:
-                self._drop_tombstone(room)
+            self._drop_tombstone(room)
         self._unconfirmed.discard(room)
         if status is not None or room in pending:
             self._unconfirmed.add(room)
@@ -271,7 +271,7 @@ class ShardReplica(WaitedRooms):
     def _drop_tombstone(self, room: int) -> None:
         """Forget the id of an absent room: every entry that could re-create it has been read."""
         if not (self.only_waited and room in self.waiters):
-            del self._ids[room]
+            self._ids.pop(room, None)
 
     def _notify(self, room: int, status: KVPoll | None) -> None:
         """Notify a change that was read in the feed, unless it was notified before."""

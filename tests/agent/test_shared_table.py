@@ -369,6 +369,16 @@ class TestRoomsToldLate:
         assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
         assert process.kinds.count(messages.FAILURE_WAITS) == 1
 
+    async def test_room_that_no_table_has_keeps_no_other_from_being_read(self, parts, url, others, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.replica.failures.STALE_AFTER", 1e9)
+        moment = time.monotonic()
+        await _fail(others, B)
+        process = Process(parts, hello_of(url, 0, other="o"))
+        await process.until(messages.JOINED)
+        for room in -1, B:
+            process.change(room, is_new=True, status=BOOT, request="rid", opened_at=moment)
+        assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
+
     async def test_room_failed_longer_ago_than_is_remembered(self, parts, url, others, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.replica.failures.MAX_REMEMBERED", 1)
         process = Process(parts, hello_of(url, 0, other="o"))

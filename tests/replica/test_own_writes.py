@@ -162,6 +162,20 @@ class TestWithoutReads:
             come_and_go(run, 10)
         assert max(sizes_of(run.shard).values()) <= 20, "that of the last session alone"
 
+    def test_rooms_that_sessions_outlive_leave_nothing(self, run):
+        """One was opened before a session began, another under it."""
+        for room in range(1000, 1100):
+            late = own(run, room, BOOT, b"%d-0" % room)
+            run.start()
+            run.replica.observe_write(*late, 100.0)
+            run.replica.observe_write(*own(run, room + 1000, BOOT, b"%d-0" % (room + 1)), 100.0)
+            run.end_session()
+            run.start()
+            run.end_session()
+            for each in room, room + 1000:
+                run.replica.observe_write(*own(run, each, None, b"%d-0" % (room + 2)), 100.0)
+        assert max(sizes_of(run.shard).values()) <= 2
+
     def test_writes_are_shown_and_read_by_the_next_session(self, run):
         run.replica.take_changes()
         run.end_session()
@@ -205,6 +219,14 @@ class TestWithoutReads:
         assert max(sizes_of(run.shard).values()) < 110
         assert run.replica.resyncs_wanted == before + 1
         assert not run.shard.synced
+
+    def test_long_period_is_no_follower_that_does_not_read(self, run, monkeypatch):
+        for module in (shard, rank_shard):
+            monkeypatch.setattr(module, "MAX_AHEAD", 100)
+        run.replica.period = 1000.0
+        before = run.replica.resyncs_wanted
+        come_and_go(run, 200)
+        assert run.replica.resyncs_wanted == before
 
 
 def test_change_by_handler_comes_after_interrupted_one():
