@@ -160,13 +160,6 @@ IN_THE_CLIENT = [
         "engine/test_cancelling_all_tasks.py::test_task_that_was_stopped_stays_stopped",
     ),
     (
-        "an event loop that ends is left with a new task",
-        "aio.callers:LastingTask.cancel",
-        "self.get_loop().is_running()",
-        "True",
-        "engine/test_cancelling_all_tasks.py::test_loop_that_ends_keeps_no_task",
-    ),
-    (
         "a partly executed clear is called safe to retry",
         "engine.batching:Batch.fail",
         "after_some(failure)",

@@ -33,8 +33,9 @@ async def test_close_does_not_wait_for_silent_server(server, tmp_path):
         closing = asyncio.create_task(store.aclose())
         for _ in range(100):
             await asyncio.sleep(0)
-        if not (is_closed := closing.done()):
+        try:
+            assert closing.done()
+        finally:
             proxy.cut()
-        await closing
-        assert is_closed
+            await asyncio.gather(closing, return_exceptions=True)
         await asyncio.to_thread(real.until, lambda: not proxy.open_connections, "the connections are closed")

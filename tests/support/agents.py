@@ -145,7 +145,8 @@ class Engine:
 
     def events(self, event=None, **facts):
         """The recorded events, perhaps only some."""
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        text = self.file.read_text() if self.file.exists() else ""
+        lines = text.rpartition("\n")[0].splitlines()  # the last line may be half written
         wanted = facts | ({"event": event} if event else {})
         return [found for found in map(json.loads, lines) if wanted.items() <= found.items()]
 
