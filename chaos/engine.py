@@ -246,7 +246,8 @@ class Engine:
         return int(child.ask(PATIENCE, "agent")) > number
 
     def _log(self) -> str:
-        return "".join(log.read_text(errors="replace") for log in self._folder.glob("redis_kvpoll-*/*.log"))
+        log = Rendezvous(self._name).log_path()
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def _launch(self, rank: int) -> Child[ProcessPlan]:
         number, self._count = self._count, self._count + 1
