@@ -94,6 +94,8 @@ class Twice:
         self._apply = apply
         self.failures: list[str] = []
         """The reports of what failed without the mutation."""
+        self.skips: list[str] = []
+        """Why what was skipped without the mutation was."""
         self.ran = 0
         self.errors: list[BaseException] = []
         """What was raised with it."""
@@ -102,7 +104,9 @@ class Twice:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         for item in session.items:
             for report in runtestprotocol(item, log=False):
-                if not report.passed:
+                if report.skipped:
+                    self.skips.append(report.longrepr[2])
+                elif not report.passed:
                     self.failures.append(report.longreprtext)
             self.ran += 1
             with self._apply():
