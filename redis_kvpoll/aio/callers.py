@@ -20,12 +20,13 @@ async def result_of(task: asyncio.Task[T]) -> T:
 
     ``shield`` leaves that error to asyncio, which logs it as one that nobody has seen.
     """
-    task.add_done_callback(_retrieve)
+    task.add_done_callback(retrieve)
     await asyncio.wait([task])
     return task.result()
 
 
-def _retrieve(task: asyncio.Task[Any]) -> None:
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Look at the error of a task that has ended; else asyncio logs that nobody has."""
     if not task.cancelled():
         task.exception()
 

@@ -15,7 +15,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from redis_kvpoll.aio.callers import result_of
+from redis_kvpoll.aio.callers import result_of, retrieve
 from redis_kvpoll.aio.connecting import AsyncConnector, close_at_once, is_open
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
@@ -295,5 +295,4 @@ class AsyncNodePool:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._left.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # else asyncio logs that nobody has looked at it
+        retrieve(task)

@@ -18,9 +18,7 @@ SHARDS = 8
 @pytest.fixture
 def cluster():
     with real.World("sync") as world:
-        cluster = clusters.shared()
-        world.share(*cluster.nodes)
-        yield cluster
+        yield clusters.shared_in(world)
 
 
 def following():

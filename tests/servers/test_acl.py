@@ -238,8 +238,7 @@ def sent_word(command):
 
 
 def test_cluster_commands_are_in_rule(world):
-    nodes = cluster.shared()
-    world.share(*nodes.nodes)
+    nodes = cluster.shared_in(world)
     for client in nodes.clients:
         client.config_resetstat()
     strategy = LoadBalancingStrategy.RANDOM_REPLICA

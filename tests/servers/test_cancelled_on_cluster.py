@@ -19,9 +19,7 @@ MOVE = KVPoll.Transferring
 @pytest.fixture
 def nodes():
     with real.World("sync") as world:
-        nodes = cluster.shared()
-        world.share(*nodes.nodes)
-        yield nodes
+        yield cluster.shared_in(world)
 
 
 @pytest.fixture

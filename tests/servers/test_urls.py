@@ -180,8 +180,7 @@ def sentinel_client(sentinel):
 class TestCluster:
     @pytest.mark.parametrize("scheme", ["redis+cluster", "valkey+cluster"])
     def test_one_node_leads_to_the_others(self, world, scheme):
-        nodes = cluster.shared()
-        world.share(*nodes.nodes)
+        nodes = cluster.shared_in(world)
         store = world.open(f"{scheme}://127.0.0.1:{nodes.nodes[1].port}", shards=8)
         works(store)
         store.update_many(dict.fromkeys(range(100), 1))

@@ -114,9 +114,7 @@ class TestCluster:
 
     @pytest.fixture
     def cluster(self, world):
-        cluster = clusters.shared()
-        world.share(*cluster.nodes)
-        return cluster
+        return clusters.shared_in(world)
 
     @pytest.fixture
     def store(self, side, cluster):

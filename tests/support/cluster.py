@@ -89,6 +89,12 @@ def shared() -> Cluster:
     return Cluster()
 
 
+def shared_in(world: real.World) -> Cluster:
+    """The same, for a test whose world empties it in the end."""
+    world.share(*shared().nodes)
+    return shared()
+
+
 def _is_ready(client: redis.Redis) -> bool:
     """Whether a node reports the cluster as ok and knows the slots of all nodes."""
     is_ok = client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"

@@ -119,7 +119,7 @@ class RoomRegistry:
         if self._unclaimed.pop(room, None) is None:
             self.outbox.end(room, number)
         else:
-            self._hold(room, number, True)
+            self._hold(room, number, True, self._clock())
         self._add_tombstone(room, status)
         return status
 
@@ -149,12 +149,12 @@ class RoomRegistry:
             self._begin_publishing(room, self._last_number, claim.request, now)
         elif self.awaits_claims:
             self._unclaimed[room] = now, now
-            self._hold(room, self._last_number, False)
+            self._hold(room, self._last_number, False, now)
         else:
             self._begin_publishing(room, self._last_number, "", now)
 
-    def _hold(self, room: int, number: int, is_over: bool) -> None:
-        self.on_hold(room, number, is_over, self._clock())
+    def _hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
+        self.on_hold(room, number, is_over, moment)
         self._note_news()
 
     def _begin_publishing(self, room: int, number: int, request: str, opened_at: float) -> None:
