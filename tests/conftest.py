@@ -141,9 +141,11 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def cluster() -> clusters.Cluster:
+def cluster() -> Iterator[clusters.Cluster]:
     """The cluster of this process."""
-    return clusters.shared()
+    cluster = clusters.shared()
+    yield cluster
+    cluster.finish_all_moves()
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ class TestCancelled:
     async def store(self, proxy):
         async with AsyncStatusStore.from_url(proxy.url, deadline=pace.seconds(5)) as store:
             await store.update_many(dict.fromkeys(range(3), MOVE))
-            await store.get(1), await store.clear(9)  # loads the scripts
+            await store.poll([1, 2]), await store.clear(9)  # loads the scripts
             yield store
 
     @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import __future__
 
 import contextlib
+import gc
 import hashlib
 import inspect
 import os
@@ -24,6 +25,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from redis_kvpoll.protocol import scripts
+from tests.support.loggers import unlogged
 
 PROJECT = Path(__file__).parents[2]
 
@@ -138,14 +140,15 @@ def run_twice(test: str, *change: str) -> Twice:
 
 
 def let_go(errors: list[BaseException]) -> None:
-    """Drop what the frames of failed tests hold, such as a socket that was never closed.
+    """Drop what the frames of failed tests hold, such as a socket that was never closed, or a task nobody waited for.
 
-    Python warns of it when it is dropped: here nobody minds, and in a later test of this process it would be an error.
+    Python tells when it is dropped: here nobody minds, and in a later test of this process it would be an error.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), unlogged("asyncio"):
         warnings.simplefilter("ignore", ResourceWarning)
         for error in errors:
             link: BaseException | None = error
             while link is not None:
                 traceback.clear_frames(link.__traceback__)
                 link = link.__cause__ or link.__context__
+        gc.collect()  # what refers to itself, as an error does whose traceback has it in a variable

@@ -39,6 +39,16 @@ def errors_of(name: str) -> Iterator[list[str]]:
         logging.getLogger(name).removeHandler(handler)
 
 
+@contextlib.contextmanager
+def unlogged(name: str) -> Iterator[None]:
+    """Drop what a logger gets meanwhile."""
+    logging.getLogger(name).disabled = True
+    try:
+        yield
+    finally:
+        logging.getLogger(name).disabled = False
+
+
 def _loggers() -> list[logging.Logger]:
     known = list(logging.root.manager.loggerDict.values())
     return [one for one in known if isinstance(one, logging.Logger) and one.name.partition(".")[0] == "redis_kvpoll"]
