@@ -12,8 +12,8 @@ import gc
 import hashlib
 import inspect
 import os
+import sys
 import textwrap
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -140,15 +140,14 @@ def run_twice(test: str, *change: str) -> Twice:
 
 
 def let_go(errors: list[BaseException]) -> None:
-    """Drop what the frames of failed tests hold, such as a socket that was never closed, or a task nobody waited for.
+    """Drop what failed tests hold, such as a socket that was never closed, or a task that nobody waited for.
 
     Python tells when it is dropped: here nobody minds, and in a later test of this process it would be an error.
     """
     with warnings.catch_warnings(), unlogged("asyncio"):
         warnings.simplefilter("ignore", ResourceWarning)
         for error in errors:
-            link: BaseException | None = error
-            while link is not None:
-                traceback.clear_frames(link.__traceback__)
-                link = link.__cause__ or link.__context__
-        gc.collect()  # what refers to itself, as an error does whose traceback has it in a variable
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+        for name in ("last_type", "last_value", "last_traceback"):  # where pytest keeps the last error
+            vars(sys).pop(name, None)
+        gc.collect()
