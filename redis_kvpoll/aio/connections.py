@@ -33,22 +33,19 @@ T = TypeVar("T")
 
 
 class AsyncNodePool:
-    """The connections to one server: at most MAX_IDLE, beside that of ``call_packed``; more calls wait.
-
-    ``keep`` is kept alive as long as the pool.
-    """
+    """The connections to one server: at most MAX_IDLE, beside that of ``call_packed``; more calls wait."""
 
     def __init__(
         self, connection_class: Any, client_options: dict[str, Any], deadline: float, keep: object = None
     ) -> None:
-        self._keep = keep
+        self._keep = keep  # alive as long as the pool
         self._class = connection_class
         self._deadline = deadline
         self.limit = time_limit(client_options, deadline)
         """Seconds for a call that has no timeout of its own."""
         # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
         self.can_block = not connection_class.__module__.startswith("fakeredis")
-        # The timeout is set around a whole call, in _talk; one inside each send and read would cost more.
+        # The timeout is set around a whole call; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
         self._free = asyncio.Semaphore(MAX_IDLE)
@@ -57,6 +54,8 @@ class AsyncNodePool:
         """Tasks that go on for callers that were cancelled, each with the connection that it reads."""
         self._watch: AsyncGenerator[None] | None = None
         self.closed = False
+        self.last_try_failed = False
+        """Then connecting may take long."""
         # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
         sentinel = issubclass(connection_class, SentinelManagedConnection)
         self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
@@ -227,6 +226,7 @@ class AsyncNodePool:
         if connection is not None and (is_reply or isinstance(error, ServerChanged)):
             await self._give_back(connection)
             return error
+        self.last_try_failed = True
         if connection is not None:
             await connection.disconnect(nowait=True)
         limit, is_short = min(effect.timeout or self.limit, self.limit), False
@@ -251,6 +251,7 @@ class AsyncNodePool:
 
     def _put_back(self, connection: Any) -> bool:
         """Put a connection back into the pool; False if it is no longer good for one."""
+        self.last_try_failed = False
         known = self._known
         may_keep = connection.losses == known.losses and connection.server == known.current
         if self.closed or len(self._idle) >= MAX_IDLE or not may_keep:

@@ -157,17 +157,16 @@ class AsyncClusterTransport(AsyncTransport):
 
     async def _read_map(self, seconds: float) -> None:
         """Read the slot map from one node after the other, within ``seconds`` in all."""
-        slot_map = self._cluster.slot_map
-        addresses = slot_map.nodes()
+        sources = self._cluster.sources_of_map()
         failure: BaseException = RedisConnectionError("no node of the cluster knows any slot")
-        for address in addresses:
+        for address, pool in sources:
             try:
-                reply = await self._cluster.pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = await pool.call(Send("", CLUSTER_SLOTS, seconds / len(sources)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:
                 failure = error
             else:
-                if slot_map.learn(reply, address):
+                if self._cluster.slot_map.learn(reply, address):
                     return
         raise NotSent from failure

@@ -218,18 +218,16 @@ class ClusterTransport(Transport):
 
     def _read_map(self, seconds: float) -> None:
         """Read the slot map from one node after the other, within ``seconds`` in all."""
-        slot_map, pool_at = self._cluster.slot_map, self._cluster.pool_at
-        # Last those whose last try failed: one that hangs would take its share of the time.
-        addresses = sorted(slot_map.nodes(), key=lambda address: pool_at(address).last_try_failed)
+        sources = self._cluster.sources_of_map()
         failure: BaseException = RedisConnectionError("no node of the cluster knows any slot")
-        for address in addresses:
+        for address, pool in sources:
             try:
-                reply = pool_at(address).call(Send("", CLUSTER_SLOTS, seconds / len(addresses)))
+                reply = pool.call(Send("", CLUSTER_SLOTS, seconds / len(sources)))
             except NotSent as error:
                 failure = error.__cause__ or error
             except (RedisError, OSError) as error:
                 failure = error
             else:
-                if slot_map.learn(reply, address):
+                if self._cluster.slot_map.learn(reply, address):
                     return
         raise NotSent from failure

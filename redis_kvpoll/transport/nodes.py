@@ -15,14 +15,16 @@ from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.slot_map import Address, SlotMap
 
 
-class Closable(Protocol):
+class Pool(Protocol):
     """A pool of connections to one node."""
 
     closed: bool
     """Whether it keeps no connection for the next call."""
+    last_try_failed: bool
+    """Then connecting may take long."""
 
 
-P = TypeVar("P", bound=Closable)
+P = TypeVar("P", bound=Pool)
 
 
 class OneNode(Generic[P]):
@@ -94,6 +96,11 @@ class ClusterNodes(Generic[P]):
             if self._closed:
                 pool.closed = True
         return pool
+
+    def sources_of_map(self) -> list[tuple[Address, P]]:
+        """Return the nodes to read the slot map from, in turn. One that hangs would take its share of the time."""
+        sources = [(address, self.pool_at(address)) for address in self.slot_map.nodes()]
+        return sorted(sources, key=lambda source: source[1].last_try_failed)
 
     def pool_for(self, effect: Send) -> P:
         """Return the pool of the node that owns the slot, or that ASK named for this call."""

@@ -17,7 +17,7 @@ from redis_kvpoll.protocol import keys
 from redis_kvpoll.sync import fan_out
 from tests.support import cluster as clusters
 from tests.support import pace, real
-from tests.support.internals import make_touch_due, queues_of, transport_of
+from tests.support.internals import asked_last_for_slot_map, make_touch_due, queues_of, transport_of
 from tests.support.leasing import ManualLease
 from tests.support.wire import crowd, verifications
 
@@ -147,3 +147,15 @@ def test_hanging_node_holds_up_no_other_shard(cluster, threads, monkeypatch):
             assert store.poll(healthy) == [KVPoll.Bootstrapping] * len(healthy)
             assert not everywhere.done()
         assert everywhere.result(pace.seconds(60)) == [KVPoll.Bootstrapping] * len(tags)
+
+
+def test_hanging_node_is_asked_last_for_the_slot_map(side, cluster):
+    """Each failed call makes the slot map stale, and the node would take its share of the next call's time."""
+    store = side.open(cluster.url, namespace="prod", shards=SHARDS, deadline=pace.seconds(0.5))
+    rooms = range(64)
+    assert store.poll(rooms) == [None] * len(rooms)
+    doomed = next(room for room in rooms if cluster.owner(keys.tag("prod", SHARDS, room)) is cluster.clients[DEAD])
+    with hanging(cluster.nodes[DEAD]):
+        with pytest.raises(StoreUnavailableError):
+            store.get(doomed)
+        assert [asked_last_for_slot_map(store) for _ in cluster.nodes] == [cluster.nodes[DEAD].port] * 3

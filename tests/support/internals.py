@@ -41,6 +41,12 @@ def transport_of(store: Any) -> Any:
     return inner(store)._transport
 
 
+def asked_last_for_slot_map(store: Any) -> int:
+    """The port of the node that is asked when no other has answered."""
+    (_, port), _ = transport_of(store)._cluster.sources_of_map()[-1]
+    return port
+
+
 def replace_transport(store: Any, transport: Any) -> None:
     inner(store)._transport = transport
 
