@@ -48,7 +48,7 @@ class Batch:
     def words_again(self) -> list[str] | None:
         """Return the words of a further attempt; None if nobody waits for the reply any more.
 
-        What was never sent must not run behind the back of a caller that has left: its error says that it did not.
+        What was never sent is not sent any more for a caller that has left.
         """
         waiting = [pending for pending in self.pending_calls if not pending.done]
         if not waiting:
@@ -194,12 +194,18 @@ class ShardQueue:
         self._drop_cancelled()
 
     def leave(self, pending: PendingCall, what: str) -> None:
-        """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers."""
+        """Fail a call whose deadline has passed. A batch that contains it goes on for its other callers.
+
+        The words of an attempt are made before its connection, so even a batch that was not sent yet may still run
+        for this call.
+        """
         batch = self.batch
-        is_sent = isinstance(batch, Batch) and bool(batch.replied or (batch.send and batch.send.is_sent))
-        may_have_run = not pending.call.spec.repeatable and pending not in self.waiting and is_sent
-        if not pending.done:
-            pending.failure = CallFailed(OutcomeUnknownError if may_have_run else StoreUnavailableError, what)
+        if pending.done:
+            pass
+        elif not pending.call.spec.repeatable and isinstance(batch, Batch) and pending in batch.pending_calls:
+            pending.failure = CallFailed(OutcomeUnknownError, f"{what}: {MAY_HAVE_RUN}")
+        else:
+            pending.failure = CallFailed(StoreUnavailableError, what)
         self.cancel(pending)
 
     def requeue_or_fail(self, batch: Batch | Call | bytes) -> list[PendingCall]:

@@ -6,11 +6,14 @@ import asyncio
 import itertools
 import os
 import signal
+import threading
 import time
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore, StoreUnavailableError
+from redis_kvpoll import AsyncStatusStore, KVPoll, OutcomeUnknownError, StatusStore, StoreUnavailableError
+from redis_kvpoll.aio.connecting import AsyncConnector
+from redis_kvpoll.sync.connecting import Connector
 from tests.support import pace, real
 from tests.support.calls import until
 from tests.support.internals import fill_write_buffer, idle_connections_of
@@ -29,6 +32,47 @@ def server():
 def client(server):
     with server.client() as client:
         yield client
+
+
+class Connecting:
+    """Holds up the stores that open a connection."""
+
+    def __init__(self, monkeypatch):
+        self._goes_on, self._is_held = threading.Event(), threading.Event()
+        self._goes_on.set()
+        connect, connect_async = Connector.connect, AsyncConnector.connect
+
+        def held(*arguments):
+            self._pass()
+            return connect(*arguments)
+
+        async def held_async(*arguments):
+            await asyncio.to_thread(self._pass)
+            return await connect_async(*arguments)
+
+        monkeypatch.setattr(Connector, "connect", held)
+        monkeypatch.setattr(AsyncConnector, "connect", held_async)
+
+    def _pass(self):
+        if not self._goes_on.is_set():
+            self._is_held.set()
+        self._goes_on.wait(60)
+
+    def hold(self):
+        self._goes_on.clear()
+
+    def wait_until_held(self):
+        assert self._is_held.wait(60)
+
+    def release(self):
+        self._goes_on.set()
+
+
+@pytest.fixture
+def connecting(monkeypatch):
+    connecting = Connecting(monkeypatch)
+    yield connecting
+    connecting.release()
 
 
 class TestImpatientTask:
@@ -190,6 +234,29 @@ class TestOutOfTime:
         assert still_open
         assert proxy.calls(script) == 2
         assert verifications(proxy) == []
+
+    def test_clear_that_left_before_it_was_sent_may_have_run(self, side, proxy, threads, connecting):
+        """Its batch was waiting for a connection. The words of both calls are sent then."""
+        second = pace.seconds(1)
+        store = side.open(f"{proxy.url}?socket_timeout={4 * second}", deadline=4 * second)
+        store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
+        store.clear(9), store.get(9)
+        proxy.hold("clear")
+        in_flight = threads.submit(store.clear, 1)
+        real.until(lambda: proxy.calls("clear") == 2, "the first is sent")
+        early = threads.submit(store.clear, 2)
+        time.sleep(2 * second)
+        late = threads.submit(store.clear, 3)
+        time.sleep(0.5 * second)
+        connecting.hold()
+        proxy.cut()
+        assert type(in_flight.exception(pace.seconds(20))) is OutcomeUnknownError
+        proxy.release()
+        connecting.wait_until_held()
+        assert type(early.exception(pace.seconds(20))) is OutcomeUnknownError
+        connecting.release()
+        assert late.result(pace.seconds(30)) is MOVE
+        assert store.get(2) is None
 
     def test_lone_caller_unsettles_nothing(self, side, proxy):
         """Its connection may be closed, since nobody waits for the reply; the next one reports the same server."""

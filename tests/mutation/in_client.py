@@ -167,6 +167,13 @@ IN_THE_CLIENT = [
         "engine/test_shard_queue.py::TestDeadlines::test_half_executed_batch_fails_by_what_was_executed[clear-OutcomeUnknownError]",
     ),
     (
+        "a clear that may still be sent is called safe to retry",
+        "engine.batching:ShardQueue.leave",
+        "pending in batch.pending_calls",
+        "batch.send and batch.send.is_sent",
+        "engine/test_shard_queue.py::TestDeadlines::test_caller_leaves_batch_at_its_deadline[None-clear-OutcomeUnknownError]",
+    ),
+    (
         "a clear that was refused for some rooms is called refused",
         "engine.retry:after_some",
         "failure.kind is OutcomeUnknownError",
