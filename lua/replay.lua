@@ -24,6 +24,7 @@
 -- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>. No room is
 -- in a call twice.
 
+redis.call('HDEL', KEYS[2], '')  -- nothing, first, as in fail_room.lua: at maxmemory, what was there comes back
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
 local lease_lost, highest = is_lease_lost(), ''
@@ -56,7 +57,6 @@ for i = 1, count do
   elseif not (current == generation and fields[cleared_field]) then
     if current ~= generation then
       openings = openings or {keys = 5, width = 3}
-      if highest == '' then next_generation(generation) end  -- the first write: at maxmemory, it is refused
       if is_above(generation, highest) then highest = generation end
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], ARGV[at + 9], are_new)
       openings[#changes / 5 + 1] = i

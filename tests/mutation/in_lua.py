@@ -265,6 +265,13 @@ IN_LUA = [
         "engine/test_recovery.py::TestAttachedRooms::test_attached_store_that_returns_first_replays_later[sync-fakeredis]",
     ),
     (
+        "a replay is refused at maxmemory",
+        "replay.lua",
+        "redis.call('HDEL', KEYS[2], '')",
+        "",
+        "protocol/test_memory_limit.py::test_what_a_replay_restores_passes[valkey-clear]",
+    ),
+    (
         "a replay replaces a newer generation",
         "replay.lua",
         "is_above(current, generation) or",

@@ -1,4 +1,4 @@
-"""A server at its maxmemory: what ends or frees a room passes, what creates one is refused and changes nothing.
+"""A server at its maxmemory: what ends, frees or restores a room passes, what creates one changes nothing.
 
 There, a server refuses a command that may need memory only if it is the first write of its script.
 """
@@ -14,6 +14,7 @@ from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, replay, send, table, take_lease
 from tests.support.servers import room_keys
 
+CREATED, UNCHANGED = Outcome.CREATED.value, Outcome.UNCHANGED.value
 FAILED, ADVANCED, CLEARED = (outcome.value for outcome in (Outcome.FAILED, Outcome.ADVANCED, Outcome.CLEARED))
 
 
@@ -52,6 +53,30 @@ def test_what_ends_a_room_passes(limited, actor, name):
     command, expected = ENDS[name]
     once = command.spec.of(context).feed + command.spec.of(context).epoch
     assert send(client, command, context)[once] == expected
+
+
+def without_our_part(client, context):
+    """Our rank wrote before it had a lease."""
+    send(client, replay(A), table("rank"))
+
+
+RESTORES = {
+    "room": (absent, replay(A), CREATED),
+    "part": (without_our_part, replay(A), UNCHANGED),
+    "clear": (at(2), replay(A, status="WaitingForInput", role="cleared"), UNCHANGED),
+}
+
+
+@pytest.mark.parametrize("name", RESTORES)
+def test_what_a_replay_restores_passes(limited, name):
+    """It was there before, and a store that cannot replay its rooms sends nothing else to their shard."""
+    client, limit = limited
+    context = table("both")
+    fill, command, outcome = RESTORES[name]
+    take_lease(client, context)
+    fill(client, context)
+    limit()
+    assert send(client, command, context)[2] == outcome
 
 
 def act(client, context, action):
@@ -153,7 +178,6 @@ CREATES = {
     "update": (absent, room_commands.update_status(A, 1)),
     "open": (absent, fenced_commands.open(A, "another", 1, 0)),
     "open after a failure": (at(0), fenced_commands.open(A, "another", 1, 0)),
-    "replay": (absent, replay(A)),
 }
 
 

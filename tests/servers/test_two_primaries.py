@@ -6,9 +6,10 @@ from itertools import groupby
 
 import pytest
 
-from redis_kvpoll import KVPoll, OutcomeUnknownError
+from redis_kvpoll import KVPoll, Outcome, OutcomeUnknownError
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
+from tests.support.leasing import ManualLease
 
 WAIT, MOVE, DONE = KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success
 PATIENT = "socket_timeout=100"
@@ -86,3 +87,20 @@ def test_late_reply_to_clear_is_unknown(store, failover, rooms, threads):
     with pytest.raises(OutcomeUnknownError):
         late.result(pace.seconds(30))
     assert store.get(rooms[0][0]) is KVPoll.Bootstrapping
+
+
+def test_new_primary_at_its_maxmemory_gets_lost_room_back(failover, world):
+    """Else nothing more could be sent there: no clear, and no heartbeat."""
+    store = world.open(f"{failover.service.url}?{PATIENT}", namespace="prod", deadline=100.0)
+    lease = ManualLease(store).take()
+    kept = store.open(1)
+    failover.wait_for_replica()
+    failover.promote()
+    lost = store.open(2)  # over a connection to the old one
+    with failover.new.client() as client:
+        assert not client.exists(*keys.rooms("prod", [2]))
+        client.config_set("maxmemory", 1)
+    failover.service.cut()
+    assert kept.clear().outcome is Outcome.CLEARED
+    assert not lease.heartbeat().lost
+    assert lost.status() is KVPoll.Bootstrapping
