@@ -324,6 +324,13 @@ IN_THE_CLIENT = [
         "protocol/test_settings.py::TestAfterReconnect::test_other_settings_are_refused_after_restart[sync-update_status-arguments0]",
     ),
     (
+        "a namespace is the name of an enum's member",
+        "validation:namespace",
+        "_plain(value)",
+        "value",
+        "table/test_inputs.py::TestAccepted::test_text_of_an_enum_is_its_value[sync-fakeredis]",
+    ),
+    (
         "a long reason is not cut",
         "validation:reason",
         'text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"',

@@ -6,6 +6,7 @@ For random junk see tests/table/test_fuzz.py and tests/cli/test_fuzz.py.
 from __future__ import annotations
 
 import decimal
+import enum
 import math
 import random
 
@@ -17,6 +18,7 @@ from redis_kvpoll import AsyncStatusStore, InvalidInputError, KVPoll, Outcome, S
 from redis_kvpoll.errors import printable
 from redis_kvpoll.validation import MAX_ROOM
 from tests.support.fuzzing import HUGE, Hostile, Index, NoDimensions, examples, junk
+from tests.support.leasing import ManualLease, record
 
 NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**64, HUGE, -HUGE, (), [1], {}, object()]
 NO_ROOM += [1j, decimal.Decimal(1), Index(-1), Index(2**64), Hostile(), random, int, "\x1b[31m"]
@@ -152,6 +154,17 @@ class TestAccepted:
         assert store.pop_decode_prefix_len(one) == 7
         assert store.poll([one, two]) == [KVPoll.Bootstrapping, KVPoll.Transferring]
         assert set(store.clear_many((one, two))) == {2**64 - 1, 2**53 + 1}
+
+    def test_text_of_an_enum_is_its_value(self, make_store, client):
+        """It formats as its name."""
+        names = ["prod", "strict", "prefill", "rid", "prefill-0"]
+        prod, strict, prefill, rid, owner = enum.Enum("Texts", {name: name for name in names}, type=str)
+        store = make_store(namespace=prod, policy=strict, mode=prefill)
+        assert store.open(1, request=rid).request == "rid"
+        ManualLease(store, owner).take()
+        assert client.hmget("kvpoll:{prod}:settings", "policy", "mode") == ["strict", "prefill"]
+        assert client.hget("kvpoll:{prod}:room:1", "request") == "rid"
+        assert record(client, "prefill-0", "prod")
 
     def test_any_iterable_of_rooms_is_accepted(self, store):
         store.update_status(1, 1)
