@@ -100,7 +100,9 @@ def observe_written(
     elif generation and generation != tracked.generation:
         return
     elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-        if tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
+        if code == Outcome.STALE.value and tracked.is_clearing:  # by a clear whose reply was lost
+            observe_cleared(rooms, tag, room, str(generation), code, mark, now)
+        elif tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
             del rooms_here[room]
         return
     if code in WRITTEN:

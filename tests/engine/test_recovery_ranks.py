@@ -10,7 +10,7 @@ from redis_kvpoll.protocol.keys import rooms
 from redis_kvpoll.protocol.script_call import Command
 from tests.support import leasing, real
 from tests.support.feeds import words
-from tests.support.internals import execute
+from tests.support.internals import execute, tracked_rooms_of
 from tests.support.servers import rooms_on_server
 
 A, B, C = 1, 2, 2**63 - 1
@@ -24,6 +24,11 @@ CLEARS = {
     "again without its handle": lambda store, room, twin: (room.clear(), store.clear(A)),
     "and writes late": lambda store, room, twin: (room.clear(), room.update(KVPoll.Success)),
     "after a lost reply": lambda store, room, twin: (twin.attach(room).clear(), room.clear()),
+    "without a reply and writes late": lambda store, room, twin: (
+        twin.attach(room).clear(),
+        tracked_rooms_of(store).mark_room_clearing("default", A, ""),
+        room.fail("late"),
+    ),
 }
 """How a rank clears. Its twin, another store of that rank, sends the call whose reply is lost."""
 

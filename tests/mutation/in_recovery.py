@@ -90,6 +90,16 @@ IN_RECOVERY = [
         "engine/test_recovery_ranks.py::TestRanks::test_later_generation_by_an_adopted_handle_is_recovered[sync-fakeredis]",
     ),
     (
+        "a late write after a clear without a reply makes a rank forget its status",
+        "engine.tracking:observe_written",
+        "code == Outcome.STALE.value and tracked.is_clearing",
+        "False",
+        (
+            "engine/test_recovery_ranks.py::TestRanks::test_cleared_rank_still_counts_after_recovery"
+            "[sync-fakeredis-0-without a reply and writes late]"
+        ),
+    ),
+    (
         "a restore counts as a change of the room",
         "engine.tracking:observe_written",
         "tracked.written = tracked.changed = mark",
