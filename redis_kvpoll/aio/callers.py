@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -48,6 +49,19 @@ class LastingTask(asyncio.Task[None]):
     def _ended(self) -> None:
         if self.cancelled() and self._loop_goes_on:
             self.get_loop().call_later(RESTART_DELAY, self._start)
+
+
+class StartedTask(asyncio.Task[T]):
+    """A task that has started whenever it is cancelled, so that its ``finally`` runs: what it was given is given back.
+
+    A program may cancel all tasks in every turn.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if inspect.getcoroutinestate(self.get_coro()) != inspect.CORO_CREATED:
+            return super().cancel(msg)
+        self.get_loop().call_soon(super().cancel, msg)  # comes after the first step, which is due already
+        return True
 
 
 class AsyncShardQueue(batching.ShardQueue):

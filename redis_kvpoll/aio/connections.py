@@ -15,7 +15,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from redis_kvpoll.aio.callers import result_of, retrieve
+from redis_kvpoll.aio.callers import StartedTask, result_of, retrieve
 from redis_kvpoll.aio.connecting import AsyncConnector, close_at_once, is_open
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
@@ -176,7 +176,7 @@ class AsyncNodePool:
     async def _cancel_left(self) -> None:
         for task, connection in list(self._left.items()):
             task.cancel()
-            if connection is not None:  # a task that has not started yet would leave it open
+            if connection is not None:  # the task does it some turns later
                 await connection.disconnect(nowait=True)
 
     async def _watch_loop(self) -> None:
@@ -289,7 +289,7 @@ class AsyncNodePool:
             self._start(self._give_back(opened.result()))
 
     def _start(self, work: Coroutine[Any, Any, T], connection: Any = None) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = StartedTask(work)
         self._left[task] = connection
         task.add_done_callback(self._ended)
         return task

@@ -13,6 +13,7 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, Update
 from redis_kvpoll.aio import callers
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.protocol.rank_commands import RankChange
+from redis_kvpoll.transport.connection_options import MAX_IDLE
 from tests.support import pace, real
 from tests.support.calls import until
 from tests.support.leasing import record
@@ -36,13 +37,17 @@ async def store(server):
         yield store
 
 
+def others(*mine):
+    return asyncio.all_tasks() - {asyncio.current_task(), *mine}
+
+
 async def cancel_all_but(*mine):
     """Cancel the other tasks, and wait for their ends."""
-    others = asyncio.all_tasks() - {asyncio.current_task(), *mine}
-    for task in others:
+    cancelled = others(*mine)
+    for task in cancelled:
         task.cancel()
-    if others:
-        await asyncio.wait(others)
+    if cancelled:
+        await asyncio.wait(cancelled)
 
 
 async def test_wait_ends(store, peer):
@@ -106,6 +111,26 @@ async def test_write_of_cancelled_turn_holds_up_no_later_one(store):
         assert writing.cancelled()
         (answer,) = await group.write_together([change])
         assert isinstance(answer, Update)
+
+
+async def test_cancelled_turn_after_turn_costs_no_connection(proxy):
+    """What reads the reply for a cancelled caller is cancelled before its first step, too."""
+    async with AsyncStatusStore.from_url(proxy.url, deadline=60.0) as store:
+        await store.poll([1])
+        proxy.hold("poll")
+        for _ in range(MAX_IDLE + 1):
+            sent = proxy.calls("poll")
+            calling = asyncio.create_task(store.poll([1]))
+            await until(lambda sent=sent: proxy.calls("poll") > sent, "it is sent", PATIENCE)
+            for _ in range(2):
+                for task in others():
+                    task.cancel()
+                await asyncio.sleep(0)
+            assert calling.cancelled()
+            await until(lambda: not others(), "nothing goes on")
+        proxy.release()
+        assert await store.poll([1]) == [None]
+        await until(lambda: len(proxy.open_connections) == 2, "all but the last, with its two ends, are closed")
 
 
 def pending_tasks():

@@ -153,6 +153,13 @@ IN_THE_CLIENT = [
         "engine/test_cancelling_all_tasks.py::test_wait_ends",
     ),
     (
+        "a task that is cancelled before its first step keeps its connection",
+        "aio.callers:StartedTask.cancel",
+        "inspect.getcoroutinestate(self.get_coro()) != inspect.CORO_CREATED",
+        "True",
+        "engine/test_cancelling_all_tasks.py::test_cancelled_turn_after_turn_costs_no_connection",
+    ),
+    (
         "a follower that was stopped starts anew",
         "aio.follower:FollowerTask._start",
         "if not self._is_stopped:",
