@@ -32,6 +32,9 @@ from redis_kvpoll.transport.connection_options import (
 )
 from redis_kvpoll.transport.server_identity import KnownServer
 
+_MAX_POLL_MS = 2**31 - 1
+"""What poll takes: 24 days. No call lasts so long, but a deadline may."""
+
 
 class NodePool:
     """The idle connections to one server. ``keep`` is kept alive as long as the pool."""
@@ -221,7 +224,7 @@ def readable(connections: list[Any], seconds: float) -> list[Any]:
     poll = select.poll()
     for number in by_number:
         poll.register(number, select.POLLIN)
-    return [by_number[number] for number, _ in poll.poll(math.ceil(seconds * 1000))]
+    return [by_number[number] for number, _ in poll.poll(min(math.ceil(seconds * 1000), _MAX_POLL_MS))]
 
 
 def _readable_one_by_one(by_number: dict[int, Any], seconds: float) -> list[Any]:

@@ -135,6 +135,7 @@ class TestOptions:
     def test_limits_of_options_are_accepted(self, make_store):
         for option, values in {
             "ttl": (0.001, 1, 1e9, 10**9),
+            "deadline": (0.001, 1e9),
             "namespace": ("a", "A-z_0.9", "a" * 64, "..", "-"),
             "shards": (1, 1024, Index(3), None),
             "feed_length": (0, 1, 10_000_000, Index(3), None),
@@ -143,6 +144,10 @@ class TestOptions:
         }.items():
             for value in values:
                 make_store(**{option: value})
+
+    def test_longest_deadline_serves_several_shards(self, make_store):
+        store = make_store(shards=2, deadline=1e9)
+        assert len(store.update_many(dict.fromkeys(range(8), 1))) == 8
 
 
 class TestAccepted:
