@@ -2,6 +2,9 @@
 
 Invariant: a shard that is down delays no other. Replies are read as they arrive, not in the order of the shards: an
 unread reply blocks its shard's queue for other callers.
+
+Its limit: a shard that pauses between two tries may wait until connecting to one that hangs has failed. If pauses went
+first, a shard that is refused again and again would keep the other from its only try.
 """
 
 from __future__ import annotations
