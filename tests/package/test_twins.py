@@ -11,7 +11,7 @@ import pytest
 import redis_kvpoll
 
 PACKAGE = Path(redis_kvpoll.__file__).parent
-PAIRS = ("connect", "listing", "namespaces", "room", "store", "table")
+PAIRS = ("connect", "listing", "room", "store", "table")
 # The names of asyncio, each with its blocking counterpart.
 WORDS = (
     (r"\b(?:await|async) ", ""),
