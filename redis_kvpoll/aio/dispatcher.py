@@ -238,9 +238,9 @@ class AsyncDispatcher:
                 done_calls = queue.requeue_or_fail(batch)
             except Exception as error:  # a bug
                 batch.fail(error)
-                done_calls = queue.complete(batch)
+                done_calls = queue.end_batch(batch)
             else:
-                done_calls = queue.complete(batch)
+                done_calls = queue.end_batch(batch)
             batch = first_error = None
             # In the next turn: the next batch is sent first, so that the server works while the callers go on.
             queue.loop.call_soon(self._settle_all, done_calls)

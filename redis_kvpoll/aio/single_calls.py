@@ -76,7 +76,7 @@ class AsyncSingleCalls:
 
         def complete(reply: bytes | None) -> None:  # of a call that was cancelled
             if reply is not None and ready.updated(reply, status) is None:
-                ready.complete(room_commands.update_status(room, status), server, reply)
+                ready.accept_reply(room_commands.update_status(room, status), server, reply)
 
         try:
             try:
@@ -112,7 +112,7 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
     epochs = executor.session.observer_epochs()
 
     def complete(reply: list[Any]) -> list[Any] | None:
-        return executor.recovery.complete(call, server, epochs, reply)
+        return executor.recovery.accept_reply(call, server, epochs, reply)
 
     own = None
     try:

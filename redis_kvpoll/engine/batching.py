@@ -172,7 +172,7 @@ class ShardQueue:
         self._drop_cancelled()
         return batch
 
-    def complete(self, batch: Batch) -> list[PendingCall]:
+    def end_batch(self, batch: Batch) -> list[PendingCall]:
         """End a batch: queue its unfinished calls again, first; return the finished ones, whose callers to wake.
 
         Idempotent, because a caller that is interrupted here has to call it again.
@@ -220,7 +220,7 @@ class ShardQueue:
             return []
         if not batch.pending_calls[0].call.spec.repeatable:
             batch.fail(CallFailed(OutcomeUnknownError, f"sent, but its sender was interrupted: {MAY_HAVE_RUN}"))
-        return self.complete(batch)
+        return self.end_batch(batch)
 
     def _drop_cancelled(self) -> None:
         """Drop cancelled calls at the head of the queue; ``take_batch`` skips those further back."""

@@ -71,7 +71,7 @@ class Executor:
 
     def complete(self, call: Call, send: Send, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms; None if the call, or its rest, must be sent again."""
-        own = self.recovery.complete(call, send.server, epochs, reply)
+        own = self.recovery.accept_reply(call, send.server, epochs, reply)
         if own is not None and call.spec.may_stop and len(own) < len(call.rooms) * len(call.spec.reply):
             send.replied = own
             return None

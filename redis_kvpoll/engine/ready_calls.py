@@ -59,7 +59,7 @@ class ReadyCalls:
     def write(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
         """Return the bytes of a fenced update and its call, None if it is not ready.
 
-        ``Recovery.complete`` has to process the reply.
+        ``Recovery.accept_reply`` has to process the reply.
         """
         command, lease = self._current().write, self._recovery.lease
         return command.pack(room, generation, status) if command and (lease is None or not lease.lost) else None
@@ -77,7 +77,7 @@ class ReadyCalls:
         self, command: Command[V, T], sent_at: float, server: bytes | None, reply: Any, error: Exception | None
     ) -> Flow[T]:
         """Complete a command on the full path: by the reply to its ready call, or the error that came instead."""
-        own = self.complete(command, server, reply) if reply is not None else None
+        own = self.accept_reply(command, server, reply) if reply is not None else None
         if own is None:
             own = yield from self.repeat(command, self.full_call(command), sent_at, error)
         return command.finish(command.rooms, self._executor.decode(command, command.rooms, own))
@@ -86,10 +86,10 @@ class ReadyCalls:
         """Repeat on the full path a call that was sent."""
         return self._executor.recover_call(command, call, sent_at, Send(self.tag, ()), error)
 
-    def complete(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
+    def accept_reply(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
         """Pass the reply to an update to those who have come meanwhile, as ``Executor.complete``."""
         call = self.full_call(command)
-        return self._recovery.complete(call, server, (), packed.update_reply(reply, *command.items))
+        return self._recovery.accept_reply(call, server, (), packed.update_reply(reply, *command.items))
 
     def full_call(self, command: Command[V, T]) -> Call:
         """Return the script call of a command: without a lease, even if one has begun meanwhile."""

@@ -100,7 +100,9 @@ class Recovery:
         shard = self._shards.get(tag)
         return (shard.epoch or b"").decode() if shard is not None else ""
 
-    def complete(self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
+    def accept_reply(
+        self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]
+    ) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms, maybe not to the last, after the observers saw it.
 
         None if the shard has lost its data: once that was replayed, the call must be sent again.
@@ -271,7 +273,7 @@ class Recovery:
         for lease in leases if shard.must_renew_lease else ():
             call = lease.renewal(tag, "")
             reply = yield from attempts.send_script(call, self.servers.get(tag))
-            if (report := self.complete(call, None, (), reply)) is None:
+            if (report := self.accept_reply(call, None, (), reply)) is None:
                 return False
             lease.observe_renewal(tag, report)
         shard.must_renew_lease = False
@@ -280,7 +282,7 @@ class Recovery:
             while call.rooms:
                 epochs = self._session.observer_epochs()
                 reply = yield from attempts.send_script(call, self.servers.get(tag))
-                if (outcomes := self.complete(call, None, epochs, reply)) is None:
+                if (outcomes := self.accept_reply(call, None, epochs, reply)) is None:
                     return False
                 self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
                 _, call = call.split(outcomes)

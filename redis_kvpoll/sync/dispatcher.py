@@ -220,11 +220,11 @@ class Dispatcher:
         if len(batches) == 1:
             ((queue, batch),) = batches
             self.run(self.executor.send_batch(batch))
-            self._complete(queue, batch)
+            self._end_batch(queue, batch)
         elif batches:
             flows = [self.executor.send_batch(batch) for _, batch in batches]
             ShardFanOut(
-                self.transport, flows, self.executor.deadline, lambda number: self._complete(*batches[number])
+                self.transport, flows, self.executor.deadline, lambda number: self._end_batch(*batches[number])
             ).run()
         if caller.busy:
             caller.busy = False
@@ -232,16 +232,16 @@ class Dispatcher:
                 if not pending.done:
                     self._wake_next_sender(self._queue(pending))
 
-    def _complete(self, queue: ShardQueue, batch: Batch) -> None:
+    def _end_batch(self, queue: ShardQueue, batch: Batch) -> None:
         """End a batch: wake the next sender, and its callers."""
         try:
             with self._lock:
-                done_calls, next_sender = queue.complete(batch), queue.elect_sender()
+                done_calls, next_sender = queue.end_batch(batch), queue.elect_sender()
             _wake(next_sender)  # first, so that the server works while the callers go on
             for pending in done_calls:
                 pending.waiter.wakeups.put(None)
         except BaseException:
-            self._complete(queue, batch)  # else callers sleep on replies that came; waking twice is harmless
+            self._end_batch(queue, batch)  # else callers sleep on replies that came; waking twice is harmless
             raise
 
     def _wake_next_sender(self, queue: ShardQueue) -> None:

@@ -109,7 +109,7 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
     else:
         if reply is NOT_SENT:
             return NOT_SENT
-        own = executor.recovery.complete(call, server, epochs, reply)
+        own = executor.recovery.accept_reply(call, server, epochs, reply)
         if own and (update := replies.update(own)) is not None:
             return update
     command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)

@@ -152,10 +152,10 @@ class QueueMachine(RuleBasedStateMachine):
             one.waiter.busy = False
 
     def end(self, batch):
-        done_calls = self.queue.complete(batch)
+        done_calls = self.queue.end_batch(batch)
         assert done_calls == [one for one in batch.pending_calls if one.done]
         line = list(self.queue.waiting)
-        assert self.queue.complete(batch) == done_calls, "it may be repeated"
+        assert self.queue.end_batch(batch) == done_calls, "it may be repeated"
         assert list(self.queue.waiting) == line
 
     @invariant()
@@ -220,7 +220,7 @@ class TestTakeBatch:
         while queue.waiting:
             batch = queue.take_batch()
             batch.distribute(answer(batch))
-            queue.complete(batch)
+            queue.end_batch(batch)
             batches += 1
         assert batches == 10
 
@@ -289,7 +289,7 @@ class TestCancelAndRequeue:
         batch = queue.take_batch()
         queue.cancel(first)
         run_out(batch, 0.0)
-        assert queue.complete(batch) == [first]
+        assert queue.end_batch(batch) == [first]
         assert queue.elect_sender() is second
         assert queue.take_batch().pending_calls == [second]
 
@@ -324,7 +324,7 @@ class TestCancelAndRequeue:
         """Otherwise later calls on its room would overtake it."""
         first, second = pending("update", [1]), pending("clear", [1])
         queue = queue_of_calls(first, second)
-        assert queue.complete(queue.take_batch()) == []
+        assert queue.end_batch(queue.take_batch()) == []
         assert list(queue.waiting) == [first, second]
 
     def test_old_batch_does_not_complete_the_next(self):
@@ -335,7 +335,7 @@ class TestCancelAndRequeue:
         queue.requeue_or_fail(old)
         new = queue.take_batch()
         old.distribute(["late"])
-        queue.complete(old)
+        queue.end_batch(old)
         assert queue.batch is new
 
 
@@ -348,5 +348,5 @@ def test_queue_keeps_no_batch_but_the_last():
         batch = queue.take_batch()
         assert all(one.queued_behind is None for one in batch.pending_calls)
         batch.distribute(answer(batch))
-        queue.complete(batch)
+        queue.end_batch(batch)
     assert isinstance(batch, Batch)

@@ -222,7 +222,7 @@ class GroupExplorer(RecoveryExplorer):
         store = world.stores[number]
         (call,) = recovery.build_calls(command, context)
         self._servers.load(world.servers[store.server], world.now)
-        outcomes = recovery.complete(call, _identity(store.server), (), self._servers.run(call))
+        outcomes = recovery.accept_reply(call, _identity(store.server), (), self._servers.run(call))
         assert outcomes is not None, "no epoch is lost in this model"
         after = self._changed(world, store.server)
         try:

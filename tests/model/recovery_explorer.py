@@ -158,7 +158,7 @@ class RecoveryExplorer:
         recovery = self._recoveries.thaw(store.recovery)
         sweep = lease_commands.sweep(self._session.context, NAMESPACE)
         self._servers.load(world.servers[store.server], world.now)
-        recovery.complete(sweep, _identity(store.server), (), self._servers.run(sweep))
+        recovery.accept_reply(sweep, _identity(store.server), (), self._servers.run(sweep))
         text = f"{_name(number)} on S{store.server}: heartbeat"
         yield self._with_store(world, number, store, self._recoveries.number(recovery)), text
 
@@ -178,7 +178,7 @@ class RecoveryExplorer:
         recovery = self._recoveries.thaw(store.recovery)
         (call,) = recovery.build_calls(command, self._session.context)
         self._servers.load(world.servers[store.server], world.now)
-        outcomes = recovery.complete(call, _identity(store.server), (), self._servers.run(call))
+        outcomes = recovery.accept_reply(call, _identity(store.server), (), self._servers.run(call))
         assert outcomes is not None, "no epoch is lost in this model"
         after = self._changed(world, store.server)
         try:
@@ -205,7 +205,7 @@ class RecoveryExplorer:
                 after, late = self._changed(world, other)._replace(late=world.late - 1), store
                 outcome = reply[call.spec.feed + call.spec.epoch]
                 if self.setting.late_replies_count and outcome == Outcome.ADVANCED.value:
-                    recovery.complete(call, _identity(other), (), reply)
+                    recovery.accept_reply(call, _identity(other), (), reply)
                     all_told = (*store.told[:room], told._replace(status=4), *store.told[room + 1 :])
                     late = store._replace(told=all_told)
                 text = f"{_name(number)}: an update of {room} reaches S{other}, the reply is late"

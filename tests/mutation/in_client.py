@@ -42,7 +42,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a requeued call goes to the end of the queue",
-        "engine.batching:ShardQueue.complete",
+        "engine.batching:ShardQueue.end_batch",
         "deque([*back, *self.waiting])",
         "deque([*self.waiting, *back])",
         "engine/test_shard_queue.py::TestCancelAndRequeue::test_requeued_call_is_first_in_queue",
