@@ -108,42 +108,37 @@ class Recovery:
         None if the shard has lost its data: once that was replayed, the call must be sent again.
         """
         spec, tag, mark = call.spec, call.tag, None
-        shard = self._shards.get(tag)
-        if shard is None:
-            shard = self._shards.setdefault(tag, ShardState())
+        shard = self._shards.get(tag) or self._shards.setdefault(tag, ShardState())
         if server is not None:
             self.servers[tag] = server
         at = feed_id = reply.pop(0) if spec.feed else None
         if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
             mark, feed_id = Mark.parse(feed_id), None
             at = mark.feed_id if mark is not None else None
-        if spec.epoch:
-            epoch = reply.pop(0)
-            if shard.epoch is None:
-                shard.epoch = epoch
-            elif epoch != shard.epoch and not self._session.read_only:
-                shard.answer = None  # it may be from before the loss
-                self._set_verified(shard, False)
-                # A renewal that found the lease lost is final: the script may say so once only.
-                if spec.repeatable and not (spec.tail and reply[3] == b"lost"):
-                    return None
+        epoch = reply.pop(0) if spec.epoch else None
+        tail = Mark.of_entry(*(reply.pop(0) for _ in range(3))) if spec.tail else None
+        if spec.epoch and shard.epoch is None:
+            shard.epoch = epoch
+        elif spec.epoch and epoch != shard.epoch and not self._session.read_only:
+            shard.answer = None  # it may be from before the loss
+            self._set_verified(shard, False)
+            # A renewal that found the lease lost is final: the script may say so once only.
+            if spec.repeatable and not (spec.tail and reply[0] == b"lost"):
+                return None
         call = call.replied(reply) if spec.may_stop else call
         if at is not None and self._session.observers and spec.statuses_after:
             for observer, observed in self._session.observers_now(epochs):
                 observer.observe_write(observed, call, at, reply)
         if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
-            self._track(shard, call, feed_id, mark, reply)
-        return reply
-
-    def _track(self, shard: ShardState, call: Call, feed_id: bytes | None, mark: Mark | None, reply: list[Any]) -> None:
-        """Learn what a reply says of the marks of a shard and of its rooms."""
-        if call.spec.tail:
-            if tail := Mark.of_entry(*(reply.pop(0) for _ in range(3))):
+            if tail is not None:
                 shard.marks.tails.append(tail)
                 for rooms, _ in self.members.holders:
-                    rooms.mark_all(call.tag, tail)
-        elif feed_id is not None:
-            mark = mark_of(call, feed_id, reply)
+                    rooms.mark_all(tag, tail)
+            self._track(shard, call, mark if feed_id is None else mark_of(call, feed_id, reply), reply)
+        return reply
+
+    def _track(self, shard: ShardState, call: Call, mark: Mark | None, reply: list[Any]) -> None:
+        """Learn what a reply says of the tracked rooms. ``mark`` is its entry in the feed, or the feed's end."""
         if mark is not None:
             shard.marks.last_write = mark
         if self.members:
