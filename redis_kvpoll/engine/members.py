@@ -140,8 +140,8 @@ class Members(dict[RankIdentity, RankMember]):
         spec = call.spec
         if spec is script_specs.WRITE_RANKS:
             self._observe_ranks(call, reply, mark, now)
-        elif "incarnation" in spec.once and call.once[_CALLER][0]:
-            rank, world_size, owner, incarnation = call.once[_CALLER]
+        elif "incarnation" in spec.once and call.once[script_specs.CALLER_IDENTITY][0]:
+            rank, world_size, owner, incarnation = call.once[script_specs.CALLER_IDENTITY]
             if member := self.get(RankIdentity(int(rank), int(world_size), owner, incarnation)):
                 tracking.observe(member.tracked_rooms, call, reply, mark, now)
         else:
@@ -177,7 +177,3 @@ def _observe_rank(
         if code not in tracking.WRITTEN:
             rooms.unmark(tag, room, None)  # a length alone leaves no entry
     return None
-
-
-_CALLER = slice(5, 9)
-"""Rank, world_size, owner and incarnation, in the arguments of a call that has its caller's identity."""

@@ -279,7 +279,7 @@ class Recovery:
                 reply = yield from attempts.send_script(call, self.servers.get(tag))
                 if (outcomes := self.accept_reply(call, None, epochs, reply)) is None:
                     return False
-                self.losses.restored(sum(outcome in tracking.WRITTEN for outcome in outcomes[::3]))
+                self.losses.restored(sum(code in tracking.WRITTEN for code, *_ in call.spec.rows(outcomes)))
                 _, call = call.split(outcomes)
         return True
 

@@ -39,8 +39,7 @@ def observe(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | 
 
 
 def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    for room, at in zip(call.rooms, range(0, len(reply), 7), strict=True):
-        code, status, generation, _, _, request, opened = reply[at : at + 7]
+    for room, (code, status, generation, _, _, request, opened) in zip(call.rooms, specs.OPEN.rows(reply), strict=True):
         if code > 0 and generation:
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
@@ -54,15 +53,15 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
 
 def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here = rooms.in_shard(call.tag)
-    for room, at in zip(call.rooms, range(0, len(reply), 5), strict=True):
-        status, generation, request = parse_status(reply[at]), int(reply[at + 1] or 0), reply[at + 2]
+    for room, (name, number, request, _, opened) in zip(call.rooms, specs.ATTACH.rows(reply), strict=True):
+        status, generation = parse_status(name), int(number or 0)
         tracked = rooms_here.get(room)
         if tracked and tracked.generation > generation and tracked.awaiting_since is None:
             del rooms_here[room]  # cleared or expired
         elif generation and status is not None and (tracked is None or tracked.generation < generation):
             request = request.decode() if request else ""
             tracked = rooms.track(call.tag, room, TrackedRoom(generation, request, "attached", status, now), now)
-            tracked.add_opening(room, reply[at + 4])
+            tracked.add_opening(room, opened)
             rooms.unmark(call.tag, room)
         elif tracked and tracked.generation == generation:
             if status != tracked.status:
@@ -119,7 +118,7 @@ def observe_written(
 
 def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here = rooms.in_shard(call.tag)
-    for room, code, status, opened in zip(call.rooms, reply[::3], reply[1::3], reply[2::3], strict=True):
+    for room, (code, status, opened) in zip(call.rooms, specs.REPLAY.rows(reply), strict=True):
         tracked = rooms_here.get(room)
         is_waiting = False
         if tracked is None:
@@ -143,7 +142,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
 
 
 def _observe_clear(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    for room, code, fence in zip(call.rooms, reply[::3], call.items, strict=True):
+    for room, (code, _, _), fence in zip(call.rooms, specs.CLEAR.rows(reply), call.items, strict=True):
         observe_cleared(rooms, call.tag, room, fence, code, mark, now)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import decode_reason
+from redis_kvpoll.protocol.script_specs import FAILURES, OPEN
 from redis_kvpoll.validation import MAX_ROOM
 
 _NAMES = {b"request": "request", b"owner": "owner", b"by": "by", b"reason": "reason", b"origin": "origin"}
@@ -35,8 +36,7 @@ def parse_entry(words: Sequence[bytes]) -> list[RoomFailure]:
 def of_rooms(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
     """Return the failures in a reply of lua/failures.lua, without its position. An absent room is none."""
     found = []
-    for room, at in zip(rooms, range(0, len(reply), 6), strict=True):
-        status, generation, *words = reply[at : at + 6]
+    for room, (status, generation, *words) in zip(rooms, FAILURES.rows(reply), strict=True):
         number = _generation(generation or b"")
         if status == b"Failed" and number is not None:
             found.append(RoomFailure(room, number, *map(decode_reason, (word or None for word in words))))
@@ -46,8 +46,7 @@ def of_rooms(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
 def of_opening(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
     """Return the failures in a reply of lua/open.lua, without its feed id and epoch: rooms that were opened Failed."""
     found = []
-    for room, at in zip(rooms, range(0, len(reply), 7), strict=True):
-        code, status, generation, _, owner, request, _ = reply[at : at + 7]
+    for room, (code, status, generation, _, owner, request, _) in zip(rooms, OPEN.rows(reply), strict=True):
         if code > 0 and status == b"Failed":
             number = _generation(generation or b"") or 0
             found.append(RoomFailure(room, number, decode_reason(request or None), decode_reason(owner or None)))

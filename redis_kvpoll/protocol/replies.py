@@ -19,6 +19,8 @@ from redis_kvpoll.errors import (
 )
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Update
 from redis_kvpoll.protocol.rank_replies import rank_leases_in, ranks_in
+from redis_kvpoll.protocol.script_call import ScriptSpec
+from redis_kvpoll.protocol.script_specs import ATTACH, CLEAR, CONSENSUS, ENTRY, OPEN, UPDATE
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
@@ -67,7 +69,7 @@ def updates(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     try:
         return [_UPDATES[answer] for answer in zip(reply[::2], reply[1::2], strict=True)]
     except KeyError:
-        _check_refusals(operation, rooms, reply, 2)
+        _check_refusals(operation, rooms, UPDATE, reply)
         _corrupt(operation, rooms, reply[1::2])
 
 
@@ -77,28 +79,29 @@ def update(reply: list[Any]) -> Update | None:
 
 
 def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
-    _check_refusals(operation, rooms, reply, 3)
+    _check_refusals(operation, rooms, CLEAR, reply)
     # The room was deleted, so an unknown status that it had is no longer an error.
-    return [_STATUSES.get(name) for name in reply[1::3]]
+    return [_STATUSES.get(name) for _, name, _ in CLEAR.rows(reply)]
 
 
 def clearings(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
-    _check_refusals(operation, rooms, reply, 3)
-    return [Update(Outcome(code), _STATUSES.get(name)) for code, name in zip(reply[::3], reply[1::3], strict=True)]
+    _check_refusals(operation, rooms, CLEAR, reply)
+    return [Update(Outcome(code), _STATUSES.get(name)) for code, name, _ in CLEAR.rows(reply)]
 
 
 def failures(operation: str, rooms: list[int], reply: list[Any]) -> list[KVTransferError]:
-    _check_refusals(operation, rooms, reply, 3)
-    return [KVTransferError(room, _text(reason) or NO_REASON) for room, reason in zip(rooms, reply[2::3], strict=True)]
+    _check_refusals(operation, rooms, CLEAR, reply)
+    by_room = zip(rooms, CLEAR.rows(reply), strict=True)
+    return [KVTransferError(room, _text(reason) or NO_REASON) for room, (_, _, reason) in by_room]
 
 
 def consensuses(operation: str, rooms: list[int], reply: list[Any]) -> list[Consensus]:
-    found = statuses(operation, rooms, reply[::3])
+    found = statuses(operation, rooms, [name for name, _, _ in CONSENSUS.rows(reply)])
     return [
         Consensus(
             status, _count(operation, room, "generation", generation), _count(operation, room, "version", version)
         )
-        for room, status, generation, version in zip(rooms, found, reply[1::3], reply[2::3], strict=True)
+        for room, status, (_, generation, version) in zip(rooms, found, CONSENSUS.rows(reply), strict=True)
     ]
 
 
@@ -113,18 +116,16 @@ class OpenedRoom(NamedTuple):
 
 
 def openings(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom]:
-    _check_refusals(operation, rooms, reply, 7)
-    found = statuses(operation, rooms, reply[1::7])
+    _check_refusals(operation, rooms, OPEN, reply)
+    found = statuses(operation, rooms, [name for _, name, *_ in OPEN.rows(reply)])
     return [
         OpenedRoom(Outcome(code), status, _count(operation, room, "generation", generation), _text(request))
-        for room, code, status, generation, request in zip(
-            rooms, reply[::7], found, reply[2::7], reply[5::7], strict=True
-        )
+        for room, status, (code, _, generation, _, _, request, _) in zip(rooms, found, OPEN.rows(reply), strict=True)
     ]
 
 
 def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[OpenedRoom | None]:
-    found = statuses(operation, rooms, reply[::5])
+    found = statuses(operation, rooms, [name for name, *_ in ATTACH.rows(reply)])
     return [
         OpenedRoom(
             Outcome.UNCHANGED,
@@ -135,16 +136,13 @@ def attachments(operation: str, rooms: list[int], reply: list[Any]) -> list[Open
         )
         if generation
         else None
-        for room, status, generation, request, length in zip(
-            rooms, found, reply[1::5], reply[2::5], reply[3::5], strict=True
-        )
+        for room, status, (_, generation, request, length, _) in zip(rooms, found, ATTACH.rows(reply), strict=True)
     ]
 
 
-def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: int) -> None:
+def _check_refusals(operation: str, rooms: list[int], spec: ScriptSpec, reply: list[Any]) -> None:
     """Raise the error of the first refusal in a reply."""
-    for room, at in zip(rooms, range(0, len(reply), width), strict=True):
-        code, word = reply[at : at + 2]
+    for room, (code, word, *more) in zip(rooms, spec.rows(reply), strict=True):
         if code == Refusal.LEASE.value:
             raise LeaseLostError(operation, _text(word) or "")
         if code == Refusal.WORLD_SIZE.value:
@@ -153,7 +151,7 @@ def _check_refusals(operation: str, rooms: list[int], reply: list[Any], width: i
         if code == Refusal.CORRUPT.value:
             _corrupt(operation, [room], [word])
         if code == Refusal.BUSY.value:
-            _, _, _, age_ms, owner, request = reply[at : at + 6]
+            _, age_ms, owner, request, _ = more
             raise RoomBusyError(room, _STATUSES.get(word), int(age_ms) / 1000, _text(owner), _text(request))
 
 
@@ -186,17 +184,15 @@ def _length(operation: str, room: int, length: Any) -> int | None:
 
 
 def entries(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | None]:
-    return [
-        _entry(operation, room, *reply[at : at + 3]) for room, at in zip(rooms, range(0, len(reply), 3), strict=True)
-    ]
+    return [_entry(operation, room, *row) for room, row in zip(rooms, ENTRY.rows(reply), strict=True)]
 
 
 def entries_or_errors(operation: str, rooms: list[int], reply: list[Any]) -> list[Entry | CorruptEntryError | None]:
     """As entries, but a corrupt room hides no other."""
     found: list[Entry | CorruptEntryError | None] = []
-    for room, at in zip(rooms, range(0, len(reply), 3), strict=True):
+    for room, row in zip(rooms, ENTRY.rows(reply), strict=True):
         try:
-            found.append(_entry(operation, room, *reply[at : at + 3]))
+            found.append(_entry(operation, room, *row))
         except CorruptEntryError as error:
             found.append(error)
     return found

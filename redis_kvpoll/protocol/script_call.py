@@ -9,7 +9,7 @@ stops by itself, and its reply lacks the last rooms, which are sent again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
@@ -129,6 +129,10 @@ class ScriptSpec:
     def feed(self) -> bool:
         """Whether the reply starts with the id of a feed entry."""
         return self.first[:1] == ("feed",)
+
+    def rows(self, reply: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+        """Return the fields of each room in a reply, without feed id and epoch."""
+        return zip(*[iter(reply)] * len(self.reply), strict=True)
 
     def of(self, context: CallContext) -> ScriptSpec:
         """Return the variant for a store with this context."""

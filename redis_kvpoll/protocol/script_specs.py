@@ -17,6 +17,8 @@ _CALLER = (
     *("feed_length", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms", "nonce"),
     *("rank", "world_size", "owner", "incarnation", "author"),
 )
+CALLER_IDENTITY = slice(_CALLER.index("rank"), _CALLER.index("author"))
+"""Rank, world_size, owner and incarnation, in the arguments of a call that has its caller's identity."""
 
 
 def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
