@@ -8,10 +8,9 @@
 -- INCLUDE  numbers, is_above, fail_room, list_part, read_fields, feed
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
--- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names,
--- and its rank. leases counts what
--- has failed. For a key of another type, the error replaces the status; so does a version that is no number (both made
--- by hand). The other rooms are processed.
+-- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names, and its rank.
+-- leases counts what has failed. For a key of another type, the error replaces the status; so does a version that is no
+-- number (both made by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
 local step = (#KEYS - 4) / count

@@ -3,7 +3,7 @@
 -- INCLUDE  order, quick_ranks, quick_add, quick_clear, quick_write
 
 local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
-local MAX_RANKS = 500  -- of a call, as in limit.lua
+local MAX_RANKS = 500  -- of a call: the fields of limit.lua, at 4 a rank, as write_ranks.lua counts those done here
 local at, number, done = 12, 1, 0  -- where the next room's arguments begin; its number; how many ranks came before
 
 while ARGV[1] ~= '0' and at < #ARGV and done <= MAX_RANKS do

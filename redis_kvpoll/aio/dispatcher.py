@@ -31,7 +31,10 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 SENDER_TIMEOUT = 0.1
-"""Seconds that a call waits beyond its deadline for its sender, whose error has more detail."""
+"""Seconds that a call waits beyond its deadline for its sender, whose error has more detail.
+
+Whatever delays the sender, a task of the same event loop, delays this timer, too.
+"""
 
 
 async def drive(flow: Flow[T], perform: Callable[[Effect], Awaitable[Any]]) -> T:

@@ -17,7 +17,6 @@ from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, RESTORE_SECONDS, ExpectedSettings
 
 
-# Seconds; the docstring of StatusStore has the reasons.
 class WriteObserver(Protocol):
     """A local copy of the table that applies this store's own writes. A mirror is one."""
 

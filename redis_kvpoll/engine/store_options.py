@@ -1,4 +1,4 @@
-"""The options of a store, and their defaults. Durations are in seconds."""
+"""The options of a store, and their defaults, with the reasons in StatusStore's docstring. Durations are in seconds."""
 
 from __future__ import annotations
 
