@@ -37,7 +37,8 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 SENDER_TIMEOUT = 1.0
-"""Seconds that a caller waits beyond its deadline for the sender of its call, whose error has more detail."""
+"""Seconds that a caller waits beyond its deadline for the sender of its call, whose error has more detail.
+It is another thread, which a busy process may keep waiting."""
 
 
 def drive(flow: Flow[T], perform: Callable[[Effect], Any]) -> T:
@@ -137,9 +138,7 @@ class Dispatcher:
         """Enqueue calls, each in another queue; return when all are done."""
         pending_calls = effect.pending_calls
         me = get_ident()
-        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls) or self._has_lock():
-            # A signal handler or finalizer during a call of this thread, or of one that waits for it to connect, or for
-            # its lock.
+        if self._must_not_wait(me, pending_calls):
             for pending in pending_calls:
                 self.run(self.executor.send_batch(Batch([pending])))
             return pending_calls
@@ -191,10 +190,13 @@ class Dispatcher:
                 ):
                     self._queue(pending).leave(pending, f"no answer within {self.executor.deadline:g} s")
 
-    def _is_sending(self, thread: int, pending_calls: list[PendingCall]) -> bool:
-        """Whether a thread has a batch in flight in the queue of one of these calls."""
+    def _must_not_wait(self, me: int, pending_calls: list[PendingCall]) -> bool:
+        """Whether a signal handler or finalizer makes a call while others may wait for its thread: in a call of the
+        thread's own, or while it connects for another thread, or has the lock."""
+        if me in self._threads_inside or is_opening(me) or self._has_lock():
+            return True
         queues = map(self._queue, pending_calls)
-        return any(queue.batch is not None and queue.sender == thread for queue in queues)
+        return any(queue.batch is not None and queue.sender == me for queue in queues)
 
     def _has_lock(self) -> bool:
         """Whether this thread has the lock; only a condition tells that."""
@@ -238,8 +240,7 @@ class Dispatcher:
             with self._lock:
                 done_calls, next_sender = queue.end_batch(batch), queue.elect_sender()
             _wake(next_sender)  # first, so that the server works while the callers go on
-            for pending in done_calls:
-                pending.waiter.wakeups.put(None)
+            _wake(*done_calls)
         except BaseException:
             self._end_batch(queue, batch)  # else callers sleep on replies that came; waking twice is harmless
             raise
@@ -264,8 +265,7 @@ class Dispatcher:
                 if queue.batch and queue.sender == get_ident():
                     done_calls += queue.requeue_or_fail(queue.batch)
                 _wake(queue.elect_sender())
-        for pending in done_calls:
-            pending.waiter.wakeups.put(None)
+        _wake(*done_calls)
 
     def _give_up_on_sender(self, pending_calls: list[PendingCall]) -> None:
         """Fail calls whose sender hangs, or was interrupted where no ``finally`` could run.
@@ -288,10 +288,11 @@ class Dispatcher:
                     queue.next_sender = None  # it was woken, but did not send
                 queue.leave(pending, f"no answer within {self.executor.deadline:g} s: another thread hangs")
                 _wake(queue.elect_sender())
-        for pending in done_calls:
+        _wake(*done_calls)
+
+
+def _wake(*pending_calls: PendingCall | None) -> None:
+    """Wake the threads of these calls."""
+    for pending in pending_calls:
+        if pending is not None:
             pending.waiter.wakeups.put(None)
-
-
-def _wake(next_sender: PendingCall | None) -> None:
-    if next_sender is not None:
-        next_sender.waiter.wakeups.put(None)
