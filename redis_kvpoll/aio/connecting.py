@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.connection_kind import is_fake
 from redis_kvpoll.transport.connection_options import pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 
@@ -20,7 +21,7 @@ class AsyncConnector:
         self._class = connection_class
         self._options = options
         self._known = known
-        self._asks = not connection_class.__module__.startswith("fakeredis")  # it has no INFO
+        self._asks = not is_fake(connection_class)
         self._probe_is_due = True
 
     async def connect(self, seconds: float) -> Any:

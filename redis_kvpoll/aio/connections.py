@@ -19,6 +19,7 @@ from redis_kvpoll.aio.callers import StartedTask, result_of, retrieve
 from redis_kvpoll.aio.connecting import AsyncConnector, close_at_once, is_open
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
+from redis_kvpoll.transport.connection_kind import ConnectionKind
 from redis_kvpoll.transport.connection_options import (
     IDLE_CLOSED,
     MAX_IDLE,
@@ -43,8 +44,8 @@ class AsyncNodePool:
         self._deadline = deadline
         self.limit = time_limit(client_options, deadline)
         """Seconds for a call that has no timeout of its own."""
-        # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
-        self.can_block = not connection_class.__module__.startswith("fakeredis")
+        kind = ConnectionKind.of(connection_class, AbstractConnection, SentinelManagedConnection)
+        self.can_block, self._is_plain, self._read = kind.can_block, kind.is_plain, kind.read
         # The timeout is set around a whole call; one inside each send and read would cost more.
         self._options = connection_options(client_options) | {"socket_timeout": None, "socket_connect_timeout": None}
         self._idle: list[Any] = []
@@ -56,14 +57,6 @@ class AsyncNodePool:
         self.closed = False
         self.last_try_failed = False
         """Then connecting may take long."""
-        # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
-        sentinel = issubclass(connection_class, SentinelManagedConnection)
-        self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
-        self._is_plain = self.can_block and all(
-            getattr(connection_class, name) is getattr(AbstractConnection, name)
-            for name in ("send_packed_command", *(() if sentinel else ("read_response",)))
-        )
-        """Whether its connections send and read as redis-py's own do."""
         self._known = KnownServer()
         self._connector = AsyncConnector(connection_class, self._options, self._known)
 
@@ -252,9 +245,7 @@ class AsyncNodePool:
     def _put_back(self, connection: Any) -> bool:
         """Put a connection back into the pool; False if it is no longer good for one."""
         self.last_try_failed = False
-        known = self._known
-        may_keep = connection.losses == known.losses and connection.server == known.current
-        if self.closed or len(self._idle) >= MAX_IDLE or not may_keep:
+        if self.closed or len(self._idle) >= MAX_IDLE or not self._known.is_good(connection):
             return False
         self._idle.append(connection)
         return True

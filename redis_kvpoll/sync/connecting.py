@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from redis_kvpoll.transport import tls_probe
+from redis_kvpoll.transport.connection_kind import is_fake
 from redis_kvpoll.transport.connection_options import opening, pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 
@@ -34,7 +35,7 @@ class Connector:
         self._connect_timeout: float | None = self._options.pop("socket_connect_timeout", None)
         """For one address. A host name may have several, the first of which may be dead."""
         self._known = known
-        self._is_fake = connection_class.__module__.startswith("fakeredis")  # it has no INFO, and never waits
+        self._is_fake = is_fake(connection_class)
         self._probe_is_due = True
 
     def connect(self, timeout: float, limit: float) -> Any:

@@ -22,6 +22,7 @@ from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.sync.connecting import Connector, shut_down
+from redis_kvpoll.transport.connection_kind import ConnectionKind
 from redis_kvpoll.transport.connection_options import (
     IDLE_CLOSED,
     MAX_IDLE,
@@ -47,20 +48,12 @@ class NodePool:
         self._options = connection_options(client_options)
         self.limit = time_limit(self._options, deadline)
         """Seconds for a call that has no timeout of its own."""
-        # fakeredis cannot: nothing ends its blocking reads early, and in asyncio they outlive the connection.
-        self.can_block = not connection_class.__module__.startswith("fakeredis")
+        kind = ConnectionKind.of(connection_class, AbstractConnection, SentinelManagedConnection)
+        self.can_block, self._is_plain, self._read = kind.can_block, kind.is_plain, kind.read
         self._idle: list[Any] = []
         self.closed = False
         self.last_try_failed = False
         """Then connecting may take long."""
-        # Sentinel's connection turns READONLY, which did not execute, into a lost connection, which may have.
-        sentinel = issubclass(connection_class, SentinelManagedConnection)
-        self._read = AbstractConnection.read_response if sentinel else connection_class.read_response
-        self._is_plain = self.can_block and all(
-            getattr(connection_class, name) is getattr(AbstractConnection, name)
-            for name in ("send_packed_command", *(() if sentinel else ("read_response",)))
-        )
-        """Whether its connections send and read as redis-py's own do."""
         self._known = KnownServer()
         options = {name: self._options[name] for name in self._options if name != "socket_timeout"}
         self._connector = Connector(connection_class, options, self._known)
@@ -200,9 +193,7 @@ class NodePool:
     def _give_back(self, connection: Any) -> None:
         """Keep a connection for the next call."""
         self.last_try_failed = False
-        known = self._known
-        may_keep = connection.losses == known.losses and connection.server == known.current
-        if may_keep and len(self._idle) < MAX_IDLE and not self.closed:
+        if self._known.is_good(connection) and len(self._idle) < MAX_IDLE and not self.closed:
             self._idle.append(connection)
         else:
             connection.disconnect()

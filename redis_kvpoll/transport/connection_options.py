@@ -21,6 +21,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.remedies import TLS_TIMEOUT
 from redis_kvpoll.errors import InvalidInputError
+from redis_kvpoll.transport.connection_kind import is_fake
 from redis_kvpoll.transport.urls import Target
 
 logger = logging.getLogger("redis_kvpoll")
@@ -152,7 +153,7 @@ def shown_client(client: Any, nodes: Sequence[tuple[str, int]] = ()) -> str:
         where = f"Sentinel's {service!r}"
     elif "path" in options:
         where = options["path"]
-    elif pool is not None and not pool.connection_class.__module__.startswith("fakeredis"):
+    elif pool is not None and not is_fake(pool.connection_class):
         where = f"{options.get('host')}:{options.get('port')}"
     return f"a {type(client).__name__} client" + (f" of {where}" if where else "")
 

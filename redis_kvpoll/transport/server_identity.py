@@ -28,8 +28,7 @@ class KnownServer:
     """The server that an endpoint leads to, as its connections have found it.
 
     A connection gets the attributes ``server``, its identity, and ``losses``, the losses before it was opened. A reply
-    over it says something about the newest server only if ``server`` is ``current``; it is good for further calls if
-    no connection was lost since it was opened, either.
+    over it says something about the newest server only if ``server`` is ``current``.
     """
 
     def __init__(self) -> None:
@@ -52,6 +51,10 @@ class KnownServer:
             raise RedisConnectionError("another server took over while this connection was opened")
         self.current = connection.server = found
         connection.losses = losses
+
+    def is_good(self, connection: Any) -> bool:
+        """Whether a connection is good for further calls: no connection was lost since it was opened, either."""
+        return bool(connection.losses == self.losses and connection.server == self.current)
 
     def snapshot(self) -> tuple[bytes, int]:
         return self.current, self.losses

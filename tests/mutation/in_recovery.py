@@ -220,8 +220,8 @@ IN_RECOVERY = [
     ),
     (
         "a connection in flight during a loss is kept",
-        "sync.connections:NodePool._give_back",
-        "known.losses",
+        "transport.server_identity:KnownServer.is_good",
+        "self.losses",
         "connection.losses",
         "servers/test_server_identity.py::test_connection_in_flight_during_a_loss_is_not_kept[sync]",
     ),
