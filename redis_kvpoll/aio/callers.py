@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -52,16 +51,14 @@ class LastingTask(asyncio.Task[None]):
 
 
 class StartedTask(asyncio.Task[T]):
-    """A task that has started whenever it is cancelled, so that its ``finally`` runs: what it was given is given back.
+    """A task that starts, also if it is cancelled at once, so that its ``finally`` gives back what the task was given.
 
-    A program may cancel all tasks in every turn.
+    A program may cancel all tasks turn after turn.
     """
 
     def cancel(self, msg: Any | None = None) -> bool:
-        if inspect.getcoroutinestate(self.get_coro()) != inspect.CORO_CREATED:
-            return super().cancel(msg)
-        self.get_loop().call_soon(super().cancel, msg)  # comes after the first step, which is due already
-        return True
+        self.get_loop().call_soon(super().cancel, msg)  # comes after the first step, which is due by now
+        return not self.done()
 
 
 class AsyncShardQueue(batching.ShardQueue):
