@@ -178,6 +178,16 @@ class TestCompose:
         shutil.copy(DEPLOY / "monitoring" / "kvpoll.rules.yml", tmp_path)
         promtool("check", "config", tmp_path / "prometheus.yml")
 
+    def test_sglang_is_scraped_once_two_signs_are_removed(self):
+        """As the comment there says; a blank too many in front is an error."""
+        text = (DEPLOY / "compose" / "prometheus.yml").read_text()
+        for name in ("- job_name", "  static_configs"):
+            assert text.count(f"#{name}: ") == 1
+            text = text.replace(f"#{name}: ", f"{name}: ")
+        ours, sglang = yaml.safe_load(text)["scrape_configs"]
+        assert sglang["job_name"] == "sglang"
+        assert sglang.keys() == ours.keys()
+
     def test_image_copies_what_the_package_is_built_from(self):
         copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "compose" / "Dockerfile").read_text(), re.MULTILINE)
         assert {name for line in copied for name in line.split()} == {
