@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from redis_kvpoll.cli.clock import ServerClock
-from redis_kvpoll.cli.durations import DURATION
+from redis_kvpoll.cli.durations import duration
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Entry, KVPoll, RoomRow
 from redis_kvpoll.protocol.lease_commands import owner_in
@@ -89,7 +89,7 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
         click.option("--status", type=STATUS_CHOICE, multiple=True, help="Rooms at this status; may be repeated."),
         _duration_or_default("--stuck", STUCK, "Live rooms without a change for this long."),
         _duration_or_default("--expiring", EXPIRING, "Live rooms whose TTL ends within this time."),
-        click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older than this."),
+        click.option("--older-than", type=duration, metavar="5m", help="Rooms whose last change is older than this."),
         click.option(
             "--owner",
             metavar="TEXT",
@@ -117,7 +117,7 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
 
 def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F], F]:
     """Return an option that may have a value or stand alone."""
-    return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
+    return click.option(name, type=duration, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
 
 
 def select(store: StatusStore, wanted: Selection, clock: ServerClock) -> Iterator[tuple[Found, bool]]:
