@@ -15,8 +15,9 @@ from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
-from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners
-from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
+from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners, text_part
+from redis_kvpoll.errors import StoreUnavailableError, printable
+from redis_kvpoll.model import Entry
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
 
@@ -36,9 +37,10 @@ MOST_KNOWN = 100_000
 )
 @click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
 @click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
-@click.option("--reason", metavar="TEXT", help="Changes whose reason contains TEXT.")
+@click.option("--reason", type=text_part, metavar="TEXT", help="Changes whose reason contains TEXT.")
 @click.option(
     "--owner",
+    type=text_part,
     metavar="TEXT",
     help="Changes of rooms of the owners with TEXT anywhere in their names. End an address with its colon: @10.0.0.1:",
 )

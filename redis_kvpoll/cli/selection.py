@@ -34,6 +34,13 @@ SAME_OPENING = 0.0015
 STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
 
 
+def text_part(text: str) -> str:
+    """A text to look for. Every room has the empty one: a variable that a script has not set would select them all."""
+    if not text.strip():
+        raise click.BadParameter("it is empty, and would match everything")
+    return text
+
+
 class Found(NamedTuple):
     """One room, as far as it was read."""
 
@@ -92,12 +99,19 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
         click.option("--older-than", type=duration, metavar="5m", help="Rooms whose last change is older than this."),
         click.option(
             "--owner",
+            type=text_part,
             metavar="TEXT",
             help="Rooms that an owner with TEXT anywhere in its name opened or has a part in, or that its end failed. "
             "End an address with its colon: @10.0.0.1:",
         ),
-        click.option("--request", metavar="TEXT", help="Rooms whose request contains TEXT."),
-        click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains TEXT."),
+        click.option("--request", type=text_part, metavar="TEXT", help="Rooms whose request contains TEXT."),
+        click.option(
+            reason_option,
+            "reason_part",
+            type=text_part,
+            metavar="TEXT",
+            help="Rooms whose failure reason contains TEXT.",
+        ),
     )
 
     def add(command: F) -> F:
