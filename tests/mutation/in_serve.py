@@ -51,6 +51,13 @@ IN_SERVE = [
         "serve/test_actions.py::test_action_that_is_not_confirmed_does_nothing[6]",
     ),
     (
+        "a corrupt room that was cleared counts as absent",
+        "serve.actions:_clear",
+        'was = "corrupt"',
+        'was = ""',
+        "serve/test_actions.py::test_clear_removes_a_corrupt_room[fields0]",
+    ),
+    (
         "text becomes markup",
         "serve.markup:_text",
         "return escape(printable(text), quote=True)",
