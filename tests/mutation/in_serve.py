@@ -107,6 +107,20 @@ IN_SERVE = [
         "serve/test_ls.py::test_more_rooms_than_serve_lists_are_read_from_the_table",
     ),
     (
+        "a proxy is told serve's token",
+        "cli.ask_serve:_get",
+        "build_opener(ProxyHandler({}), Stay)",
+        "build_opener(Stay)",
+        "serve/test_ls.py::test_proxy_of_the_environment_gets_no_token",
+    ),
+    (
+        "a deleted room's time counts for the one after it",
+        "protocol.periods:periods",
+        " and not is_anew",
+        "",
+        "cli/test_feed.py::TestPeriods::test_deleted_room_opened_again_has_two_periods[20.0]",
+    ),
+    (
         "a failed room that was cleared is listed",
         "serve.screens.failed:_rooms",
         "if entries and (entry is None or entry.status is not KVPoll.Failed):",
