@@ -84,7 +84,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     """
     with found_table(url, namespace) as (store, _):
         changes = store.history(room)
-        exists = _exists(store, room)
+        entry = store.entries([room]).get(room)
         settings = store.settings()
     if wants_json:
         as_json.put([as_json.change(change) for change in changes])
@@ -92,12 +92,14 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
             f"the feed of namespace {namespace!r} has no changes of room {room}"
-            + (", though the room exists" if exists else "")
+            + (", though the room exists" if entry is not None else "")
             + f"; it keeps {kept} entries of a shard, and expires once no room was opened or touched for a day"
         )
     if not wants_json:
         now = ServerClock(url).now()
-        print_history([row for period in periods(changes, exists, now) for row in period_rows(period)])
+        opened_at = entry.opened_at if isinstance(entry, Entry) else 0.0
+        found = periods(changes, entry is not None, now, opened_at)
+        print_history([row for period in found for row in period_rows(period)])
 
 
 def _wanted(
@@ -156,13 +158,6 @@ def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str
             yield change
         if change.status is None:
             known.pop(change.room, None)  # the next of this id is another's
-
-
-def _exists(store: StatusStore, room: int) -> bool:
-    try:
-        return store.get(room) is not None
-    except CorruptEntryError:
-        return True
 
 
 def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:
