@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from redis_kvpoll.cli.app import kvpoll, load
+from redis_kvpoll.integrations.sglang.startup import log_disabled
 from redis_kvpoll.monitoring.alerts import ALERTS, RECORDINGS, rules_file
 from tests.monitoring.cases import CASES
 from tests.support.documents import anchors, text_of
@@ -103,6 +104,14 @@ def test_alert_names_the_check_of_its_other_cause(name, check, drills):
     assert f"check {check}" in BY_NAME[name].description
     assert f"check `{check}`" in paragraph(name)
     assert [drill for drill in drills if name not in paragraph(drill)] == []
+
+
+def test_process_that_never_joined_is_to_be_restarted(caplog):
+    """Its gauge stays 0, although Redis and the agent are well."""
+    log_disabled("why")
+    (record,) = caplog.records
+    words = record.getMessage().removeprefix("redis_kvpoll: ").partition(": why")[0]
+    assert f"- `{words}`:" in paragraph("KVPollLinkDown")
 
 
 class TestRunbook:
