@@ -92,7 +92,8 @@ def _show(
 def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
     """How many writes were refused in a second between two snapshots; None if they are one."""
     seconds = now.at - before.at
-    return (sum(now.refused.values()) - sum(before.refused.values())) / seconds if seconds > 0 else None
+    more = sum(now.refusals_seen.values()) - sum(before.refusals_seen.values())
+    return more / seconds if seconds > 0 else None
 
 
 def _first(statistics: Statistics) -> Snapshot:
