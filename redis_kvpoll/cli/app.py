@@ -9,6 +9,7 @@ To add a command: write it in a module of this folder, and add its line to COMMA
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -64,6 +65,8 @@ class LazyGroup(click.Group):
         return name, load(command.name) if command and command.name else None, rest
 
     def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):  # rich heeds it by itself
+            ctx.color = False
         try:
             return super().invoke(ctx)
         except KVPollError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
@@ -12,21 +11,12 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 864
 _LARGE = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-class Duration(click.ParamType[float]):
-    """Seconds, or a number with ms, s, m, h or d."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, int | float):
-            return float(value)
-        found = _WRITTEN.fullmatch(value.strip())
-        if found is None:
-            self.fail(f"{value!r} is not a duration: write 90s, 5m, 2h or 1d", param, ctx)
-        return float(found[1]) * _SECONDS[found[2]]
-
-
-DURATION = Duration()
+def duration(text: str) -> float:
+    """The seconds in a command line option: a number of them, or one with ms, s, m, h or d."""
+    found = _WRITTEN.fullmatch(text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 5m, 2h or 1d")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def human(seconds: float | None) -> str:

@@ -15,8 +15,9 @@ from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
-from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners
-from redis_kvpoll.errors import CorruptEntryError, StoreUnavailableError, printable
+from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners, text_part
+from redis_kvpoll.errors import StoreUnavailableError, printable
+from redis_kvpoll.model import Entry
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
 
@@ -36,9 +37,10 @@ MOST_KNOWN = 100_000
 )
 @click.option("--room", type=room_id, multiple=True, help="Changes of this room; may be repeated.")
 @click.option("--status", type=STATUS_CHOICE, multiple=True, help="Changes to this status; may be repeated.")
-@click.option("--reason", metavar="TEXT", help="Changes whose reason contains TEXT.")
+@click.option("--reason", type=text_part, metavar="TEXT", help="Changes whose reason contains TEXT.")
 @click.option(
     "--owner",
+    type=text_part,
     metavar="TEXT",
     help="Changes of rooms of the owners with TEXT anywhere in their names. End an address with its colon: @10.0.0.1:",
 )
@@ -82,7 +84,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
     """
     with found_table(url, namespace) as (store, _):
         changes = store.history(room)
-        exists = _exists(store, room)
+        entry = store.entries([room]).get(room)
         settings = store.settings()
     if wants_json:
         as_json.put([as_json.change(change) for change in changes])
@@ -90,12 +92,14 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
             f"the feed of namespace {namespace!r} has no changes of room {room}"
-            + (", though the room exists" if exists else "")
+            + (", though the room exists" if entry is not None else "")
             + f"; it keeps {kept} entries of a shard, and expires once no room was opened or touched for a day"
         )
     if not wants_json:
         now = ServerClock(url).now()
-        print_history([row for period in periods(changes, exists, now) for row in period_rows(period)])
+        opened_at = entry.opened_at if isinstance(entry, Entry) else 0.0
+        found = periods(changes, entry is not None, now, opened_at)
+        print_history([row for period in found for row in period_rows(period)])
 
 
 def _wanted(
@@ -154,13 +158,6 @@ def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str
             yield change
         if change.status is None:
             known.pop(change.room, None)  # the next of this id is another's
-
-
-def _exists(store: StatusStore, room: int) -> bool:
-    try:
-        return store.get(room) is not None
-    except CorruptEntryError:
-        return True
 
 
 def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:

@@ -15,7 +15,7 @@ from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
 from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
-from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, with_entries
+from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, text_part, with_entries
 from redis_kvpoll.model import Entry
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def print_found(found: Iterable[Found], now: float) -> None:
 
 @click.command(short_help="Find the rooms of a request.")
 @table_options
-@click.argument("request")
+@click.argument("request", type=text_part)
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="List at most so many rooms."
 )

@@ -10,7 +10,7 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.clock import ServerClock
-from redis_kvpoll.cli.durations import DURATION, human
+from redis_kvpoll.cli.durations import duration, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
@@ -177,7 +177,7 @@ def _period(period: Period) -> dict[str, object]:
 @table_options
 @click.argument("room", type=room_id)
 @click.argument("statuses", type=STATUS_CHOICE, nargs=-1, metavar="[STATUS]...")
-@click.option("--timeout", type=DURATION, metavar="30s", help="Give up after this time; by default never.")
+@click.option("--timeout", type=duration, metavar="30s", help="Give up after this time; by default never.")
 @json_option
 def wait(
     url: str, namespace: str, room: int, statuses: tuple[str, ...], timeout: float | None, wants_json: bool

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from redis_kvpoll.cli.clock import ServerClock
-from redis_kvpoll.cli.durations import DURATION
+from redis_kvpoll.cli.durations import duration
 from redis_kvpoll.errors import CorruptEntryError
 from redis_kvpoll.model import Entry, KVPoll, RoomRow
 from redis_kvpoll.protocol.lease_commands import owner_in
@@ -32,6 +32,13 @@ BATCH = 1000
 SAME_OPENING = 0.0015
 """Seconds: a row and an entry have the time of one opening to the millisecond."""
 STATUS_CHOICE = click.Choice([s.name for s in KVPoll], case_sensitive=False)
+
+
+def text_part(text: str) -> str:
+    """A text to look for. Every room has the empty one: a variable that a script has not set would select them all."""
+    if not text.strip():
+        raise click.BadParameter("it is empty, and would match everything")
+    return text
 
 
 class Found(NamedTuple):
@@ -89,15 +96,22 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
         click.option("--status", type=STATUS_CHOICE, multiple=True, help="Rooms at this status; may be repeated."),
         _duration_or_default("--stuck", STUCK, "Live rooms without a change for this long."),
         _duration_or_default("--expiring", EXPIRING, "Live rooms whose TTL ends within this time."),
-        click.option("--older-than", type=DURATION, metavar="5m", help="Rooms whose last change is older than this."),
+        click.option("--older-than", type=duration, metavar="5m", help="Rooms whose last change is older than this."),
         click.option(
             "--owner",
+            type=text_part,
             metavar="TEXT",
             help="Rooms that an owner with TEXT anywhere in its name opened or has a part in, or that its end failed. "
             "End an address with its colon: @10.0.0.1:",
         ),
-        click.option("--request", metavar="TEXT", help="Rooms whose request contains TEXT."),
-        click.option(reason_option, "reason_part", metavar="TEXT", help="Rooms whose failure reason contains TEXT."),
+        click.option("--request", type=text_part, metavar="TEXT", help="Rooms whose request contains TEXT."),
+        click.option(
+            reason_option,
+            "reason_part",
+            type=text_part,
+            metavar="TEXT",
+            help="Rooms whose failure reason contains TEXT.",
+        ),
     )
 
     def add(command: F) -> F:
@@ -117,7 +131,7 @@ def selection_options(reason_option: str = "--reason") -> Callable[[F], F]:
 
 def _duration_or_default(name: str, default: str, help_text: str) -> Callable[[F], F]:
     """Return an option that may have a value or stand alone."""
-    return click.option(name, type=DURATION, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
+    return click.option(name, type=duration, is_flag=False, flag_value=default, metavar=f"[={default}]", help=help_text)
 
 
 def select(store: StatusStore, wanted: Selection, clock: ServerClock) -> Iterator[tuple[Found, bool]]:

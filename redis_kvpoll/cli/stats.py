@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from redis_kvpoll.cli import as_json
-from redis_kvpoll.cli.durations import DURATION
+from redis_kvpoll.cli.durations import duration
 from redis_kvpoll.cli.exits import interruptible, pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
@@ -30,7 +30,7 @@ PROGRESS_AFTER = 1.0
 @table_options
 @click.option(
     "--since",
-    type=DURATION,
+    type=duration,
     default="5m",
     show_default=True,
     metavar="TIME",
@@ -38,14 +38,14 @@ PROGRESS_AFTER = 1.0
 )
 @click.option(
     "--stuck",
-    type=DURATION,
+    type=duration,
     default="60s",
     show_default=True,
     metavar="TIME",
     help="A live room without a change for this long is stuck.",
 )
 @click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C.")
-@click.option("--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="For --watch.")
+@click.option("--interval", type=duration, default="2s", show_default=True, metavar="TIME", help="For --watch.")
 @json_option
 def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, interval: float, wants_json: bool) -> None:
     """Show the numbers of a whole table: rooms by status, rates, durations, stuck rooms, reasons of failures, owners.
@@ -92,7 +92,8 @@ def _show(
 def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
     """How many writes were refused in a second between two snapshots; None if they are one."""
     seconds = now.at - before.at
-    return (sum(now.refused.values()) - sum(before.refused.values())) / seconds if seconds > 0 else None
+    more = sum(now.refusals_seen.values()) - sum(before.refusals_seen.values())
+    return more / seconds if seconds > 0 else None
 
 
 def _first(statistics: Statistics) -> Snapshot:

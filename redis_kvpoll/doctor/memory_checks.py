@@ -75,7 +75,8 @@ def _whose(view: NodeView) -> str:
 
 
 def _more_memory(view: NodeView, limit: float) -> str:
-    raised = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb, also in the server's file"
+    new = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb"
+    raised = f"{new} if its host or pod has that much, also in the server's file"
     if (share := view.node.kvpoll_share) is not None and share < OTHERS_SHARE:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
     if view.facts.table is None:

@@ -44,9 +44,12 @@ def settings(facts: Facts) -> Observation:
 
 def absent(facts: Facts) -> Observation:
     """Return that the namespace is not there: it may never have been, or all of it is gone."""
-    roles = [name for name in deployment(facts.namespace) if name in (facts.namespaces or ())]
+    own = deployment(facts.namespace)
+    roles = [name for name in own if name in (facts.namespaces or ())]
     advice = " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has"
     found = f"namespace {facts.namespace!r} not found: "
+    if roles and facts.namespace == own[0]:  # its processes use those: who watches this name would wait for good
+        return problem(f"{found}SGLang's plugin appends the role to KVPOLL_NAMESPACE", "a namespace in use", advice)
     if not roles and losses.may_be_gone(facts):
         what = f"{found}{losses.why_absent(facts)}"
         more = f"nobody has restored it: {AGAIN}; their former rooms do not come back"

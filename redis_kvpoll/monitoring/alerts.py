@@ -63,8 +63,9 @@ ALERTS = (
         ' or sum by (namespace) (kvpoll_owners{state="lost"}) > 0',
         "",
         "critical",
-        f"A worker of {_IN} died",
-        f"kvpoll owners -n {_IN} names it; see that host's log. The table has failed its rooms already.",
+        f"A process that serves rooms of {_IN} died",
+        f"kvpoll owners -n {_IN} names it; if it lists none as lost, the other role's table does. See that host's log."
+        " The table has failed its rooms already.",
     ),
     Alert(
         "KVPollFailureRatioHigh",

@@ -28,8 +28,16 @@ class Period(NamedTuple):
     """The changes of single ranks in this time, in order, with their times."""
 
 
-def periods(changes: list[Change], exists: bool, now: float) -> Iterator[Period]:
-    """The periods between changes. The feed has no entry for an expiry: it follows from the TTLs."""
+ROUNDING = 0.001
+"""Seconds: an opening and its change in the feed have the same millisecond."""
+
+
+def periods(changes: list[Change], exists: bool, now: float, opened_at: float = 0.0) -> Iterator[Period]:
+    """The periods between changes. The feed has no entry for an expiry: it follows from the TTLs.
+
+    Nor has it one for a room that was deleted or evicted: it ended at the latest at ``opened_at``, when the room that
+    exists was opened.
+    """
     period: Period | None = None
     expires: float | None = None
     for change in changes:
@@ -38,7 +46,8 @@ def periods(changes: list[Change], exists: bool, now: float) -> Iterator[Period]
             yield period._replace(until=expires)
             yield Period(expires, EXPIRED)
             period = expires = None
-        if period and state == period.state != CLEARED:
+        is_anew = period is not None and period.since < opened_at - ROUNDING <= change.at
+        if period and state == period.state != CLEARED and not is_anew:
             reason = change.reason or period.reason
             is_touch = change.reason is None and change.rank is None
             period = period._replace(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import KVPollError, printable
+from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.reasons import by_hand
 
@@ -55,10 +55,7 @@ class RoomActions:
         if await store.settings() is None:  # a store that writes would create the namespace
             return ActionAnswer(404, "The namespace does not exist.")
         if action == "clear":
-            status = await store.clear(room)
-            if status is None:
-                return ActionAnswer(404, f"Room {room} is not in the table.")
-            return ActionAnswer(200, f"Room {room} was cleared; it was at {status.name}.")
+            return await _clear(store, room)
         if await store.get(room) is KVPoll.Success:
             return ActionAnswer(409, f"Room {room} is at Success: abort fails live rooms only.")
         update = await store.abort(room, reason)
@@ -71,3 +68,18 @@ class RoomActions:
     async def close(self) -> None:
         for store in self._stores.values():
             await store.aclose()
+
+
+async def _clear(store: AsyncStatusStore, room: int) -> ActionAnswer:
+    """Clear a room. One that is corrupt is removed, too, but the answer of ``clear`` has no status of it."""
+    was = ""
+    try:
+        await store.entry(room)
+    except CorruptEntryError:
+        was = "corrupt"
+    status = await store.clear(room)
+    if status is not None:
+        was = f"at {status.name}"
+    if not was:
+        return ActionAnswer(404, f"Room {room} is not in the table.")
+    return ActionAnswer(200, f"Room {room} was cleared; it was {was}.")

@@ -14,7 +14,6 @@ To add a metric: add it to the function of its kind here, and to docs/operations
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -192,9 +191,9 @@ def _add_counters(families: Mapping[str, Any], name: str, snapshot: Snapshot) ->
         families["kvpoll_transitions"].add_metric([name, before, after], snapshot.transitions.get((before, after), 0))
     for reason, number in snapshot.failures.items():
         families["kvpoll_failures"].add_metric([name, reason], number)
-    if snapshot.lag_seconds < math.inf:  # the server counts these: a 0 before the first reading would jump
-        for outcome, number in snapshot.refused.items():
-            families["kvpoll_refused_writes"].add_metric([name, outcome], number)
+    # From the start of this process on, as the others: the server's own counts begin anew at other times.
+    for outcome, number in snapshot.refusals_seen.items():
+        families["kvpoll_refused_writes"].add_metric([name, outcome], number)
     families["kvpoll_feed_gaps"].add_metric([name], snapshot.gaps)
     families["kvpoll_exporter_resyncs"].add_metric([name], snapshot.resyncs)
 

@@ -18,7 +18,7 @@ from redis_kvpoll.model import KVPoll, Owner
 from redis_kvpoll.protocol import keys, refused_writes
 from redis_kvpoll.protocol.refused_writes import RefusedWrites
 from redis_kvpoll.protocol.settings import Settings
-from redis_kvpoll.statistics.model import LIVE, FeedState, RoomRow, Second, Snapshot
+from redis_kvpoll.statistics.model import LIVE, REFUSED, FeedState, RoomRow, Second, Snapshot
 from redis_kvpoll.statistics.owner_names import OwnerNames
 from redis_kvpoll.statistics.records import Record
 from redis_kvpoll.statistics.shard import ShardStatistics
@@ -91,6 +91,7 @@ class Aggregates:
             at_ms = self.now_ms(self._tail_seen_at if is_synced else max(self._server_ms_at, self._tail_seen_at))
             shards, totals = list(self.shards.values()), self.totals
             before_ms = at_ms - round(self._stuck_after * 1000)
+            refused = refused_writes.merge(self.refused.values())
             return Snapshot(
                 namespace=self.namespace,
                 at=at_ms / 1000,
@@ -109,9 +110,10 @@ class Aggregates:
                 transitions=totals.transitions(),
                 failures=totals.failures(),
                 reasons=totals.reasons(at_ms),
-                refused=totals.refusals(),
-                refused_since=(refused := refused_writes.merge(self.refused.values())).since,
+                refused={outcome: refused.counts.get(outcome, 0) for outcome in REFUSED},
+                refused_since=refused.since,
                 last_refused=refused.last,
+                refusals_seen=totals.refusals(),
                 data_began_at=self.data_began_at,
                 status_durations={status: each.histogram() for status, each in totals.status_durations.items()},
                 room_durations={status: each.histogram() for status, each in totals.room_durations.items()},

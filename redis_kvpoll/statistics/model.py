@@ -173,10 +173,12 @@ class Snapshot:
     reasons: tuple[ReasonCount, ...] = ()
     """The most frequent reasons of the last hour, most frequent first."""
     refused: Mapping[str, int] = field(default_factory=dict)
-    """Refused writes, by outcome (all of REFUSED), as the server counts them."""
+    """Refused writes, by outcome (all of REFUSED), as the server counts them: anew when it was restarted."""
     refused_since: float | None = None
     """When these counts began; None before the first."""
     last_refused: LastRefused | None = None
+    refusals_seen: Mapping[str, int] = field(default_factory=dict)
+    """Refused writes since these statistics first read the server's counts, by outcome: they only grow."""
     data_began_at: float | None = None
     """When the data of the first shard began. A lease that is older was restored after a loss of all data."""
     status_durations: Mapping[KVPoll, Histogram] = field(default_factory=dict)

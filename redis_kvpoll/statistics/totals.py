@@ -117,21 +117,21 @@ class Totals:
             kept.last[text] = max(now, kept.last.get(text, now))
 
     def refused(self, tag: str, found: RefusedWrites, at_ms: int) -> None:
-        """Take what the server of a shard has counted.
+        """Count what the server of a shard has counted since the last reading: nothing, at the first.
 
         Below what it was, it has begun anew; or a replica that lacks the last ones has taken over, if the counts began
         when they did before.
         """
-        then = self._refused_then.get(tag)
-        is_same = then is not None and then.since is not None and then.since == found.since
+        then = self._refused_then.get(tag, found)
+        is_same = then.since is not None and then.since == found.since
         counts = dict(found.counts)
         for outcome in REFUSED:
-            now, before = counts.get(outcome, 0), then.counts.get(outcome, 0) if then else 0
+            now, before = counts.get(outcome, 0), then.counts.get(outcome, 0)
             if is_same:
                 now = counts[outcome] = max(now, before)
             more = now - before if now >= before else now
             self._refused[outcome] += more
-            if more and then is not None:
+            if more:
                 self._add(_REFUSED, at_ms, more)
         self._refused_then[tag] = RefusedWrites(counts, found.since)
 

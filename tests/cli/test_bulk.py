@@ -67,6 +67,30 @@ class TestOneRoom:
         assert store.get(1) is DONE
 
 
+class TestEmptyText:
+    """As of a variable that a script has not set: each room has it."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("abort", "--yes", "--owner"),
+            ("abort", "--yes", "--request"),
+            ("abort", "--yes", "--with-reason"),
+            ("clear", "--yes", "--reason"),
+            ("ls", "--owner"),
+            ("find",),
+            ("tail", "--owner"),
+            ("tail", "--reason"),
+        ],
+    )
+    @pytest.mark.parametrize("text", ["", " "])
+    def test_it_selects_no_room(self, store, run, words, text):
+        store.open(1, request="rid-1")
+        result = run(*words, text)
+        assert (result.exit_code, "it is empty" in result.stderr) == (2, True)
+        assert store.get(1) is BOOT
+
+
 class TestEndsEarly:
     """Who has changed a part of the rooms is told how many, before the error."""
 

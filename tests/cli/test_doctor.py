@@ -129,6 +129,12 @@ class TestReport:
         monkeypatch.setattr(doctor.sys, "stdout", Ascii())
         "".join(self.lines(True)).encode("ascii")
 
+    @pytest.mark.parametrize(("value", "is_coloured"), [("", True), ("1", False)])
+    def test_no_color_is_heeded(self, server, value, is_coloured):
+        words = ["doctor", "--redis", server.tcp]
+        result = CliRunner(env={"NO_COLOR": value}).invoke(kvpoll, words, color=True)
+        assert ("\x1b[" in result.stdout) is is_coloured
+
     def test_summary_counts_what_is_to_be_seen_to(self):
         assert doctor.summary(FOUND, 4) == "2 to see to: 1 problem, 1 warning."
         assert doctor.summary(FOUND[2:], 0) == "All is well; 1 note."

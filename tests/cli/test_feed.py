@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -90,6 +91,21 @@ class TestPeriods:
     def test_cleared_room_opened_again_has_two_periods(self):
         changes = [change(10, None), change(11, KVPoll.Success, ttl=300)]
         assert [row[:3] for row in shown(changes, exists=True, now=12)] == [(10, "cleared", None), (11, "Success", 1)]
+
+    @pytest.mark.parametrize("opened_at", [20.0, 20.0009])
+    def test_deleted_room_opened_again_has_two_periods(self, opened_at):
+        """Its opening alone tells: the feed has no change for a deletion, and the TTL has not ended."""
+        changes = [change(at, KVPoll.Bootstrapping, ttl=900) for at in (10, 15, 20, 25)]
+        lived = periods(changes, True, 30, opened_at)
+        assert [(one.since, one.until, one.touches, one.is_current) for one in lived] == [
+            (10, 20, 1, False),
+            (20, 30, 1, True),
+        ]
+
+    def test_restored_room_has_the_time_of_its_opening(self):
+        """The feed begins with the restore."""
+        changes = [change(at, KVPoll.Bootstrapping, ttl=900) for at in (10, 15)]
+        assert [one.since for one in periods(changes, True, 30, 5.0)] == [10]
 
     def test_room_gone_without_a_change_is_shown_as_gone(self):
         changes = [change(10, KVPoll.Success, ttl=300)]

@@ -21,7 +21,7 @@ from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from redis_kvpoll.transport.password_file import with_password
 from tests.support import real
-from tests.support.documents import ROOT, shell_lines
+from tests.support.documents import ROOT, shell_lines, text_of
 from tests.support.examining import be_patient, examine, raised
 from tests.support.leasing import ManualLease
 from tests.support.prometheus import promtool
@@ -178,6 +178,16 @@ class TestCompose:
         shutil.copy(DEPLOY / "monitoring" / "kvpoll.rules.yml", tmp_path)
         promtool("check", "config", tmp_path / "prometheus.yml")
 
+    def test_sglang_is_scraped_once_two_signs_are_removed(self):
+        """As the comment there says; a blank too many in front is an error."""
+        text = (DEPLOY / "compose" / "prometheus.yml").read_text()
+        for name in ("- job_name", "  static_configs"):
+            assert text.count(f"#{name}: ") == 1
+            text = text.replace(f"#{name}: ", f"{name}: ")
+        ours, sglang = yaml.safe_load(text)["scrape_configs"]
+        assert sglang["job_name"] == "sglang"
+        assert sglang.keys() == ours.keys()
+
     def test_image_copies_what_the_package_is_built_from(self):
         copied = re.findall(r"^COPY (.+) \S+$", (DEPLOY / "compose" / "Dockerfile").read_text(), re.MULTILINE)
         assert {name for line in copied for name in line.split()} == {
@@ -195,6 +205,13 @@ class TestKubernetes:
         for selector in selectors:
             wanted = selector.get("matchLabels", selector)
             assert any(wanted.items() <= labels.items() for labels in pods), wanted
+
+    def test_server_reaches_its_maxmemory_before_the_pods(self):
+        """As the runbook says, too: who raises one must raise the other."""
+        (container,) = objects()["StatefulSet", "kvpoll-valkey"]["spec"]["template"]["spec"]["containers"]
+        (gigabytes,) = re.findall(r"^maxmemory (\d+)gb$", (DEPLOY / "valkey" / "valkey.conf").read_text(), re.MULTILINE)
+        assert container["resources"]["limits"]["memory"] == f"{1536 * int(gigabytes)}Mi"
+        assert "1.5 times the new limit" in text_of("docs/runbook.md")
 
     def test_page_is_reachable_while_redis_is_away(self):
         """Then /readyz is 503, and a Service without ready pods leads nowhere."""

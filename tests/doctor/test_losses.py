@@ -241,6 +241,7 @@ class TestMemory:
         assert found.level is PROBLEM
         assert "% of its keys are kvpoll's" in found.found
         assert found.advice.startswith("CONFIG SET maxmemory ")
+        assert "if its host or pod has that much" in found.advice, "else it is killed"
         assert "--memkeys" in found.advice
 
     def test_heartbeat_tells_since_when_it_is_full(self, server, client, lease):

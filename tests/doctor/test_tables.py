@@ -56,7 +56,12 @@ class TestSettings:
     def test_name_of_the_deployment_leads_to_its_tables(self, server):
         with live_table(server, "prod-decode"):
             found = found_by("settings", server, namespace="prod")
-        assert found.advice == "-n prod-decode"
+        assert (found.level, found.advice) == (PROBLEM, "-n prod-decode")
+
+    def test_table_beside_that_of_the_other_role_may_be_yet_to_come(self, server):
+        with live_table(server, "prod-prefill"):
+            found = found_by("settings", server, namespace="prod-decode")
+        assert (found.level, found.advice) == (WARNING, "-n prod-prefill")
 
     @pytest.mark.parametrize(("name", "value"), [("policy", "strict"), ("shards", "4"), ("feed_length", "7")])
     def test_other_setting_than_expected_is_a_problem(self, server, store, name, value):

@@ -10,7 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from redis_kvpoll.cli.app import kvpoll, load
+from redis_kvpoll.integrations.sglang.peer_failures import for_people
+from redis_kvpoll.integrations.sglang.startup import log_disabled
 from redis_kvpoll.monitoring.alerts import ALERTS, RECORDINGS, rules_file
+from redis_kvpoll.statistics.reasons import kind_of
 from tests.monitoring.cases import CASES
 from tests.support.documents import anchors, text_of
 from tests.support.prometheus import promtool
@@ -103,6 +106,21 @@ def test_alert_names_the_check_of_its_other_cause(name, check, drills):
     assert f"check {check}" in BY_NAME[name].description
     assert f"check `{check}`" in paragraph(name)
     assert [drill for drill in drills if name not in paragraph(drill)] == []
+
+
+def test_owner_that_a_table_does_not_list_is_in_the_other():
+    """Decode's rooms fail with the reason of prefill's loss, which counts as owner_lost."""
+    assert kind_of(for_people("owner prefill/10.0.0.1:8998 lost")) == "owner_lost"
+    for text in (BY_NAME["KVPollOwnerLost"].description, paragraph("KVPollOwnerLost")):
+        assert "lists none as lost, the other role's table does" in text
+
+
+def test_process_that_never_joined_is_to_be_restarted(caplog):
+    """Its gauge stays 0, although Redis and the agent are well."""
+    log_disabled("why")
+    (record,) = caplog.records
+    words = record.getMessage().removeprefix("redis_kvpoll: ").partition(": why")[0]
+    assert f"- `{words}`:" in paragraph("KVPollLinkDown")
 
 
 class TestRunbook:

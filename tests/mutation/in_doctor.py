@@ -128,6 +128,13 @@ IN_THE_DOCTOR = [
         "doctor/test_losses.py::TestDataLoss::test_loss_before_resetstat_is_not_denied",
     ),
     (
+        "a deployment's name without a role counts as yet to come",
+        "doctor.table_checks:absent",
+        "if roles and facts.namespace == own[0]:",
+        "if False:",
+        "doctor/test_tables.py::TestSettings::test_name_of_the_deployment_leads_to_its_tables",
+    ),
+    (
         "the turns of a name list processes that were lost long before",
         "doctor.owner_checks:_turns",
         "last.since - owner.lost_at < TURN_SECONDS",

@@ -51,6 +51,13 @@ IN_SERVE = [
         "serve/test_actions.py::test_action_that_is_not_confirmed_does_nothing[6]",
     ),
     (
+        "a corrupt room that was cleared counts as absent",
+        "serve.actions:_clear",
+        'was = "corrupt"',
+        'was = ""',
+        "serve/test_actions.py::test_clear_removes_a_corrupt_room[fields0]",
+    ),
+    (
         "text becomes markup",
         "serve.markup:_text",
         "return escape(printable(text), quote=True)",
@@ -98,6 +105,20 @@ IN_SERVE = [
         "if not answer.is_whole and not",
         "if False and not",
         "serve/test_ls.py::test_more_rooms_than_serve_lists_are_read_from_the_table",
+    ),
+    (
+        "a proxy is told serve's token",
+        "cli.ask_serve:_get",
+        "build_opener(ProxyHandler({}), Stay)",
+        "build_opener(Stay)",
+        "serve/test_ls.py::test_proxy_of_the_environment_gets_no_token",
+    ),
+    (
+        "a deleted room's time counts for the one after it",
+        "protocol.periods:periods",
+        " and not is_anew",
+        "",
+        "cli/test_feed.py::TestPeriods::test_deleted_room_opened_again_has_two_periods[20.0]",
     ),
     (
         "a failed room that was cleared is listed",

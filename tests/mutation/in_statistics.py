@@ -51,6 +51,13 @@ IN_STATISTICS = [
         "statistics/test_shard.py::TestRefused::test_count_that_begins_anew_goes_on",
     ),
     (
+        "writes that were refused before the start count",
+        "statistics.totals:Totals.refused",
+        "self._refused_then.get(tag, found)",
+        "self._refused_then.get(tag, RefusedWrites())",
+        "statistics/test_shard.py::TestRefused::test_count_that_begins_anew_goes_on",
+    ),
+    (
         "a feed of another server is read on by its ids",
         "statistics.feed_positions:Feeds.read",
         "(entries[0][0], entries[0][1]) != (position.id, position.words)",

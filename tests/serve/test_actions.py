@@ -74,6 +74,16 @@ def test_clear_removes_the_room(acting, store):
     assert store.get(5) is None
 
 
+@pytest.mark.parametrize("fields", [{"status": "Nonsense"}, {"reason": "no status"}])
+def test_clear_removes_a_corrupt_room(acting, store, table, fields):
+    with table.client() as client:
+        client.hset("kvpoll:{prod-prefill}:room:5", mapping=fields)
+        client.expire("kvpoll:{prod-prefill}:room:5", 60)
+    answer = act(acting, "/room/5/clear", confirm="5")
+    assert (answer.status, "Room 5 was cleared; it was corrupt." in answer.text) == (200, True)
+    assert store.get(5) is None
+
+
 @pytest.mark.parametrize("confirm", ["", "6", "05", "yes"])
 def test_action_that_is_not_confirmed_does_nothing(acting, store, caplog, confirm):
     store.update_status(5, KVPoll.Bootstrapping)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -165,6 +166,15 @@ def test_serve_that_is_away_or_serves_other_tables_is_said(table, stuck, serve):
     assert (rooms, "no answer" in said) == ([1, 2, 3], True)
     other = serve(namespaces=("prod-decode",), ready=False)
     assert "it does not serve this namespace" in ls(table, "--stuck=1ms", serve=other.url)[2]
+
+
+def test_proxy_of_the_environment_gets_no_token(table, stuck):
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        ls(table, "--stuck=1ms", serve=stuck.url, http_proxy=address, no_proxy="")
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_credentials_are_sent_and_wanted(table, stuck, serve, tmp_path):

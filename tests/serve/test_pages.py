@@ -146,6 +146,22 @@ def test_room_page_shows_that_a_former_life_expired(serving, store, table):
     ]
 
 
+def test_room_page_tells_a_room_from_one_that_was_deleted(serving, store, table):
+    """The feed has no entry for what was deleted or evicted; the former room's TTL has not ended."""
+    store.open(62)
+    feed = "kvpoll:{prod-prefill}:feed"
+    with table.client() as client:
+        at, fields = next(entry for entry in client.xrange(feed) if b"62" in entry[1])
+        client.delete(feed, "kvpoll:{prod-prefill}:room:62")
+        client.xadd(feed, fields, id=f"{int(at.partition(b'-')[0]) - 600_000}-0")
+        client.expire(feed, 60)
+    store.open(62)
+    page = serving.get("/room/62")
+    assert [page.row(str(number))[1] for number in range(2)] == ["Bootstrapping", "Bootstrapping"]
+    assert page.row("0")[2].startswith("10 m")
+    assert "At this status for 10 m" not in " ".join(page.text.split())
+
+
 @pytest.mark.parametrize("written", ["255", "0xff", "0xFF"])
 def test_room_is_found_in_decimal_and_hexadecimal(serving, written):
     answer = serving.get(f"/find?q={written}")

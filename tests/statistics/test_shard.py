@@ -189,7 +189,7 @@ def test_owner_longer_than_any_lease_is_none(shard):
 class TestRefused:
     def test_count_that_begins_anew_goes_on(self):
         totals = Totals()
-        for count, sum_ in ((5, 5), (7, 7), (2, 9), (2, 9), (0, 9), (1, 10)):
+        for count, sum_ in ((50, 0), (60, 10), (5, 15), (5, 15), (0, 15), (1, 16)):
             totals.refused("ns", RefusedWrites({"skipped": count}), NOW)
             assert totals.refusals()["skipped"] == sum_
 
@@ -197,19 +197,20 @@ class TestRefused:
         """A failover: the count falls by a little, and began when it did before. Then another one begins."""
         totals = Totals()
         for count, since, sum_ in (
-            (1000, 1.0, 1000),
-            (990, 1.0, 1000),
-            (995, 1.0, 1000),
-            (1001, 1.0, 1001),
-            (3, 2.0, 1004),
+            (1000, 1.0, 0),
+            (990, 1.0, 0),
+            (995, 1.0, 0),
+            (1001, 1.0, 1),
+            (3, 2.0, 4),
         ):
             totals.refused("ns", RefusedWrites({"skipped": count}, since), NOW)
             assert totals.refusals()["skipped"] == sum_
 
     def test_shards_add_up(self):
         totals = Totals()
-        totals.refused("ns/0", RefusedWrites({"skipped": 3}), NOW)
-        totals.refused("ns/1", RefusedWrites({"skipped": 4}), NOW)
+        for counts in ({}, {"skipped": 3}), ({"skipped": 1}, {"skipped": 5}):
+            for tag, count in zip(("ns/0", "ns/1"), counts, strict=True):
+                totals.refused(tag, RefusedWrites(count), NOW)
         assert totals.refusals()["skipped"] == 7
 
 

@@ -219,9 +219,16 @@ def test_refused_writes_are_counted_by_outcome(side, server, client):
     expected = {**dict.fromkeys(REFUSED, 0), "skipped": 2, "stale": 2, "busy": 1, "world_size": 1}
     assert store.get(1) is BOOT
     with store.statistics() as statistics:
-        assert synced(statistics).refused == expected
+        snapshot = synced(statistics)
+        assert (snapshot.refused, sum(snapshot.refusals_seen.values())) == (expected, 0)
         store.abort(9, "late")
         real.until(lambda: statistics.snapshot().refused["skipped"] == 3, "counted")
+        assert statistics.snapshot().refusals_seen["skipped"] == 1
+        client.delete("kvpoll:{default}:refused")  # as after a restart
+        client.hset("kvpoll:{default}:refused", mapping={"skipped": 1, "since": 1})
+        client.expire("kvpoll:{default}:refused", 100)
+        real.until(lambda: statistics.snapshot().refused["skipped"] == 1, "counted anew")
+        assert statistics.snapshot().refusals_seen["skipped"] == 2
 
 
 def test_write_under_a_lost_lease_is_counted(side, server, client):

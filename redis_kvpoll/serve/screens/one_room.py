@@ -47,7 +47,9 @@ _SIDES = {"prefill": "decode", "decode": "prefill"}
 async def view(page: Page) -> View:
     room, watch = page.room or 0, page.watch
     found = await read(watch, room)
-    lived = list(periods(await watch.changes(found), True, watch.now())) if isinstance(found, Entry) else []
+    lived: list[Period] = []
+    if isinstance(found, Entry):
+        lived += periods(await watch.changes(found), True, watch.now(), found.opened_at)
     texts = common(page) | _facts(page, found, lived) | {"room_other_side": await _other_side(page, room)}
     texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
