@@ -14,6 +14,7 @@ from redis_kvpoll.agent import running
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.protocol.settings import SCHEMA
+from tests.sglang.releases import page
 from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
 
 FOLDERS = ("redis_kvpoll", "lua", "tests", "docs", "bench", "chaos")
@@ -118,6 +119,15 @@ def test_a_picture_stands_alone(name):
 def test_compatibility_has_the_schema():
     (number,) = re.findall(r"^\| schema \| (\d+) \|", text_of("docs/compatibility.md"), re.MULTILINE)
     assert number == SCHEMA
+
+
+def test_neighbouring_releases_that_are_alike_share_a_row():
+    text = text_of("docs/sglang.md")
+    cells = page.read(text)
+    assert (*cells,) == page.RELEASES
+    assert page.write(text, cells) == text
+    one_row = page.write(f"{page.START}{page.END}", dict.fromkeys(page.RELEASES, "yes"))
+    assert f"| {page.RELEASES[0]} to {page.RELEASES[-1]} | yes |\n{page.END}" in one_row
 
 
 def test_the_layers_are_drawn_from_their_list():

@@ -9,30 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from typing import Any
 
 from tests.sglang.environment import ROOT
+from tests.sglang.releases import page
 from tests.sglang.releases.conftest import FILES
 from tests.sglang.releases.files import files
+from tests.sglang.releases.page import RELEASES
 
-RELEASES = (
-    *("0.5.12", "0.5.12.post1", "0.5.13", "0.5.13.post1", "0.5.14", "0.5.15", "0.5.15.post1", "0.5.16", "0.5.17"),
-    *("0.5.18", "0.5.19", "0.5.20", "0.5.21", "0.5.22", "0.5.23"),
-)
 PAGE = ROOT / "docs" / "sglang.md"
-START, END = "<!-- releases: start -->\n", "<!-- releases: end -->\n"
-HEAD = (
-    "| SGLang | the table | request ids | pipelines | decode defers | on SGLang's own dicts |\n"
-    "|---|---|---|---|---|---|\n"
-)  # fmt: skip
 
 
 def main(releases: list[str]) -> None:
     """Run the tests of each release; exit with an error at the first that fails."""
-    rows = {}
+    found = {}
     for release in releases:
         folder = files(release)
         environment = os.environ | {FILES: str(folder)}
@@ -43,15 +35,15 @@ def main(releases: list[str]) -> None:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             sys.exit(f"the maps' tests fail on SGLang {release}")
         command = [sys.executable, "-m", "tests.sglang.releases.facts", str(folder)]
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if found.returncode:
-            sys.exit(f"SGLang {release}:\n{found.stderr[-1500:]}")
-        rows[release] = row(release, json.loads(found.stdout))
-    check_page(rows)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"SGLang {release}:\n{done.stderr[-1500:]}")
+        found[release] = cells(json.loads(done.stdout))
+    check_page(found)
 
 
-def row(release: str, found: dict[str, Any]) -> str:
-    """Return a release's row of the table."""
+def cells(found: dict[str, Any]) -> str:
+    """Return what a release's row of the table says."""
     flaws = []
     if found["reopens"]:
         flaws.append(f"a late Success opens a cleared room ({', '.join(found['reopens'])})")
@@ -60,24 +52,22 @@ def row(release: str, found: dict[str, Any]) -> str:
     pipelines = "on every rank `collect` works" if found["store"] else "each stage by itself: there is no `collect`"
     requests = " and ".join(role for role, is_known in found["requests"].items() if is_known) or "no"
     defers = ", ".join(found["defers"]) or "no"
-    return f"| {release} | yes | {requests} | {pipelines} | {defers} | {'; '.join(flaws) or 'as in the table'} |\n"
+    return f"yes | {requests} | {pipelines} | {defers} | {'; '.join(flaws) or 'as in the table'}"
 
 
-def check_page(rows: dict[str, str]) -> None:
-    """Compare the rows with those of the page, or write all of them there."""
+def check_page(found: dict[str, str]) -> None:
+    """Compare the cells of each release with those of the page, or write all of them there."""
     text = PAGE.read_text()
     if os.environ.get("WRITE"):
-        if [*rows] != [*RELEASES]:
+        if [*found] != [*RELEASES]:
             sys.exit("the table is written for all releases at once")
-        before, after = text.partition(START)[0], text.partition(END)[2]
-        PAGE.write_text(before + START + HEAD + "".join(rows.values()) + END + after)
+        PAGE.write_text(page.write(text, found))
         return
-    table = re.search(f"{START}(.*?){END}", text, re.DOTALL)
-    written = set(table[1].splitlines(keepends=True)) if table else set()
-    for release, wanted in rows.items():
-        if wanted not in written:
+    written = page.read(text)
+    for release, wanted in found.items():
+        if written.get(release) != wanted:
             sys.exit(
-                f"docs/sglang.md: the row of {release} is now\n{wanted}make test-sglang-versions WRITE=1 writes it"
+                f"docs/sglang.md: the row of {release} is now\n{wanted}\nmake test-sglang-versions WRITE=1 writes it"
             )
 
 
