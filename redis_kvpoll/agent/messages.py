@@ -43,7 +43,7 @@ FAILED = 84
 FAILURE_WAITS = 85
 """A room that a life here has, has failed in the other table."""
 FAILURE_READ = 86
-"""It is so still: by whom it was failed, its owner, the reason, and all owners of that table."""
+"""It is so still: by whom it was failed, its owner, the reason, and if nobody did it all owners of that table."""
 REASON = 87
 """Another rank's reason."""
 STATE = 88

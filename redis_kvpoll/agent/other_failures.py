@@ -11,34 +11,23 @@ read.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.shared_table import SharedFailures
+from redis_kvpoll.agent.shared_table import OtherTable
 from redis_kvpoll.agent.told import ToldRooms
-from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, KVPoll, RoomFailure
 from redis_kvpoll.validation import MAX_ROOM
-
-OWNERS_SECONDS = 1.0
-"""How long a list of owners is used: many rooms of an instance fail at once."""
 
 
 class OtherFailures:
     """The failures of one client's rooms in the other table. ``send`` sends the client a message."""
 
-    def __init__(
-        self,
-        store: AsyncStatusStore,
-        failures: SharedFailures,
-        rooms: ToldRooms,
-        send: Callable[[int, bytes], object],
-    ) -> None:
-        self._store = store
-        self._failures = failures
+    def __init__(self, table: OtherTable, rooms: ToldRooms, send: Callable[[int, bytes], object]) -> None:
+        self._table = table
+        self._failures = table.failures
         self._rooms = rooms
         self._send = send
         self._unread = rooms.lives()
@@ -46,7 +35,6 @@ class OtherFailures:
         self._unanswered: dict[int, int] = {}
         """By room: a life for which the client has asked, while the room could not be read."""
         self._reads: set[asyncio.Task[None]] = set()
-        self._owners: tuple[float, list[str]] = (float("-inf"), [])
 
     def on_failure(self, failure: RoomFailure) -> None:
         """Take note of a failure in the other table."""
@@ -96,7 +84,7 @@ class OtherFailures:
 
     async def _read_unread(self, unread: dict[int, int]) -> None:
         try:
-            entries = await self._store.entries(unread)
+            entries = await self._table.store.entries(unread)
         except KVPollError:
             self._unread = unread | self._unread
             return
@@ -107,18 +95,12 @@ class OtherFailures:
 
     async def _read(self, room: int, number: int) -> None:
         try:
-            entry = await self._store.entry(room)
+            entry = await self._table.store.entry(room)
             if entry is None or entry.status is not KVPoll.Failed:
                 return  # it was cleared; what is there since has no failure yet
-            words: list[Any] = [room, number, entry.failed_by, entry.owner, entry.reason, await self._known_owners()]
+            owners = [] if entry.failed_by else await self._table.owners.read()
         except KVPollError:
             self._unanswered[room] = number
             return
+        words = [room, number, entry.failed_by, entry.owner, entry.reason, owners]
         self._send(messages.FAILURE_READ, messages.encode_words(*words))
-
-    async def _known_owners(self) -> list[str]:
-        at, owners = self._owners
-        if time.monotonic() - at > OWNERS_SECONDS:
-            owners = [owner.name for owner in await self._store.owners()]
-            self._owners = time.monotonic(), owners
-        return owners

@@ -229,9 +229,9 @@ class TableSession:
             store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
             self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
-        if table.others is not None and table.of_others is not None:
-            others = self._others = OtherFailures(table.others, table.of_others, self.rooms, self._send)
-            followed = table.of_others.followed(self.rooms, others.on_failure)
+        if table.other is not None:
+            others = self._others = OtherFailures(table.other, self.rooms, self._send)
+            followed = table.other.failures.followed(self.rooms, others.on_failure)
             followers.append(await stack.enter_async_context(followed))
             table.reap_others()
 

@@ -171,6 +171,20 @@ IN_THE_AGENT = [
         "agent/test_shared_table.py::TestRoomsToldLate::test_room_failed_before_this_agent_came",
     ),
     (
+        "each failure of a lost owner is told with all owners of its table",
+        "agent.other_failures:OtherFailures._read",
+        "[] if entry.failed_by else await self._table.owners.read()",
+        "await self._table.owners.read()",
+        "agent/test_other_failures.py::TestManyAtOnce::test_death_of_an_owner_needs_no_list_of_owners",
+    ),
+    (
+        "the owners are read once for each failure",
+        "agent.owner_names:OwnerNames.read",
+        "if self._reading is None or (self._reading.done() and is_old):",
+        "if True:",
+        "agent/test_other_failures.py::TestManyAtOnce::test_aborts_by_hand_share_one_list_of_owners",
+    ),
+    (
         "a follower that starts afresh seems to know what failed before",
         "replica.failures:FailureFollower._read_rooms",
         "self._log.starts_afresh()",

@@ -1,0 +1,100 @@
+"""Failures in the other table: what a client is told of them, and at what cost."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from redis_kvpoll import AsyncStatusStore
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.protocol import keys
+from tests.support.table_clients import Process
+
+BOOT = 1
+LEASE = 60.0
+"""Longer than any test."""
+OWNER = "o:1"
+
+
+def hello_of(url, namespace, owner, *, rank=None, **words):
+    options = {"namespace": namespace, "policy": "strict"} | ({} if rank is None else {"rank": rank, "world_size": 2})
+    return ClientHello(url, options, owner, owner, "i", **{"lease": LEASE, "join": 60.0} | words)
+
+
+async def joined(parts, hello):
+    process = Process(parts, hello)
+    await process.until(messages.JOINED)
+    return process
+
+
+async def opened(process, *rooms):
+    """Open rooms for a process, and wait until the table has them."""
+    for room in rooms:
+        process.change(room, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
+    await process.session.part.publisher.flush()
+
+
+@pytest.fixture
+async def other(parts, url):
+    """A process of the other role."""
+    return await joined(parts, hello_of(url, "o", OWNER))
+
+
+@pytest.fixture
+async def others(url):
+    """The other table, as an operator sees it."""
+    async with AsyncStatusStore.from_url(url, namespace="o", policy="strict") as others:
+        yield others
+
+
+@pytest.fixture
+async def ranks(parts, url):
+    """The ranks of an instance, which hear of failures in the other table."""
+    return [await joined(parts, hello_of(url, "t", f"h:{rank}", rank=rank, other="o")) for rank in range(2)]
+
+
+async def read(process, count):
+    """Ask for so many failures as they are told; return by room what is answered."""
+    for _ in range(count):
+        process.session.received(messages.READ_FAILURE, await process.until(messages.FAILURE_WAITS))
+    answers = [messages.decode_words(await process.until(messages.FAILURE_READ)) for _ in range(count)]
+    return {room: words for room, _, *words in answers}
+
+
+class TestManyAtOnce:
+    ROOMS = range(1, 101)
+
+    @pytest.fixture
+    async def monitor(self, other, ranks, client):
+        """All rooms are open. What the server is asked from then on."""
+        for process in (other, *ranks):
+            await opened(process, *self.ROOMS)
+        with client.monitor() as monitor:
+            yield monitor
+
+    def reads(self, monitor, client):
+        """How often the owners of the other table were read."""
+        client.echo("the end")
+        said = itertools.takewhile(lambda said: said["command"] != "ECHO the end", monitor.listen())
+        wanted = f"HGETALL {keys.leases('o')}"
+        return sum(one["command"] == wanted and one["client_type"] != "lua" for one in said)
+
+    async def test_death_of_an_owner_needs_no_list_of_owners(self, other, ranks, monitor, client):
+        """Each of its rooms says who has failed it. All owners in each answer would be many bytes to read."""
+        other.session.ended("killed")
+        for rank in ranks:
+            answers = await read(rank, len(self.ROOMS))
+            assert {str(words) for words in answers.values()} == {str([OWNER, OWNER, f"owner {OWNER} lost", []])}
+        assert self.reads(monitor, client) == 0
+
+    async def test_aborts_by_hand_share_one_list_of_owners(self, others, ranks, monitor, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.agent.owner_names.FRESH_SECONDS", 1e9)
+        for room in self.ROOMS:
+            await others.abort(room, "wrong model")
+        for rank in ranks:
+            answers = await read(rank, len(self.ROOMS))
+            assert {str(words) for words in answers.values()} == {str([None, OWNER, "wrong model", [OWNER]])}
+        assert self.reads(monitor, client) == 1
