@@ -13,7 +13,9 @@ from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.protocol import keys
 from tests.support.table_clients import Process
 
-BOOT = 1
+FAIL, BOOT = 0, 1
+ROOM, LATER = 7, 8
+"""LATER is for a failure that is told, once another one has not been."""
 LEASE = 60.0
 """Longer than any test."""
 OWNER = "o:1"
@@ -98,3 +100,47 @@ class TestManyAtOnce:
             answers = await read(rank, len(self.ROOMS))
             assert {str(words) for words in answers.values()} == {str([None, OWNER, "wrong model", [OWNER]])}
         assert self.reads(monitor, client) == 1
+
+
+class TestGone:
+    """The other engine has seen its room Failed, and has cleared it before the client asks."""
+
+    @pytest.fixture
+    async def process(self, parts, url):
+        return await joined(parts, hello_of(url, "t", "h:1", other="o"))
+
+    async def fail(self, other, process, room):
+        """Fail and clear a room of the other table; return what the client was told of it."""
+        other.change(room, status=FAIL, reason="no route", is_over=True)
+        await other.session.part.publisher.flush()
+        return await process.until(messages.FAILURE_WAITS)
+
+    async def first_answer(self, process, *told):
+        """Ask for failures in this order; return the first answer."""
+        for life in told:
+            process.session.received(messages.READ_FAILURE, life)
+        return messages.decode_words(await process.until(messages.FAILURE_READ))
+
+    async def test_failure_counts_though_its_room_is_gone(self, other, others, process):
+        await opened(other, ROOM)
+        await opened(process, ROOM)
+        told = await self.fail(other, process, ROOM)
+        assert await others.entry(ROOM) is None
+        assert await self.first_answer(process, told) == [ROOM, 1, OWNER, OWNER, "no route", []]
+
+    async def test_failure_is_no_ones_that_had_the_room_before(self, other, process):
+        """It may be of that use."""
+        await opened(other, ROOM, LATER)
+        await opened(process, ROOM, LATER)
+        process.change(ROOM, is_over=True)
+        process.change(ROOM, number=2, is_new=True, status=BOOT, request="next", opened_at=time.monotonic())
+        told = [await self.fail(other, process, room) for room in (ROOM, LATER)]
+        assert (await self.first_answer(process, *told))[0] == LATER
+
+    async def test_failure_of_a_room_that_is_open_again_is_over(self, other, process):
+        await opened(other, ROOM, LATER)
+        await opened(process, ROOM, LATER)
+        told = [await self.fail(other, process, ROOM)]
+        other.change(ROOM, number=2, is_new=True, status=BOOT, request="next")
+        told.append(await self.fail(other, process, LATER))
+        assert (await self.first_answer(process, *told))[0] == LATER

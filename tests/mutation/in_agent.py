@@ -173,9 +173,23 @@ IN_THE_AGENT = [
     (
         "each failure of a lost owner is told with all owners of its table",
         "agent.other_failures:OtherFailures._read",
-        "[] if entry.failed_by else await self._table.owners.read()",
+        "[] if failure.by else await self._table.owners.read()",
         "await self._table.owners.read()",
         "agent/test_other_failures.py::TestManyAtOnce::test_death_of_an_owner_needs_no_list_of_owners",
+    ),
+    (
+        "a failure is lost whose room is cleared before it is read",
+        "agent.other_failures:OtherFailures._read",
+        "self._last_told(room, number) if entry is None else _failure_of(entry)",
+        "_failure_of(entry) if entry is not None else None",
+        "agent/test_other_failures.py::TestGone::test_failure_counts_though_its_room_is_gone",
+    ),
+    (
+        "a failure of a former use counts, because its room is gone",
+        "agent.other_failures:OtherFailures._last_told",
+        "and not self._rooms.has_had(room)",
+        "",
+        "agent/test_other_failures.py::TestGone::test_failure_is_no_ones_that_had_the_room_before",
     ),
     (
         "the owners are read once for each failure",
