@@ -232,8 +232,8 @@ class OutboxPublisher:
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
             handle = await self._adopt(room, life) if life.generation else None
-            if handle is None and life.generation and life.is_over:
-                return  # it was cleared already
+            if handle is None and life.generation and (life.is_over or status is KVPoll.Failed):
+                return  # it is over in the table: opened again, it would be a new failure
             if handle is None:
                 handle = await self._member.open(room, request_of(self._writer, life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status

@@ -190,6 +190,21 @@ async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, stor
     assert await store.history(1) == before
 
 
+async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, store, parts, hello):
+    """Its request failed long ago, and the process has not cleared it: it would be a new failure."""
+    process.change(1, status=0, reason="no route")
+    await process.session.part.publisher.flush()
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    await store.clear(1)  # as when the time of a Failed room is over
+    before = await store.history(1)
+    again = Process(parts, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
+    await again.until(messages.JOINED)
+    await again.session.part.publisher.flush()
+    assert await store.history(1) == before
+
+
 async def test_namespace_with_other_settings_refuses_a_process(parts, hello, url):
     async with AsyncStatusStore.from_url(url, namespace="t", policy="compat") as other:
         await other.update_status(1, 1)

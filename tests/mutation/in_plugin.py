@@ -122,8 +122,8 @@ IN_THE_PLUGIN = [
     (
         "a room counts as open only since its sender came",
         f"{_PLUGIN}.registry:RoomRegistry._claim",
-        "times[0]",
-        "self._clock()",
+        "request, since",
+        "request, self._clock()",
         "plugin/test_claims.py::TestUnclaimed::test_room_is_open_since_decodes_first_message",
     ),
     (
@@ -202,6 +202,27 @@ IN_THE_PLUGIN = [
         "original(sender, _DetachedManager(manager), *others, **kwargs)",
         "original(sender, manager, *others, **kwargs)",
         "plugin/test_claims.py::TestSecondSender::test_its_constructor_touches_no_room[False]",
+    ),
+    (
+        "a request that SGLang has aborted and dropped stays in the table",
+        f"{_PLUGIN}.registry:RoomRegistry.abandon",
+        "self.outbox.end(room, number)",
+        "pass",
+        "plugin/test_claims.py::TestDroppedSender::test_its_failed_room_ends_for_the_table",
+    ),
+    (
+        "a room whose sender SGLang has dropped is in use for ever",
+        f"{_PLUGIN}.registry:RoomRegistry.abandon",
+        "self._await_claim(room)",
+        "pass",
+        "plugin/test_claims.py::TestDroppedSender::test_next_sender_fails_once_as_in_sglang",
+    ),
+    (
+        "a room in use ends with an object of SGLang's",
+        f"{_PLUGIN}.registry:RoomRegistry.abandon",
+        "if is_left and dict.__getitem__(self.statuses, room) == FAILED:",
+        "if is_left:",
+        "plugin/test_claims.py::TestDroppedSender::test_room_that_has_not_failed_stays",
     ),
     (
         "a failure of a former generation fails the room's next life",

@@ -13,6 +13,7 @@ import logging
 import pkgutil
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -57,6 +58,8 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
         with registry.claiming(room, _request_for(room)):
             original(sender, *args, **kwargs)
         sender.kvpoll_life = registry.current_life(room)
+        if registry.awaits_claims and sender.kvpoll_life is not None:
+            weakref.finalize(sender, registry.abandon, room, sender.kvpoll_life).atexit = False
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:

@@ -103,12 +103,12 @@ class TableWorker:
     def is_idle(self) -> bool:
         """Whether every change is in the table."""
         with self.registry.changes.lock:
-            return not len(self.registry) and self.client.is_told
+            return not len(self.registry.outbox) and self.client.is_told
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self.registry.dropped + self.client.state.dropped
+        return self.registry.outbox.dropped + self.client.state.dropped
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
@@ -150,7 +150,7 @@ class TableWorker:
         self._peer_failures.check_all()
         self._forget()
         self._end_orphans()
-        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry) + state.pending
+        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry.outbox) + state.pending
         self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
 
     def went_on_alone(self) -> None:
@@ -188,7 +188,7 @@ class TableWorker:
         if ended := self.end_orphans():
             self._ended_orphans += len(ended)
             logger.info(
-                "redis_kvpoll: %s: ended %d rooms that decode has asked for and that had no sender: %s",
+                "redis_kvpoll: %s: ended %d rooms that had no sender for longer than decode waits: %s",
                 self.identity.name,
                 len(ended),
                 ", ".join(map(str, ended[:MAX_LISTED])),
