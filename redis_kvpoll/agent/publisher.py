@@ -247,7 +247,7 @@ class OutboxPublisher:
         if status is not None or life.length is not None:
             await handle.write(status, life.reason, life.length)
         if life.reason and life.status is None:
-            await self._member.record_failure(room, life.reason)
+            await handle.record_failure(life.reason)
         if life.is_over:
             if room in self._rooms.awaiting_reason:
                 await self._fetch_reason(room)

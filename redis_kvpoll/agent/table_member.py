@@ -12,6 +12,7 @@ from typing import Protocol
 from redis_kvpoll import validation
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import OnAnswer, Rounds
+from redis_kvpoll.aio import hosted
 from redis_kvpoll.aio.lease import AsyncLease, abandon, hold_for, resume, resume_room, state_of
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
@@ -34,6 +35,9 @@ class MemberRoom(Protocol):
 
     async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
         """Record the decode prefix length and merge the status, in this order. The reason is of Failed."""
+
+    async def record_failure(self, reason: str) -> None:
+        """Record why it fails, without failing it."""
 
     async def clear(self) -> None: ...
     def say(self, status: KVPoll | None, reason: str, length: int | None, is_over: bool, on_answer: OnAnswer) -> bool:
@@ -67,8 +71,6 @@ class TableMember(Protocol):
     async def adopt(self, entry: Entry) -> MemberRoom | None:
         """Go on with a room that the client has opened through another member; None if it is gone meanwhile."""
 
-    async def record_failure(self, room: int, reason: str) -> object: ...
-
 
 class StoreMember:
     """A client without ranks: the store is its own."""
@@ -98,9 +100,6 @@ class StoreMember:
             return None
         resume_room(handle)
         return _StoreRoom(handle)
-
-    async def record_failure(self, room: int, reason: str) -> object:
-        return await self.store.record_failure(room, reason)
 
 
 class _StoreLease:
@@ -138,6 +137,9 @@ class _StoreRoom:
         elif status is not None:
             await self._handle.update(status)
 
+    async def record_failure(self, reason: str) -> None:
+        await hosted.record_failure(self._handle, reason)
+
     async def clear(self) -> None:
         await self._handle.clear()
 
@@ -171,8 +173,9 @@ class GroupMember:
         self._group.adopt(entry, self._held("attach").identity)
         return _GroupRoom(self, entry.room, entry.generation or 0)
 
-    async def record_failure(self, room: int, reason: str) -> object:
-        return await self._group.record_failure(room, reason, self._held("record_failure").identity)
+    async def record_failure(self, room: int, generation: int, reason: str) -> None:
+        """Record why a room fails, without failing it."""
+        await self._group.record_failure(room, generation, reason, self._held("record_failure").identity)
 
     def change(self, room: int, generation: int, status: KVPoll | None, reason: str, length: int | None) -> RankChange:
         """Return what this rank says of a room; no status and no length is a clear."""
@@ -207,6 +210,9 @@ class _GroupRoom:
 
     async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
         await self._member.write(self._member.change(self._room, self.generation, status, reason, length))
+
+    async def record_failure(self, reason: str) -> None:
+        await self._member.record_failure(self._room, self.generation, reason)
 
     async def clear(self) -> None:
         await self._member.write(self._clearing)

@@ -205,6 +205,25 @@ async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, s
     assert await store.history(1) == before
 
 
+@pytest.mark.parametrize("words", [{}, {"rank": 0, "world_size": 1}], ids=["alone", "rank"])
+async def test_late_reason_leaves_who_has_the_room_now(parts, hello, store, words):
+    """A Failed room is taken over at once: the reason and its author are of the former one."""
+    former, present = [
+        Process(parts, replace(hello, owner=owner, instance=owner, options=hello.options | words))
+        for owner in ("h:1", "h:2")
+    ]
+    former.change(1, is_new=True, status=1, request="former")
+    await former.until_opened()
+    former.change(1, status=0)
+    await former.session.part.publisher.flush()
+    present.change(1, is_new=True, status=1, request="present")
+    await present.until_opened()
+    former.change(1, reason="no route")
+    await former.session.part.publisher.flush()
+    entry = await store.entry(1)
+    assert (entry.owner, entry.status, entry.reason, entry.failed_by) == ("h:2", KVPoll.Bootstrapping, None, None)
+
+
 async def test_namespace_with_other_settings_refuses_a_process(parts, hello, url):
     async with AsyncStatusStore.from_url(url, namespace="t", policy="compat") as other:
         await other.update_status(1, 1)
