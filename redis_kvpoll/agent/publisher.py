@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
@@ -104,7 +105,7 @@ class OutboxPublisher:
         """Publish what these rooms have in the outbox; while the server is unreachable it stays there."""
         if self.is_online.is_set():
             for room in rooms:
-                if room not in self._tasks and room not in self._said and not self._say(room):
+                if room not in self._tasks and room not in self._said and not self._join_round(room):
                     self._tasks[room] = asyncio.create_task(self._publish_room(room))
 
     def resume(self) -> None:
@@ -130,7 +131,7 @@ class OutboxPublisher:
                 self._answered.clear()
                 await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
 
-    def _say(self, room: int) -> bool:
+    def _join_round(self, room: int) -> bool:
         """Have a round write a room's changes. False if they need more than that."""
         number, handle = self._handles.get(room, (0, None))
         if handle is None or room in self._rooms.awaiting_reason:
@@ -139,24 +140,19 @@ class OutboxPublisher:
         if life is None:
             return True
         status = KVPoll(life.status) if life.status in STATUSES else None
-        is_plain = life.number == number and (not life.reason or status is KVPoll.Failed)
-        try:
-            if (
-                is_plain
-                and (status is not None or life.length is not None or life.is_over)
-                and handle.say(
-                    status, life.reason, life.length, life.is_over, lambda error: self._take(room, life, error)
-                )
-            ):
-                self._said[room] = life
-                return True
-        except KVPollError:
-            pass  # its task sees to it
-        self._rooms.put_back(room, life)
-        return False
+        has_change = status is not None or life.length is not None or life.is_over
+        is_said = False
+        if life.number == number and has_change and (not life.reason or status is KVPoll.Failed):
+            on_answer = partial(self._round_answered, room, life)
+            with contextlib.suppress(KVPollError):  # its task sees to it
+                is_said = handle.say(status, life.reason, life.length, life.is_over, on_answer)
+        if is_said:
+            self._said[room] = life
+        else:
+            self._rooms.put_back(room, life)
+        return is_said
 
-    def _take(self, room: int, life: RoomLife, error: Exception | None) -> None:
-        """Take the answer to what a round has written."""
+    def _round_answered(self, room: int, life: RoomLife, error: Exception | None) -> None:
         del self._said[room]
         self._answered.set()
         if error is None and life.is_over:
@@ -196,7 +192,7 @@ class OutboxPublisher:
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_online.clear()
             except LeaseLostError:
-                await self._pause(pause)  # until the worker has failed the lost rooms and taken a new lease
+                await self._pause(pause)  # until the session has failed the lost rooms and taken a new lease
             except RoomBusyError:
                 await self._pause(pause)
                 pause = min(pause * 2, BUSY_RETRY_SECONDS)
@@ -290,4 +286,4 @@ class OutboxPublisher:
     def _log_rejected(self, error: KVPollError) -> None:
         last, self._rejected_at = self._rejected_at, time.monotonic()
         if self._rejected_at - last > REJECTED_LOG_SECONDS:
-            self._log(logging.ERROR, f"the status table rejected a change; SGLang continues without it: {error}")
+            self._log(logging.ERROR, f"the status table rejected a change; the program continues without it: {error}")
