@@ -46,7 +46,7 @@ class OtherFailures:
         if number is not None:
             self._tell(number, failure)
 
-    def has_begun(self, room: int, number: int, opened_at: float) -> None:
+    def room_began(self, room: int, number: int, opened_at: float) -> None:
         """Look whether a room has failed since the client opened it. ``tidy`` reads it if the follower cannot know."""
         failure = self._failures.since(room, opened_at)
         if failure is not None:

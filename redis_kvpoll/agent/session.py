@@ -59,7 +59,7 @@ class TableSession:
     ) -> None:
         self.hello = hello
         self._news = ClientNews(send)
-        self.rooms = ToldRooms(self._wake, self._news.deliver_reason, self._has_begun)
+        self.rooms = ToldRooms(self._wake, self._news.deliver_reason, self._room_began)
         self.publisher: OutboxPublisher | None = None
         """None until it has joined the table."""
         self._send = send
@@ -68,13 +68,14 @@ class TableSession:
         self._end = PartEnding(silent_for, had_part=bool(hello.former))
         self._joining: asyncio.Task[ReplaceableLease] | None = None
         self._after: Collection[asyncio.Task[None]] = ()
+        self._own: OwnFailures | None = None
         self._others: OtherFailures | None = None
         self._ranks: RankFollower | None = None
         self._followers: list[SharedFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
         self._is_up = False
         self._outage = Outage(hello.name, self._news.log)
-        self.rooms.outbox.on_dropped = self._is_over
+        self.rooms.outbox.on_dropped = self._room_ended
 
     # The client's side
 
@@ -211,10 +212,9 @@ class TableSession:
         await stack.enter_async_context(lease)
         if lease.was_lost:
             self._news.log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
-        publisher = OutboxPublisher(member, self.rooms, hello, self._has_opened, self._is_over, self._news.log)
+        publisher = OutboxPublisher(member, self.rooms, hello, self._room_opened, self._room_ended, self._news.log)
         publisher.on_found_failed = self._news.fail_as_found
-        own = OwnFailures(member.store, self.rooms, publisher.life_of, self._news.fail)
-        self._on_opened: Callable[[int], object] = lambda room: own.on_failure(table.failures.get(room))
+        own = self._own = OwnFailures(member.store, table.failures, self.rooms, publisher.life_of, self._news.fail)
         self.publisher = publisher
         await self._follow(stack, table, own)
         self._rounds = table.rounds
@@ -276,18 +276,19 @@ class TableSession:
         state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
         self._news.send(state, self._lease.state if self._lease is not None else None)
 
-    def _has_begun(self, room: int, number: int, opened_at: float) -> None:
+    def _room_began(self, room: int, number: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
         if self._others is not None:
-            self._others.has_begun(room, number, opened_at)
+            self._others.room_began(room, number, opened_at)
 
-    def _has_opened(self, room: int, number: int, generation: int) -> None:
+    def _room_opened(self, room: int, number: int, generation: int) -> None:
         self._news.opened(room, number, generation)
-        self._on_opened(room)
+        if self._own is not None:
+            self._own.room_opened(room)
         if self._ranks is not None:
             self._ranks.opened(room)
 
-    def _is_over(self, room: int, number: int) -> None:
+    def _room_ended(self, room: int, number: int) -> None:
         self._news.ended(room, number)
         if self._ranks is not None:
             self._ranks.forget(room)

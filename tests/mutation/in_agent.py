@@ -165,14 +165,14 @@ IN_THE_AGENT = [
     ),
     (
         "a room told late that failed before this agent came is not read",
-        "agent.other_failures:OtherFailures.has_begun",
+        "agent.other_failures:OtherFailures.room_began",
         "elif not self._failures.is_complete_since(opened_at):",
         "elif False:",
         "agent/test_shared_table.py::TestRoomsToldLate::test_room_failed_before_this_agent_came",
     ),
     (
         "a room is read although the follower would know of its failure",
-        "agent.other_failures:OtherFailures.has_begun",
+        "agent.other_failures:OtherFailures.room_began",
         "elif not self._failures.is_complete_since(opened_at):",
         "else:",
         "agent/test_shared_table.py::TestRoomsToldLate::test_room_failed_before_this_agent_came",
