@@ -13,7 +13,6 @@ from redis_kvpoll import validation
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import OnAnswer, Rounds
 from redis_kvpoll.aio import hosted
-from redis_kvpoll.aio.lease import AsyncLease, abandon, hold_for, resume, resume_room, state_of
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -80,13 +79,8 @@ class StoreMember:
         self._hello = hello
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        lease = self.store.lease(self._hello.owner, ttl=ttl)
-        hold_for(lease, self._hello.process, stands_still)
-        if former is None:
-            await lease.__aenter__()
-        else:
-            await resume(lease, former)
-        return _StoreLease(lease)
+        lease = hosted.HostedLease(self.store, _lease_config(self._hello, ttl), stands_still)
+        return await (lease.__aenter__() if former is None else lease.resume(former))
 
     async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
         return _StoreRoom(await self.store.open(room, request, status))
@@ -98,25 +92,8 @@ class StoreMember:
             return None
         if handle.generation != entry.generation:
             return None
-        resume_room(handle)
+        hosted.resume_room(handle)
         return _StoreRoom(handle)
-
-
-class _StoreLease:
-    def __init__(self, lease: AsyncLease) -> None:
-        self._lease = lease
-        self.aclose = lease.aclose
-
-    @property
-    def lost(self) -> bool:
-        return self._lease.lost
-
-    @property
-    def state(self) -> LeaseState:
-        return state_of(self._lease)
-
-    async def abandon(self, *, as_lost: bool) -> None:
-        await abandon(self._lease, as_lost=as_lost)
 
 
 class _StoreRoom:
@@ -161,8 +138,7 @@ class GroupMember:
         self._lease: RankLease | None = None
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        config = replace(LeaseConfig.checked(self._hello.owner, ttl, None), process=self._hello.process)
-        self._lease = await self._group.hold(self._ranks, config, former, stands_still)
+        self._lease = await self._group.hold(self._ranks, _lease_config(self._hello, ttl), former, stands_still)
         return self._lease
 
     async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
@@ -227,3 +203,7 @@ class _GroupRoom:
     @property
     def _clearing(self) -> RankChange:
         return self._member.change(self._room, self.generation, None, "", None)
+
+
+def _lease_config(hello: ClientHello, ttl: float) -> LeaseConfig:
+    return replace(LeaseConfig.checked(hello.owner, ttl, None), process=hello.process)

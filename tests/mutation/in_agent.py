@@ -256,9 +256,9 @@ IN_THE_AGENT = [
     ),
     (
         "the agent is the owner",
-        "aio.lease:hold_for",
-        "process=process or lease._keeper.config.process",
-        "process=lease._keeper.config.process",
+        "agent.table_member:_lease_config",
+        "process=hello.process",
+        'process=""',
         "agent/test_table_parts.py::test_owner_is_the_process_and_not_its_agent",
     ),
     (
