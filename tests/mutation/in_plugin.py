@@ -142,16 +142,16 @@ IN_THE_PLUGIN = [
     ),
     (
         "decode gives pages away that are being written, where it does not defer",
-        f"{_PLUGIN}.pages:decide",
-        "return Action.FAIL_AND_HOLD if defers else Action.NOTHING",
-        "return Action.FAIL_AND_HOLD",
+        f"{_PLUGIN}.pages:decide_at_poll",
+        "else Action.NOTHING",
+        "else Action.FAIL",
         "plugin/test_pages.py::TestAtOnce::test_failure_leaves_a_request_that_has_asked",
     ),
     (
         "a failure ends a request between SGLang's poll and its message to prefill",
         f"{_PLUGIN}.pages:DecodeFailures._end",
         "self._end_at_poll(cause, receiver, reason, publish)",
-        "self._do(decide(cause, defers=False, has_asked=False), receiver, reason, publish)",
+        "self._do(decide_at_poll(cause, has_asked=False), receiver, reason, publish)",
         "plugin/test_pages.py::TestAtOnce::test_failure_is_decided_at_the_next_poll",
     ),
     (
