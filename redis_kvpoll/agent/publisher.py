@@ -62,7 +62,7 @@ class OutboxPublisher:
         log: Callable[[int, str], object] = logger.log,
     ) -> None:
         self.on_found_failed: Callable[[int, int, Entry], object] = lambda room, number, entry: None
-        """Called with a room and life that the table had as Failed when it was opened, or taken from a former part."""
+        """Called with a room and life that the table had as Failed when it was opened, or taken over."""
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._member = member
@@ -251,7 +251,7 @@ class OutboxPublisher:
             self._handles.pop(room, None)
 
     async def _adopt(self, room: int, life: RoomLife) -> MemberRoom | None:
-        """Return the handle of a life that the table has from a former table part; None if it does not have it."""
+        """Return the handle of a life that the table has from a former session; None if it does not have it."""
         entry = await self._member.store.entry(room)
         handle = await self._member.adopt(entry) if entry is not None and entry.generation == life.generation else None
         if handle is not None and entry is not None and entry.status is KVPoll.Failed:

@@ -26,8 +26,8 @@ def hello_of(url, namespace, owner, *, rank=None, **words):
     return ClientHello(url, options, owner, owner, "i", **{"lease": LEASE, "join": 60.0} | words)
 
 
-async def joined(parts, hello):
-    process = Process(parts, hello)
+async def joined(sessions, hello):
+    process = Process(sessions, hello)
     await process.until(messages.JOINED)
     return process
 
@@ -36,13 +36,13 @@ async def opened(process, *rooms):
     """Open rooms for a process, and wait until the table has them."""
     for room in rooms:
         process.change(room, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
-    await process.session.part.publisher.flush()
+    await process.session.inner.publisher.flush()
 
 
 @pytest.fixture
-async def other(parts, url):
+async def other(sessions, url):
     """A process of the other role."""
-    return await joined(parts, hello_of(url, "o", OWNER))
+    return await joined(sessions, hello_of(url, "o", OWNER))
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ async def others(url):
 
 
 @pytest.fixture
-async def ranks(parts, url):
+async def ranks(sessions, url):
     """The ranks of an instance, which hear of failures in the other table."""
-    return [await joined(parts, hello_of(url, "t", f"h:{rank}", rank=rank, other="o")) for rank in range(2)]
+    return [await joined(sessions, hello_of(url, "t", f"h:{rank}", rank=rank, other="o")) for rank in range(2)]
 
 
 async def read(process, count):
@@ -106,13 +106,13 @@ class TestGone:
     """The other engine has seen its room Failed, and has cleared it before the client asks."""
 
     @pytest.fixture
-    async def process(self, parts, url):
-        return await joined(parts, hello_of(url, "t", "h:1", other="o"))
+    async def process(self, sessions, url):
+        return await joined(sessions, hello_of(url, "t", "h:1", other="o"))
 
     async def fail(self, other, process, room):
         """Fail and clear a room of the other table; return what the client was told of it."""
         other.change(room, status=FAIL, reason="no route", is_over=True)
-        await other.session.part.publisher.flush()
+        await other.session.inner.publisher.flush()
         return await process.until(messages.FAILURE_WAITS)
 
     async def first_answer(self, process, *told):

@@ -91,7 +91,7 @@ IN_THE_AGENT = [
         f"{_AGENT}.session:TableSession._replace_lost_lease",
         "self._report()",
         "pass",
-        "agent/test_table_parts.py::test_new_lease_is_told_before_a_room_hangs_on_it",
+        "agent/test_table_sessions.py::test_new_lease_is_told_before_a_room_hangs_on_it",
     ),
     (
         "a folder that others may use is used",
@@ -154,7 +154,7 @@ IN_THE_AGENT = [
         "agent.publisher:OutboxPublisher._send",
         "(life.is_over or status is KVPoll.Failed)",
         "life.is_over",
-        "agent/test_table_parts.py::test_failed_life_that_the_table_no_longer_has_opens_nothing",
+        "agent/test_table_sessions.py::test_failed_life_that_the_table_no_longer_has_opens_nothing",
     ),
     (
         "a failure that one rank was told is not told to one that opens its room later",
@@ -245,21 +245,21 @@ IN_THE_AGENT = [
         "engine.tracked_rooms:TrackedRooms.own",
         'tracked.role = "creator"',
         "pass",
-        "agent/test_table_parts.py::test_room_from_a_former_agent_survives_a_loss_of_data",
+        "agent/test_table_sessions.py::test_room_from_a_former_agent_survives_a_loss_of_data",
     ),
     (
         "a failure that a follower has read is forgotten with the data",
         "engine.tracked_rooms:TrackedRooms.fail",
         "self.merge_status(tracked, KVPoll.Failed, now)",
         "pass",
-        "agent/test_table_parts.py::test_room_failed_by_hand_is_brought_back_as_failed",
+        "agent/test_table_sessions.py::test_room_failed_by_hand_is_brought_back_as_failed",
     ),
     (
         "the agent is the owner",
         "agent.table_member:_lease_config",
         "process=hello.process",
         'process=""',
-        "agent/test_table_parts.py::test_owner_is_the_process_and_not_its_agent",
+        "agent/test_table_sessions.py::test_owner_is_the_process_and_not_its_agent",
     ),
     (
         "a client's end overtakes its changes",

@@ -402,7 +402,7 @@ IN_LUA = [
         "record_failure.lua",
         "(generation == '' or fields[3] == generation) and fields[1], fields[2]",
         "fields[1], fields[2]",
-        "agent/test_table_parts.py::test_late_reason_leaves_who_has_the_room_now[alone]",
+        "agent/test_table_sessions.py::test_late_reason_leaves_who_has_the_room_now[alone]",
     ),
     (
         "a length keeps those of a former generation",

@@ -38,7 +38,7 @@ def life(sglang, room):
 
 
 def has_taken(sglang):
-    """Whether the table part has taken all changes out of its outbox, or found that it cannot."""
+    """Whether the session has taken all changes out of its outbox, or found that it cannot."""
     part = session_of(sglang)
     return part.rooms.received == sglang.kvpoll_worker.client.sent and not part.rooms.outbox.has_changes
 

@@ -1,6 +1,6 @@
-"""One process of SGLang on the table, as its threads see it: the registry, and a client of a table part.
+"""One process of SGLang on the table, as its threads see it: the registry, and a client of a session.
 
-No event loop and no Redis client run here. Whatever happens to the table part or to Redis, SGLang's threads continue
+No event loop and no Redis client run here. Whatever happens to the session or to Redis, SGLang's threads continue
 with the registry.
 """
 
