@@ -157,7 +157,7 @@ class Rooms:
     def _recorded(self, name: str, room: int, argument: int | None) -> Any:
         number = self._writer.begin(name, {room: argument})
         yield
-        self._writer.end(number, {room: [self._registry.statuses.get(room), not len(self._registry)]})
+        self._writer.end(number, {room: [self._registry.statuses.get(room), not len(self._registry.outbox)]})
 
 
 class Commands:
@@ -184,7 +184,7 @@ class Commands:
         """Make many calls without a pause. Returns how many rooms have changes that no agent has taken."""
         for _ in range(count):
             self._rooms.call()
-        return len(self._worker.registry)
+        return len(self._worker.registry.outbox)
 
     def hold(self) -> int:
         """Leave this process's sockets to a child, and return its id."""

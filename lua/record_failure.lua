@@ -1,20 +1,20 @@
 -- Record why each room fails, without failing it or changing its TTL. The first reason stays; an absent room gets none.
 --
 -- KEYS     feed; each: room; last: failed
--- ARGV     feed_length, author; each: reason
+-- ARGV     feed_length, author; each: reason, generation
 -- REPLY    feed_id; each: stored
 -- FEED     status, reason
 -- INCLUDE  order, feed
 --
--- author names the caller in failed_by, or is empty. stored is 1 if the room's reason is now this one, so a repeated
--- call has the same reply. For a key of another type (made by hand), the error replaces stored; so does an unknown
--- status. The other rooms are processed.
+-- author names the caller in failed_by, or is empty. With a generation, the reason is of that one alone. stored is 1 if
+-- the room's reason is now this one, so a repeated call has the same reply. For a key of another type (made by hand),
+-- the error replaces stored; so does an unknown status. The other rooms are processed.
 
 local reply = {false}
 for i = 2, #KEYS - 1 do
-  local room, reason = KEYS[i], ARGV[i + 1]
-  local fields = redis.pcall('HMGET', room, 'status', 'reason')
-  local status, previous = fields[1], fields[2]
+  local room, reason, generation = KEYS[i], ARGV[i * 2 - 1], ARGV[i * 2]
+  local fields = redis.pcall('HMGET', room, 'status', 'reason', 'generation')
+  local status, previous = (generation == '' or fields[3] == generation) and fields[1], fields[2]
   if fields.err then
     reply[i] = fields
   elseif status and not ORDER[status] then

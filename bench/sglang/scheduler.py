@@ -84,7 +84,7 @@ class Worker(SenderWorker):
 
 
 def _in_a_thread(environment: dict[str, str]) -> Any:
-    """Return a manager whose table part runs in a thread of its process, in place of an agent."""
+    """Return a manager whose session runs in a thread of its process, in place of an agent."""
     with patch.object(open_channel, "open_channel", open_local):
         return manager_with(environment)
 

@@ -25,10 +25,10 @@ UNWATCHED_SECONDS = 1.0
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
-Ending = Literal["goodbye", "killed", "vanished", "superseded"]
+ProcessEnd = Literal["goodbye", "killed", "vanished", "superseded"]
 
 
-LEFT: dict[Ending, str] = {
+LEFT: dict[ProcessEnd, str] = {
     "goodbye": "has left",
     "killed": "has ended without a goodbye",
     "vanished": "has lost its connection",
@@ -45,7 +45,7 @@ class AgentSession(Protocol):
     def received(self, kind: int, payload: bytes) -> None:
         """Take a message."""
 
-    def ended(self, how: Ending) -> None:
+    def ended(self, how: ProcessEnd) -> None:
         """Take how the process, or its connection, ended. Nothing is received afterwards.
 
         - ``goodbye``: the process said so.
@@ -122,7 +122,7 @@ class OpenSessions:
         self._call(session.received, kind, payload)
         return True
 
-    def end(self, peer: Peer, how: Ending) -> None:
+    def end(self, peer: Peer, how: ProcessEnd) -> None:
         """End a session for good, if it has not ended."""
         session = self._sessions.pop(peer, None)
         self._vanished.discard(peer)
@@ -159,7 +159,7 @@ class OpenSessions:
             self._vanished.add(peer)
             self._end(peer, self._sessions[peer], "vanished")
 
-    def _end(self, peer: Peer, session: AgentSession, how: Ending) -> None:
+    def _end(self, peer: Peer, session: AgentSession, how: ProcessEnd) -> None:
         if how != "superseded":  # then the agent ends, and says so
             logger.info("process %d %s", peer.pid, LEFT[how])
         self._call(session.ended, how)

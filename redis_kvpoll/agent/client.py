@@ -1,6 +1,6 @@
-"""A client's side: it tells its table part each change of its rooms, and hands on what it is told.
+"""A client's side: it tells its session each change of its rooms, and hands on what it is told.
 
-No event loop and no Redis client run here. Whatever happens to the table part or to Redis, the client's threads go on.
+No event loop and no Redis client run here. Whatever happens to the session or to Redis, the client's threads go on.
 
 To serve another program: give it a ``ClientRooms`` and ``Handlers``. To add a message: its kind in messages, and its
 handler in ``_handle``.
@@ -18,14 +18,14 @@ from redis_kvpoll.agent import messages, open_channel
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import ClientChannel
 from redis_kvpoll.agent.outbox import Outbox
-from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.sender import ChangeSender
+from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.model import KVPoll
 
 CLOSE_SECONDS = 3.0
 """The longest that a client waits at its end for what is pending to be in the table."""
 START_SECONDS = 10.0
-"""How much longer than its table part a client waits for joining: an agent may have to start first."""
+"""How much longer than its session a client waits for joining: an agent may have to start first."""
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -51,7 +51,7 @@ class ClientRooms(Protocol):
 
 
 class Handlers(Protocol):
-    """What the table part tells. A thread of the channel calls it; nothing may wait."""
+    """What the session tells. A thread of the channel calls it; nothing may wait."""
 
     def fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None: ...
     def note_other_failure(self, room: int, number: int) -> None: ...
@@ -65,11 +65,11 @@ class Handlers(Protocol):
 
 
 class TableClient:
-    """One client's connection to its table part. ``agent`` says where that is: see open_channel."""
+    """One client's connection to its session. ``agent`` says where that is: see open_channel."""
 
     def __init__(self, hello: ClientHello, agent: str, rooms: ClientRooms, handlers: Handlers) -> None:
-        self.state = TableState()
-        """As the table part has told it last."""
+        self.state = SessionState()
+        """As the session has told it last."""
         self.channel: ClientChannel | None = None
         self.ranks: dict[int, tuple[int, dict[int, KVPoll]]] = {}
         """By room: a life, and what each rank has in the table."""
@@ -80,16 +80,16 @@ class TableClient:
         self._sender = ChangeSender(rooms.outbox, self._send)
         self._joined = threading.Event()
         self._left = threading.Event()
-        """Set once there is no table part any more to wait for."""
+        """Set once there is no session any more to wait for."""
         self._refusal: RefusedError | None = None
         self._had_agent = False
         self._dropped_before = 0
-        """How many lives former connections' table parts have dropped."""
+        """How many lives former connections' sessions have dropped."""
 
     # Called by the client's threads
 
     def join(self) -> None:
-        """Return once the table part has joined the table; RefusedError says what prevents that."""
+        """Return once the session has joined the table; RefusedError says what prevents that."""
         self.channel = open_channel.open_channel(
             self._agent,
             self._hello,
@@ -150,7 +150,7 @@ class TableClient:
         self._sender.send_changes()
 
     def poll(self) -> None:
-        """Take what the table part has told of its progress, without waiting; the rest goes to the channel's thread."""
+        """Take what the session has told of its progress, without waiting; the rest goes to the channel's thread."""
         if self.channel is not None:
             self.channel.poll()
 
@@ -195,7 +195,7 @@ class TableClient:
     def _on_away(self) -> None:
         self._rooms.change(self._sender.disconnected)
         self._dropped_before = self.state.dropped
-        self.state = TableState(is_reachable=False, dropped=self._dropped_before)
+        self.state = SessionState(is_reachable=False, dropped=self._dropped_before)
         self._guard(self._handlers.state_changed)
 
     def _on_tick(self) -> None:
@@ -235,7 +235,7 @@ class TableClient:
 
     def _handle_words(self, kind: int, words: list[Any]) -> None:
         if kind == messages.STATE:
-            state = TableState(*words)
+            state = SessionState(*words)
             self.state = state._replace(dropped=self._dropped_before + state.dropped)
             self._handlers.state_changed()
         elif kind == messages.FAILED:

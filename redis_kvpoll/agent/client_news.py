@@ -1,11 +1,11 @@
-"""What a table part tells its client: of its progress in one message, since each wakes a thread there."""
+"""What a session tells its client: of its progress in one message, since each wakes a thread there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.model import Entry
 
@@ -17,7 +17,7 @@ class ClientNews:
         self._send = send
         self._opened: list[tuple[int, int, int]] = []
         self._ended: list[tuple[int, int, int]] = []
-        self._state: TableState | None = None
+        self._state: SessionState | None = None
         self._lease: LeaseState | None = None
 
     def opened(self, room: int, number: int, generation: int) -> None:
@@ -28,7 +28,7 @@ class ClientNews:
         """The table has all of a life, its end too, or never will."""
         self._ended.append((room, number, 0))
 
-    def send(self, state: TableState, lease: LeaseState | None) -> None:
+    def send(self, state: SessionState, lease: LeaseState | None) -> None:
         """Tell what is new."""
         parts = []
         if self._opened:

@@ -23,7 +23,7 @@ LEASE_LOST = (
 )
 
 
-class Ending(Enum):
+class LeaseEnd(Enum):
     """What becomes of a lease at the end."""
 
     LEAVE = "leave"
@@ -38,7 +38,7 @@ class LeaseClient(Protocol):
     """A client, as far as its lease depends on it."""
 
     @property
-    def lease_ending(self) -> Ending: ...
+    def lease_ending(self) -> LeaseEnd: ...
 
     def stands_still(self) -> bool:
         """Whether it does, as far as is known: then its lease is not renewed."""
@@ -47,7 +47,7 @@ class LeaseClient(Protocol):
 class ReplaceableLease:
     """The lease of a client, which can be replaced once it is lost. A context manager.
 
-    ``former`` is the lease that the client had from another table part, if any.
+    ``former`` is the lease that the client had from another session, if any.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ReplaceableLease:
 
     @property
     def state(self) -> LeaseState | None:
-        """What another table part needs to resume it."""
+        """What another session needs to resume it."""
         return None if self._current is None else self._current.state
 
     async def replace(self) -> None:
@@ -105,10 +105,10 @@ class ReplaceableLease:
             with contextlib.suppress(KVPollError, TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_SECONDS):
                     ending = self._client.lease_ending
-                    if ending is Ending.LEAVE:
+                    if ending is LeaseEnd.LEAVE:
                         await self._current.aclose()
                     else:
-                        await self._current.abandon(as_lost=ending is Ending.LOST)
+                        await self._current.abandon(as_lost=ending is LeaseEnd.LOST)
 
 
 async def reap(store: AsyncStatusStore, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The messages between a client and its table part: kinds, and how they are written. Pure.
+"""The messages between a client and its session: kinds, and how they are written. Pure.
 
 Every message about a room carries the number of the life that it is about. What a client tells often is a struct with
 bounded texts; what is rare is JSON.
@@ -30,7 +30,7 @@ READ_FAILURE = 67
 LEAVE = 68
 """Publish what is pending, and leave the table."""
 
-# From the table part
+# From the session
 JOINED = 80
 REFUSED = 81
 """Joining has failed: text, and what else the client needs for its advice."""
@@ -43,7 +43,7 @@ FAILED = 84
 FAILURE_WAITS = 85
 """A room that a life here has, has failed in the other table."""
 FAILURE_READ = 86
-"""It is so still: by whom it was failed, its owner, the reason, and all owners of that table."""
+"""It is so still: by whom it was failed, its owner, the reason, and if nobody did it all owners of that table."""
 REASON = 87
 """Another rank's reason."""
 STATE = 88
@@ -52,10 +52,10 @@ RANKS = 89
 LOG = 90
 """A line for the client's log."""
 BROKEN = 91
-"""The table part has ended by a bug."""
+"""The session has ended by a bug."""
 LEFT = 92
 LEASE = 93
-"""The client's lease, for the next table part: its incarnation, and the epoch of each shard."""
+"""The client's lease, for the next session: its incarnation, and the epoch of each shard."""
 NEWS = 94
 """Several of these messages, for one look of the client's: their kinds and payloads."""
 
@@ -92,7 +92,7 @@ class ClientHello:
     collects: bool = False
     """Whether it wants the other ranks' statuses."""
     former: list[Any] = field(default_factory=list)
-    """The lease that it has from a former table part, as in LEASE; empty if none."""
+    """The lease that it has from a former session, as in LEASE; empty if none."""
     process: str = ""
     """Its process for the owners' list, as ``host:pid``: as it sees itself, and as its own log names it."""
 

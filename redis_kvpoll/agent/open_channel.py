@@ -10,7 +10,7 @@ from redis_kvpoll.agent.channel import AgentChannel
 from redis_kvpoll.agent.launch import Launcher
 from redis_kvpoll.agent.messages import PROGRESS, ClientHello
 
-APPLICATION = "redis_kvpoll.agent.table_parts:make"
+APPLICATION = "redis_kvpoll.agent.table_sessions:make"
 
 
 class ClientChannel(Protocol):

@@ -41,7 +41,7 @@ class Outage:
         self._since = self._since or time.monotonic()
         if not self.is_logged:
             self.is_logged = True
-            text = f"{self._name}: Redis is unreachable; SGLang continues without it. The agent's log says why"
+            text = f"{self._name}: Redis is unreachable; the program continues without it. The agent's log says why"
             self._log(logging.WARNING, text)
 
     def cannot_join(self, error: Exception) -> None:

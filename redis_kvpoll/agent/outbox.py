@@ -31,7 +31,7 @@ class RoomLife:
     length: int | None = None
     is_over: bool = False
     generation: int = 0
-    """Its generation in the table, which has it from a former table part; 0 if that was not told."""
+    """Its generation in the table, which has it from a former session; 0 if that was not told."""
     opened_at: float = field(default=0.0, compare=False)
     """When it was opened, in monotonic seconds; 0 if it was told before."""
 

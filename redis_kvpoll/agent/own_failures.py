@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from redis_kvpoll.agent.shared_table import SharedFailures
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
@@ -26,19 +27,26 @@ class OwnFailures:
     def __init__(
         self,
         store: AsyncStatusStore,
+        failures: SharedFailures,
         rooms: ToldRooms,
         life_of: Callable[[int, int], int | None],
         fail: Callable[[int, int, str, bool], object],
     ) -> None:
         self._store = store
+        self._failures = failures
         self._rooms = rooms
         self._life_of = life_of
         self._fail = fail
         self._failing: set[asyncio.Task[None]] = set()
 
-    def on_failure(self, failure: RoomFailure | None) -> None:
+    def room_opened(self, room: int) -> None:
+        """Look whether a room that the table has now has failed already."""
+        if (failure := self._failures.get(room)) is not None:
+            self.on_failure(failure)
+
+    def on_failure(self, failure: RoomFailure) -> None:
         """Take note of a failure in the table."""
-        if failure is None or self._rooms.is_failed(failure.room):
+        if self._rooms.is_failed(failure.room):
             return
         number = self._life_of(failure.room, failure.generation)
         if number is not None:

@@ -18,7 +18,7 @@ class Timing:
     """Seconds between two questions to the agent."""
     early: float = 0.2
     """If a message has just woken the channel's thread, it asks as soon as so many seconds have passed since the last
-    question; less than the time between two reports of a table part."""
+    question; less than the time between two reports of a session."""
     unanswered: int = 3
     """After so many ticks without an answer another agent is started."""
     busy: int = 100

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
@@ -61,7 +62,7 @@ class OutboxPublisher:
         log: Callable[[int, str], object] = logger.log,
     ) -> None:
         self.on_found_failed: Callable[[int, int, Entry], object] = lambda room, number, entry: None
-        """Called with a room and life that the table had as Failed when it was opened, or taken from a former part."""
+        """Called with a room and life that the table had as Failed when it was opened, or taken over."""
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._member = member
@@ -104,7 +105,7 @@ class OutboxPublisher:
         """Publish what these rooms have in the outbox; while the server is unreachable it stays there."""
         if self.is_online.is_set():
             for room in rooms:
-                if room not in self._tasks and room not in self._said and not self._say(room):
+                if room not in self._tasks and room not in self._said and not self._join_round(room):
                     self._tasks[room] = asyncio.create_task(self._publish_room(room))
 
     def resume(self) -> None:
@@ -130,7 +131,7 @@ class OutboxPublisher:
                 self._answered.clear()
                 await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
 
-    def _say(self, room: int) -> bool:
+    def _join_round(self, room: int) -> bool:
         """Have a round write a room's changes. False if they need more than that."""
         number, handle = self._handles.get(room, (0, None))
         if handle is None or room in self._rooms.awaiting_reason:
@@ -139,24 +140,19 @@ class OutboxPublisher:
         if life is None:
             return True
         status = KVPoll(life.status) if life.status in STATUSES else None
-        is_plain = life.number == number and (not life.reason or status is KVPoll.Failed)
-        try:
-            if (
-                is_plain
-                and (status is not None or life.length is not None or life.is_over)
-                and handle.say(
-                    status, life.reason, life.length, life.is_over, lambda error: self._take(room, life, error)
-                )
-            ):
-                self._said[room] = life
-                return True
-        except KVPollError:
-            pass  # its task sees to it
-        self._rooms.put_back(room, life)
-        return False
+        has_change = status is not None or life.length is not None or life.is_over
+        is_said = False
+        if life.number == number and has_change and (not life.reason or status is KVPoll.Failed):
+            on_answer = partial(self._round_answered, room, life)
+            with contextlib.suppress(KVPollError):  # its task sees to it
+                is_said = handle.say(status, life.reason, life.length, life.is_over, on_answer)
+        if is_said:
+            self._said[room] = life
+        else:
+            self._rooms.put_back(room, life)
+        return is_said
 
-    def _take(self, room: int, life: RoomLife, error: Exception | None) -> None:
-        """Take the answer to what a round has written."""
+    def _round_answered(self, room: int, life: RoomLife, error: Exception | None) -> None:
         del self._said[room]
         self._answered.set()
         if error is None and life.is_over:
@@ -196,7 +192,7 @@ class OutboxPublisher:
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_online.clear()
             except LeaseLostError:
-                await self._pause(pause)  # until the worker has failed the lost rooms and taken a new lease
+                await self._pause(pause)  # until the session has failed the lost rooms and taken a new lease
             except RoomBusyError:
                 await self._pause(pause)
                 pause = min(pause * 2, BUSY_RETRY_SECONDS)
@@ -232,8 +228,8 @@ class OutboxPublisher:
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
             handle = await self._adopt(room, life) if life.generation else None
-            if handle is None and life.generation and life.is_over:
-                return  # it was cleared already
+            if handle is None and life.generation and (life.is_over or status is KVPoll.Failed):
+                return  # it is over in the table: opened again, it would be a new failure
             if handle is None:
                 handle = await self._member.open(room, request_of(self._writer, life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status
@@ -247,7 +243,7 @@ class OutboxPublisher:
         if status is not None or life.length is not None:
             await handle.write(status, life.reason, life.length)
         if life.reason and life.status is None:
-            await self._member.record_failure(room, life.reason)
+            await handle.record_failure(life.reason)
         if life.is_over:
             if room in self._rooms.awaiting_reason:
                 await self._fetch_reason(room)
@@ -255,7 +251,7 @@ class OutboxPublisher:
             self._handles.pop(room, None)
 
     async def _adopt(self, room: int, life: RoomLife) -> MemberRoom | None:
-        """Return the handle of a life that the table has from a former table part; None if it does not have it."""
+        """Return the handle of a life that the table has from a former session; None if it does not have it."""
         entry = await self._member.store.entry(room)
         handle = await self._member.adopt(entry) if entry is not None and entry.generation == life.generation else None
         if handle is not None and entry is not None and entry.status is KVPoll.Failed:
@@ -290,4 +286,4 @@ class OutboxPublisher:
     def _log_rejected(self, error: KVPollError) -> None:
         last, self._rejected_at = self._rejected_at, time.monotonic()
         if self._rejected_at - last > REJECTED_LOG_SECONDS:
-            self._log(logging.ERROR, f"the status table rejected a change; SGLang continues without it: {error}")
+            self._log(logging.ERROR, f"the status table rejected a change; the program continues without it: {error}")

@@ -1,8 +1,8 @@
-"""Tells the table part each change of a client's rooms: at once, or from the outbox, in one order. No I/O of its own.
+"""Tells the session each change of a client's rooms: at once, or from the outbox, in one order. No I/O of its own.
 
 The caller holds the lock of the rooms, and lets nothing interrupt a call. While the channel takes messages, a change is
 sent by the thread that makes it. Else changes are merged in the outbox until it takes them again. What was sent is kept
-until the table part has said that the table has it to its end: after a reconnect it is told once more.
+until the session has said that the table has it to its end: after a reconnect it is told once more.
 
 Invariant: changes of a room are sent in the order of its lives, whichever thread sends. Nothing raises.
 """
@@ -35,7 +35,7 @@ class ChangeSender:
         self._told_ends: dict[tuple[int, int], None] = {}
         """Those of ``_told`` that are over and have no generation, the oldest first; at most MAX_ENDED_LIVES."""
         self._forgotten = 0
-        """How many lives of this connection were forgotten before the table part had seen to them."""
+        """How many lives of this connection were forgotten before the session had seen to them."""
         self._unsent: OrderedDict[int, None] = OrderedDict()
         """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
         much was deleted there."""
@@ -88,10 +88,10 @@ class ChangeSender:
             self._last = None
 
     def connected(self) -> None:
-        """Tell everything once more, to a table part that knows nothing."""
+        """Tell everything once more, to a session that knows nothing."""
         self.sent = 0
         self._others.clear()
-        self._outbox.dropped += self._forgotten  # only the former table part knew them
+        self._outbox.dropped += self._forgotten  # only the former session knew them
         self._forgotten = 0
         told, self._told, self._told_ends = self._told, {}, {}
         lives: dict[int, list[RoomLife]] = {}
@@ -115,7 +115,7 @@ class ChangeSender:
             self._told_ends.pop((room, number), None)  # It is live there, so its end must not be forgotten.
 
     def ended(self, room: int, number: int) -> None:
-        """Forget a life: the table has all of it, or the table part has dropped it, and counts that."""
+        """Forget a life: the table has all of it, or the session has dropped it, and counts that."""
         key = room, number
         life = self._told.get(key)
         if life is None:

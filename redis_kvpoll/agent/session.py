@@ -1,4 +1,4 @@
-"""The table part of one client: it publishes what the client tells, renews its lease, and tells it of failures.
+"""The session of one client: it publishes what the client tells, renews its lease, and tells it of failures.
 
 It knows the client by its messages alone, and runs in an event loop: of a thread, or of another process. Whatever
 happens to Redis, it takes what the client tells, and keeps it, merged and bounded, until it is in the table.
@@ -17,17 +17,17 @@ from contextlib import AsyncExitStack
 
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client_news import ClientNews
-from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, Ending, ReplaceableLease
+from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, LeaseEnd, ReplaceableLease
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.other_failures import OtherFailures
 from redis_kvpoll.agent.outage import Outage
 from redis_kvpoll.agent.own_failures import OwnFailures
-from redis_kvpoll.agent.part_ending import PartEnding, publish_rest
-from redis_kvpoll.agent.part_state import TableState
 from redis_kvpoll.agent.publisher import OutboxPublisher
 from redis_kvpoll.agent.ranks import RankFollower
 from redis_kvpoll.agent.refusals import refusal
 from redis_kvpoll.agent.rounds import Rounds
+from redis_kvpoll.agent.session_ending import SessionEnding, publish_rest
+from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.agent.shared_table import SharedFailures, SharedTable, SharedTables
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.mirror import AsyncMirror
@@ -44,10 +44,10 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class TableSession:
-    """The table part of one client.
+    """The session of one client.
 
     ``send`` sends it a message, and neither waits nor raises. ``silent_for`` gives the seconds since it was heard. It
-    shares its tables with the other table parts of ``tables``.
+    shares its tables with the other sessions of ``tables``.
     """
 
     def __init__(
@@ -59,22 +59,23 @@ class TableSession:
     ) -> None:
         self.hello = hello
         self._news = ClientNews(send)
-        self.rooms = ToldRooms(self._wake, self._news.deliver_reason, self._has_begun)
+        self.rooms = ToldRooms(self._wake, self._news.deliver_reason, self._room_began)
         self.publisher: OutboxPublisher | None = None
         """None until it has joined the table."""
         self._send = send
         self._tables = tables or SharedTables()
         self._rounds: Rounds | None = None
-        self._end = PartEnding(silent_for, had_part=bool(hello.former))
+        self._end = SessionEnding(silent_for, had_session=bool(hello.former))
         self._joining: asyncio.Task[ReplaceableLease] | None = None
         self._after: Collection[asyncio.Task[None]] = ()
+        self._own: OwnFailures | None = None
         self._others: OtherFailures | None = None
         self._ranks: RankFollower | None = None
         self._followers: list[SharedFailures | AsyncMirror] = []
         self._lease: ReplaceableLease | None = None
         self._is_up = False
         self._outage = Outage(hello.name, self._news.log)
-        self.rooms.outbox.on_dropped = self._is_over
+        self.rooms.outbox.on_dropped = self._room_ended
 
     # The client's side
 
@@ -91,13 +92,13 @@ class TableSession:
             room, number, *_ = messages.decode_life(payload)
             self._others.read(room, number)
         elif kind == messages.LEAVE:
-            self.end(Ending.LEAVE)
+            self.end(LeaseEnd.LEAVE)
 
-    def end(self, how: Ending, *, may_be_dead: bool = False) -> None:
+    def end(self, how: LeaseEnd, *, may_be_dead: bool = False) -> None:
         """Publish what is pending, and end. The first call decides how.
 
         One with ``may_be_dead`` is provisional, as only the client's connection has ended: the next call decides. If
-        another part takes over, nothing more is sent: what is opened now might never be cleared.
+        another session takes over, nothing more is sent: what is opened now might never be cleared.
         """
         self._end.tell(how, may_be_dead=may_be_dead)
         self.rooms.awaiting_reason.clear()  # no thread of the client waits any more
@@ -116,7 +117,7 @@ class TableSession:
     # Its run
 
     async def run(self, after: Collection[asyncio.Task[None]] = ()) -> None:
-        """Join the table once other parts have ended, and stay until the client leaves.
+        """Join the table once former sessions have ended, and stay until the client leaves.
 
         A client that has joined before is not refused: it has rooms in the table, whose ends must be told.
         """
@@ -143,7 +144,7 @@ class TableSession:
             self._send(messages.LEFT, b"")
 
     async def _join(self, stack: AsyncExitStack) -> ReplaceableLease | None:
-        """Join the table until the stack closes; return the client's lease, or None if another part has taken over."""
+        """Join the table until the stack closes; return the client's lease, or None if another one has taken over."""
         joining = self._joining = asyncio.create_task(self._enter(stack))
         try:
             async with asyncio.timeout(self.hello.join):
@@ -188,7 +189,7 @@ class TableSession:
     async def _finish(self) -> None:
         """Return once the table has what it must have before the lease ends. The client need not wait for Redis."""
         await self._end.has_begun.wait()
-        if self._end.how is not Ending.KEEP:
+        if self._end.how is not LeaseEnd.KEEP:
             await publish_rest(self._publisher, self._end, self._are_synced, lambda: self._send(messages.LEFT, b""))
 
     def _are_synced(self) -> bool:
@@ -211,10 +212,9 @@ class TableSession:
         await stack.enter_async_context(lease)
         if lease.was_lost:
             self._news.log(logging.WARNING, LEASE_LOST.format(hello.name, hello.lease))
-        publisher = OutboxPublisher(member, self.rooms, hello, self._has_opened, self._is_over, self._news.log)
+        publisher = OutboxPublisher(member, self.rooms, hello, self._room_opened, self._room_ended, self._news.log)
         publisher.on_found_failed = self._news.fail_as_found
-        own = OwnFailures(member.store, self.rooms, publisher.life_of, self._news.fail)
-        self._on_opened: Callable[[int], object] = lambda room: own.on_failure(table.failures.get(room))
+        own = self._own = OwnFailures(member.store, table.failures, self.rooms, publisher.life_of, self._news.fail)
         self.publisher = publisher
         await self._follow(stack, table, own)
         self._rounds = table.rounds
@@ -229,9 +229,9 @@ class TableSession:
             store = await stack.enter_async_context(AsyncStatusStore.from_url(hello.url, **hello.options))
             self._ranks = RankFollower(store, self.rooms, publisher.published_life, self._send)
             followers.append(await stack.enter_async_context(self._ranks.mirror))
-        if table.others is not None and table.of_others is not None:
-            others = self._others = OtherFailures(table.others, table.of_others, self.rooms, self._send)
-            followed = table.of_others.followed(self.rooms, others.on_failure)
+        if table.other is not None:
+            others = self._others = OtherFailures(table.other, self.rooms, self._send)
+            followed = table.other.failures.followed(self.rooms, others.on_failure)
             followers.append(await stack.enter_async_context(followed))
             table.reap_others()
 
@@ -273,21 +273,22 @@ class TableSession:
         pending = len(self.rooms.outbox)
         is_idle = not pending and self.publisher is not None and self.publisher.is_idle
         is_up, is_reachable = self._is_up, not self._outage.is_logged
-        state = TableState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
+        state = SessionState(self.rooms.received, is_idle, is_up, is_reachable, pending, self.rooms.outbox.dropped)
         self._news.send(state, self._lease.state if self._lease is not None else None)
 
-    def _has_begun(self, room: int, number: int, opened_at: float) -> None:
+    def _room_began(self, room: int, number: int, opened_at: float) -> None:
         """Look whether a room of the client's has failed in the other table since the client opened it."""
         if self._others is not None:
-            self._others.has_begun(room, number, opened_at)
+            self._others.room_began(room, number, opened_at)
 
-    def _has_opened(self, room: int, number: int, generation: int) -> None:
+    def _room_opened(self, room: int, number: int, generation: int) -> None:
         self._news.opened(room, number, generation)
-        self._on_opened(room)
+        if self._own is not None:
+            self._own.room_opened(room)
         if self._ranks is not None:
             self._ranks.opened(room)
 
-    def _is_over(self, room: int, number: int) -> None:
+    def _room_ended(self, room: int, number: int) -> None:
         self._news.ended(room, number)
         if self._ranks is not None:
             self._ranks.forget(room)

@@ -13,6 +13,7 @@ from typing import Any
 
 from redis_kvpoll.agent.lease import reap
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.owner_names import OwnerNames
 from redis_kvpoll.agent.rounds import Rounds
 from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
 from redis_kvpoll.agent.told import ToldRooms
@@ -87,6 +88,15 @@ class SharedFailures:
             on_failure(failure)
 
 
+class OtherTable:
+    """The other role's table, whose failures the clients of one instance hear."""
+
+    def __init__(self, store: AsyncStatusStore) -> None:
+        self.store = store
+        self.failures = SharedFailures(store)
+        self.owners = OwnerNames(store)
+
+
 class SharedTable:
     """The tables of one instance: its own, which its clients write, and the other role's, whose failures they hear."""
 
@@ -97,16 +107,13 @@ class SharedTable:
         self._group = None if hello.rank is None else AsyncRankGroup(self._store)
         self.rounds = Rounds(self._group)
         self.failures = SharedFailures(self._store)
-        self.others: AsyncStatusStore | None = None
-        """The other table, if its failures are heard."""
-        self.of_others: SharedFailures | None = None
+        self.other: OtherTable | None = None
+        """None if its failures are not heard."""
         self._lease = hello.lease
         self._reaping: asyncio.Task[None] | None = None
         if hello.other:
-            self.others = AsyncStatusStore.from_url(
-                hello.url, **{**hello.options, **_NO_RANK, "namespace": hello.other}
-            )
-            self.of_others = SharedFailures(self.others)
+            options = {**hello.options, **_NO_RANK, "namespace": hello.other}
+            self.other = OtherTable(AsyncStatusStore.from_url(hello.url, **options))
 
     def member(self, hello: ClientHello) -> TableMember:
         """Return how a client takes part in its table."""
@@ -116,22 +123,22 @@ class SharedTable:
 
     def reap_others(self) -> None:
         """Fail the rooms of lost owners of the other table from now on."""
-        if self._reaping is None and self.others is not None:
-            self._reaping = asyncio.create_task(reap(self.others, self._lease / 10))
+        if self._reaping is None and self.other is not None:
+            self._reaping = asyncio.create_task(reap(self.other.store, self._lease / 10))
 
     async def aclose(self) -> None:
         """Close all connections."""
         if self._reaping is not None:
             self._reaping.cancel()
             await asyncio.wait([self._reaping])
-        for failures in (self.failures, self.of_others):
-            if failures is not None:
-                await failures.aclose()
+        await self.failures.aclose()
+        if self.other is not None:
+            await self.other.failures.aclose()
         if self._group is not None:
             await self._group.aclose()
-        for store in (self._store, self.others):
-            if store is not None:
-                await store.aclose()
+        await self._store.aclose()
+        if self.other is not None:
+            await self.other.store.aclose()
 
 
 class SharedTables:

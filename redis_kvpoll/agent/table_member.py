@@ -12,7 +12,7 @@ from typing import Protocol
 from redis_kvpoll import validation
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.rounds import OnAnswer, Rounds
-from redis_kvpoll.aio.lease import AsyncLease, abandon, hold_for, resume, resume_room, state_of
+from redis_kvpoll.aio import hosted
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -34,6 +34,9 @@ class MemberRoom(Protocol):
 
     async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
         """Record the decode prefix length and merge the status, in this order. The reason is of Failed."""
+
+    async def record_failure(self, reason: str) -> None:
+        """Record why it fails, without failing it."""
 
     async def clear(self) -> None: ...
     def say(self, status: KVPoll | None, reason: str, length: int | None, is_over: bool, on_answer: OnAnswer) -> bool:
@@ -67,8 +70,6 @@ class TableMember(Protocol):
     async def adopt(self, entry: Entry) -> MemberRoom | None:
         """Go on with a room that the client has opened through another member; None if it is gone meanwhile."""
 
-    async def record_failure(self, room: int, reason: str) -> object: ...
-
 
 class StoreMember:
     """A client without ranks: the store is its own."""
@@ -78,13 +79,8 @@ class StoreMember:
         self._hello = hello
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        lease = self.store.lease(self._hello.owner, ttl=ttl)
-        hold_for(lease, self._hello.process, stands_still)
-        if former is None:
-            await lease.__aenter__()
-        else:
-            await resume(lease, former)
-        return _StoreLease(lease)
+        lease = hosted.HostedLease(self.store, _lease_config(self._hello, ttl), stands_still)
+        return await (lease.__aenter__() if former is None else lease.resume(former))
 
     async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
         return _StoreRoom(await self.store.open(room, request, status))
@@ -96,28 +92,8 @@ class StoreMember:
             return None
         if handle.generation != entry.generation:
             return None
-        resume_room(handle)
+        hosted.resume_room(handle)
         return _StoreRoom(handle)
-
-    async def record_failure(self, room: int, reason: str) -> object:
-        return await self.store.record_failure(room, reason)
-
-
-class _StoreLease:
-    def __init__(self, lease: AsyncLease) -> None:
-        self._lease = lease
-        self.aclose = lease.aclose
-
-    @property
-    def lost(self) -> bool:
-        return self._lease.lost
-
-    @property
-    def state(self) -> LeaseState:
-        return state_of(self._lease)
-
-    async def abandon(self, *, as_lost: bool) -> None:
-        await abandon(self._lease, as_lost=as_lost)
 
 
 class _StoreRoom:
@@ -137,6 +113,9 @@ class _StoreRoom:
             await self._handle.fail(reason)
         elif status is not None:
             await self._handle.update(status)
+
+    async def record_failure(self, reason: str) -> None:
+        await hosted.record_failure(self._handle, reason)
 
     async def clear(self) -> None:
         await self._handle.clear()
@@ -159,8 +138,7 @@ class GroupMember:
         self._lease: RankLease | None = None
 
     async def hold_lease(self, ttl: float, stands_still: Callable[[], bool], former: LeaseState | None) -> HeldLease:
-        config = replace(LeaseConfig.checked(self._hello.owner, ttl, None), process=self._hello.process)
-        self._lease = await self._group.hold(self._ranks, config, former, stands_still)
+        self._lease = await self._group.hold(self._ranks, _lease_config(self._hello, ttl), former, stands_still)
         return self._lease
 
     async def open(self, room: int, request: str, status: KVPoll) -> MemberRoom:
@@ -171,8 +149,9 @@ class GroupMember:
         self._group.adopt(entry, self._held("attach").identity)
         return _GroupRoom(self, entry.room, entry.generation or 0)
 
-    async def record_failure(self, room: int, reason: str) -> object:
-        return await self._group.record_failure(room, reason, self._held("record_failure").identity)
+    async def record_failure(self, room: int, generation: int, reason: str) -> None:
+        """Record why a room fails, without failing it."""
+        await self._group.record_failure(room, generation, reason, self._held("record_failure").identity)
 
     def change(self, room: int, generation: int, status: KVPoll | None, reason: str, length: int | None) -> RankChange:
         """Return what this rank says of a room; no status and no length is a clear."""
@@ -208,6 +187,9 @@ class _GroupRoom:
     async def write(self, status: KVPoll | None, reason: str, length: int | None) -> None:
         await self._member.write(self._member.change(self._room, self.generation, status, reason, length))
 
+    async def record_failure(self, reason: str) -> None:
+        await self._member.record_failure(self._room, self.generation, reason)
+
     async def clear(self) -> None:
         await self._member.write(self._clearing)
 
@@ -221,3 +203,7 @@ class _GroupRoom:
     @property
     def _clearing(self) -> RankChange:
         return self._member.change(self._room, self.generation, None, "", None)
+
+
+def _lease_config(hello: ClientHello, ttl: float) -> LeaseConfig:
+    return replace(LeaseConfig.checked(hello.owner, ttl, None), process=hello.process)

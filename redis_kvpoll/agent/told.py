@@ -90,6 +90,10 @@ class ToldRooms:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
 
+    def has_had(self, room: int) -> bool:
+        """Return whether a former life of a room was over in the last minutes."""
+        return room in self._over
+
     def is_failed(self, room: int) -> bool:
         """Return whether a room is Failed, as the client has told it."""
         return self._statuses.get(room) == FAILED

@@ -6,19 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
-from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.lease_base import LeaseBase
-from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 LOOK_SECONDS = 0.05
@@ -49,12 +45,7 @@ class AsyncLease(LeaseBase):
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
-        if self._is_held:
-            self._is_held = False
-            try:
-                await self._stop()
-            finally:  # also if it is cancelled: a lease that nobody renews is none
-                self._keeper.abandon()
+        if await self._end():
             await self._dispatcher.run(self._keeper.give_up())
 
     async def __aenter__(self) -> Self:
@@ -98,6 +89,16 @@ class AsyncLease(LeaseBase):
             if keeper.lost:
                 return
 
+    async def _end(self) -> bool:
+        """Renew the lease no more. False if it was not held."""
+        was_held, self._is_held = self._is_held, False
+        if was_held:
+            try:
+                await self._stop()
+            finally:  # also if it is cancelled: a lease that nobody renews is none
+                self._keeper.abandon()
+        return was_held
+
     async def _stop(self) -> None:
         self._stopping.set()
         task, self._task = self._task, None
@@ -109,42 +110,6 @@ class AsyncLease(LeaseBase):
         """Reset in the child, where the event loop does not run."""
         self._task = None
         self._forked()
-
-
-def hold_for(lease: AsyncLease, process: str, stands_still: Callable[[], bool]) -> None:
-    """Let a lease be another process's: it has its name, and expires while that stands still, as its own would."""
-    lease._keeper.config = replace(lease._keeper.config, process=process or lease._keeper.config.process)
-    lease._stands_still = stands_still
-
-
-async def resume(lease: AsyncLease, state: LeaseState) -> None:
-    """Hold a lease as another store has held it, in place of entering it. LeaseLostError if it is lost."""
-    await lease._hold(lease._keeper.resume(state))
-
-
-def resume_room(handle: AsyncRoom) -> None:
-    """Restore an attached room after a loss of data, as another store did that its process has opened it through."""
-    executor = handle._require_dispatcher("attach").executor
-    if (context := executor.session.context) is not None:
-        tag = keys.tag(context.namespace, context.shards, handle.id)
-        executor.recovery.tracked_rooms.own(tag, handle.id, handle.generation)
-
-
-def state_of(lease: AsyncLease) -> LeaseState:
-    """Return what another store needs to resume a lease that is held."""
-    return lease._keeper.state
-
-
-async def abandon(lease: AsyncLease, *, as_lost: bool) -> None:
-    """Stop renewing a lease. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
-    if lease._is_held:
-        lease._is_held = False
-        try:
-            await lease._stop()
-        finally:
-            lease._keeper.abandon()
-    if as_lost:
-        await lease._dispatcher.run(lease._keeper.end_as_lost())
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

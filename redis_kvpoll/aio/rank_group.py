@@ -186,9 +186,9 @@ class AsyncRankGroup:
         """Track a room that the rank has opened in another group, as the table has it."""
         self._group.adopt(entry, identity)
 
-    async def record_failure(self, room: int, reason: str, identity: RankIdentity) -> bool:
-        """Record why a room fails, as ``AsyncStatusStore.record_failure`` of the rank's."""
-        return await self._dispatcher.run(self._group.record_failure(room, reason, identity))
+    async def record_failure(self, room: int, generation: int, reason: str, identity: RankIdentity) -> bool:
+        """Record why a generation of a room fails, as a store of the rank's does."""
+        return await self._dispatcher.run(self._group.record_failure(room, generation, reason, identity))
 
     async def write(self, changes: Sequence[RankChange]) -> list[Answer]:
         """Apply what ranks say, of each room in this order. Returns an update for each, or the error of its refusal.

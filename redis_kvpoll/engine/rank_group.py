@@ -18,7 +18,7 @@ from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL, TrackedRoom
 from redis_kvpoll.engine.tracked_state import TrackedRoom
 from redis_kvpoll.errors import InvalidInputError, LeaseLostError, WorldSizeMismatchError
 from redis_kvpoll.model import Entry, KVPoll, Outcome, Update
-from redis_kvpoll.protocol import fenced_commands, keys, rank_commands, room_commands
+from redis_kvpoll.protocol import fenced_commands, keys, rank_commands
 from redis_kvpoll.protocol.rank_commands import Answer, RankChange, RankIdentity
 from redis_kvpoll.protocol.replies import OpenedRoom
 
@@ -117,10 +117,10 @@ class RankGroup:
         tracked.add_opening(entry.room, (entry.opening or "").encode())
         member.tracked_rooms.unmark(tag, entry.room)
 
-    def record_failure(self, room: int, reason: str, identity: RankIdentity) -> Flow[bool]:
-        """Record why a room fails, as a store of a member's rank does."""
+    def record_failure(self, room: int, generation: int, reason: str, identity: RankIdentity) -> Flow[bool]:
+        """Record why a generation of a room fails, as a store of a member's rank does."""
         context = yield from self._executor.context("record_failure")
-        command = room_commands.record_failure(room, reason)
+        command = fenced_commands.record_failure(room, generation, reason)
         return (
             yield from self._executor.run(
                 command, command.calls(self.check(command.operation, identity).context(context))

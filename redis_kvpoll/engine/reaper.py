@@ -148,6 +148,16 @@ def owners(executor: Executor) -> Flow[list[Owner]]:
     return [parts.of(owner) for owner in owner_listing.merge_owners(found)]
 
 
+def owner_names(executor: Executor) -> Flow[list[str]]:
+    """Return the names of those that ``owners`` lists, each once. Reads the leases alone, and writes nothing."""
+    context = yield from executor.context("owners")
+    names: dict[str, None] = {}
+    for tag in keys.tags(context.namespace, context.shards):
+        words = owner_listing.words_of((yield from executor.send_command("owners", tag, ["HGETALL", keys.leases(tag)])))
+        names |= dict.fromkeys(owner.name for owner in owner_listing.parse_owners(words, now=0.0))
+    return list(names)
+
+
 def rooms_of(
     executor: Executor,
     context: CallContext,

@@ -41,6 +41,12 @@ def fail(room: int, generation: int, reason: str) -> Command[Update, Update]:
     return Command("fail", script_specs.WRITE, [room], items, replies.updates, only)
 
 
+@named
+def record_failure(room: int, generation: int, reason: str) -> Command[bool, bool]:
+    items = [validation.reason(reason), str(generation)]
+    return Command("record_failure", script_specs.RECORD_FAILURE, [room], items, replies.flags, only)
+
+
 def clear(room: int, generation: int) -> Command[Update, Update]:
     """Clear one generation."""
     return Command("clear", script_specs.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)

@@ -46,7 +46,7 @@ def abort(room: int, reason: str) -> Command[Update, Update]:
 
 @named
 def record_failure(room: int, reason: str) -> Command[bool, bool]:
-    items = [validation.reason(reason)]
+    items = [validation.reason(reason), ""]
     return Command("record_failure", script_specs.RECORD_FAILURE, [validation.room(room)], items, replies.flags, only)
 
 

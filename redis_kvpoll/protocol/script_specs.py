@@ -144,7 +144,7 @@ RECORD_FAILURE = ScriptSpec(
     first=("feed",),
     last=_FAILED,
     once=("feed_length", "author"),
-    item=("reason",),
+    item=("reason", "generation"),
     reply=("stored",),
 )
 CLEAR = ScriptSpec(

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll.agent.table_parts import TableParts
+from redis_kvpoll.agent.table_sessions import TableSessions
 from tests.support import agents
 
 
@@ -30,8 +30,8 @@ def client(url, real_servers):
 
 
 @pytest.fixture
-async def parts():
-    parts = TableParts()
-    yield parts
-    await parts.close()
-    assert parts.is_told()
+async def sessions():
+    sessions = TableSessions()
+    yield sessions
+    await sessions.close()
+    assert sessions.is_told()

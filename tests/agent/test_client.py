@@ -13,7 +13,7 @@ from redis_kvpoll.agent import frames, messages
 from redis_kvpoll.agent.client import TableClient
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.open_channel import agent_name
-from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
 from tests.support.real import until
@@ -118,13 +118,13 @@ def test_client_that_goes_on_alone_waits_for_nothing_at_its_end(joined):
 def test_dropped_lives_of_a_former_agent_stay_counted(joined, agent):
     """The next one begins at 0; what only grows for Prometheus never falls."""
     client, _, connection = joined
-    say(connection, messages.STATE, messages.encode_words(*TableState(dropped=5)))
+    say(connection, messages.STATE, messages.encode_words(*SessionState(dropped=5)))
     until(lambda: client.state.dropped == 5, "the count")
     connection.close()
     with contextlib.closing(agent.accept()) as following:
         until(lambda: client.channel.is_connected, "the next connection")
         assert client.state.dropped == 5
-        say(following, messages.STATE, messages.encode_words(*TableState(dropped=2, is_up=True)))
+        say(following, messages.STATE, messages.encode_words(*SessionState(dropped=2, is_up=True)))
         until(lambda: client.state.is_up, "the next state")
         assert client.state.dropped == 7
 

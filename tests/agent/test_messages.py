@@ -1,4 +1,4 @@
-"""What a client and its table part write is what the other reads."""
+"""What a client and its session write is what the other reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client_news import ClientNews
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.agent.part_state import TableState
+from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON
 
@@ -33,14 +33,14 @@ def test_news_are_one_message_for_one_wake_up():
     news = ClientNews(lambda kind, payload: sent.append((kind, payload)))
     news.opened(2**64 - 1, 3, 1795689786638044)
     news.ended(7, 2)
-    news.send(TableState(received=4), LeaseState(12, (("epoch", 0),)))
+    news.send(SessionState(received=4), LeaseState(12, (("epoch", 0),)))
     [(kind, payload)] = sent
     assert kind == messages.NEWS
     opened, ended, lease, state = messages.decode_news(payload)
     assert list(messages.decode_lives(opened[1])) == [(2**64 - 1, 3, 1795689786638044)]
     assert list(messages.decode_lives(ended[1])) == [(7, 2, 0)]
     assert [part[0] for part in (opened, ended, lease, state)] == [82, 83, 93, 88]
-    news.send(TableState(received=5), None)
+    news.send(SessionState(received=5), None)
     assert [kind for kind, _ in sent[1:]] == [messages.STATE]
 
 

@@ -1,4 +1,4 @@
-"""What a client tells, and keeps for the next table part; and what a table part makes of it."""
+"""What a client tells, and keeps for the next session; and what a session makes of it."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class TestSender:
         assert len(client.sent) == 10
 
     def test_lives_that_are_forgotten_are_counted_once(self, client, monkeypatch):
-        """Once nobody knows them. What the table part has dropped, it counts itself, and says so later."""
+        """Once nobody knows them. What the session has dropped, it counts itself, and says so later."""
         monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
         for number in range(1, 51):
             client.change(1000 + number, number, BOOT, is_new=True)

@@ -32,12 +32,12 @@ def hello_of(url, rank, **words):
     return ClientHello(url, options, f"h:{rank}", f"h:{rank}", "h", **{"lease": LEASE, "join": 60.0} | words)
 
 
-def joining(parts, url, **words):
-    return [Process(parts, hello_of(url, rank, **words)) for rank in range(RANKS)]
+def joining(sessions, url, **words):
+    return [Process(sessions, hello_of(url, rank, **words)) for rank in range(RANKS)]
 
 
-async def joined(parts, url, **words):
-    found = joining(parts, url, **words)
+async def joined(sessions, url, **words):
+    found = joining(sessions, url, **words)
     for rank in found:
         rank.lease = messages.decode_words(await rank.until(messages.LEASE))
         await rank.until(messages.JOINED)
@@ -67,8 +67,8 @@ async def store(url):
 
 
 @pytest.fixture
-async def ranks(parts, url):
-    return await joined(parts, url)
+async def ranks(sessions, url):
+    return await joined(sessions, url)
 
 
 def calls(client):
@@ -85,7 +85,7 @@ async def _are_closed(client, before):
 
 
 async def flushed(ranks):
-    await asyncio.gather(*(rank.session.part.publisher.flush() for rank in ranks))
+    await asyncio.gather(*(rank.session.inner.publisher.flush() for rank in ranks))
 
 
 async def until_ranks(store, room, wanted):
@@ -120,16 +120,16 @@ class TestOneCall:
         await opened(ranks, B)
         before = calls(client)
         for rank in ranks:
-            rank.change(B, status=FAIL, reason=f"why {rank.session.part.hello.rank}", length=9)
+            rank.change(B, status=FAIL, reason=f"why {rank.session.inner.hello.rank}", length=9)
         await flushed(ranks)
         assert calls(client) - before == 1
         entry = await store.entry(B)
         assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "why 0", "h:0 rank 0")
 
-    async def test_ranks_share_connections(self, parts, url, client):
+    async def test_ranks_share_connections(self, sessions, url, client):
         """To write and to follow, in their own table and in the other; one more for what is not queued. Not 4 each."""
         before = connections(client)
-        ranks = await joined(parts, url, other="o")
+        ranks = await joined(sessions, url, other="o")
         assert len(connections(client) - before) <= 6
         for rank in ranks:
             rank.session.ended("goodbye")
@@ -138,10 +138,10 @@ class TestOneCall:
         await until(lambda: _are_closed(client, before))
 
     @pytest.mark.parametrize("words", [{"instance": "i"}, {"lease": 50.0}, {"other": "o"}])
-    async def test_process_with_other_settings_shares_nothing(self, parts, ranks, url, client, words):
+    async def test_process_with_other_settings_shares_nothing(self, sessions, ranks, url, client, words):
         """It joins beside them, and its rooms are its own."""
         before = connections(client)
-        process = Process(parts, replace(hello_of(url, 1), owner="another", **words))
+        process = Process(sessions, replace(hello_of(url, 1), owner="another", **words))
         await process.until(messages.JOINED)
         assert len(connections(client) - before) >= (4 if "other" in words else 2)
 
@@ -162,8 +162,8 @@ class TestEnds:
             f"h:{rank}" for rank in ALL if rank != 6
         }
 
-    async def test_rank_that_stands_still_loses_its_lease_alone(self, parts, url, store):
-        ranks = await joined(parts, url, lease=pace.seconds(1.0))
+    async def test_rank_that_stands_still_loses_its_lease_alone(self, sessions, url, store):
+        ranks = await joined(sessions, url, lease=pace.seconds(1.0))
         await opened(ranks, A)
         await opened(ranks[:4], B)
         ranks[6].silence = 10.0
@@ -178,8 +178,8 @@ class TestEnds:
         ranks[6].change(9, number=2, is_new=True, status=BOOT, request="next")
         assert (await ranks[6].until_opened())[:2] == (9, 2)
 
-    async def test_process_with_taken_name_loses_its_lease_alone(self, parts, url, store):
-        ranks = await joined(parts, url, lease=pace.seconds(1.0))
+    async def test_process_with_taken_name_loses_its_lease_alone(self, sessions, url, store):
+        ranks = await joined(sessions, url, lease=pace.seconds(1.0))
         await opened(ranks, A)
         await opened(ranks[:4], B)
         async with AsyncStatusStore.from_url(url, namespace="t", policy="strict") as thief, thief.lease("h:6"):
@@ -210,14 +210,14 @@ async def _has_failed(store, room):
 
 class TestGoingOn:
     @pytest.fixture
-    async def again(self, parts, ranks, url, store):
+    async def again(self, sessions, ranks, url, store):
         """The ranks in another agent, with a room that they had before; its generation."""
         generation = await opened(ranks, A)
         for rank in ranks:
             rank.session.ended("superseded")
         for rank in ranks:
             await rank.until(messages.LEFT)
-        again = [Process(parts, replace(hello_of(url, rank), former=ranks[rank].lease)) for rank in ALL]
+        again = [Process(sessions, replace(hello_of(url, rank), former=ranks[rank].lease)) for rank in ALL]
         for rank in again:
             rank.change(A, is_new=True, status=MOVE, request="rid", generation=generation)
             assert await rank.until_opened() == (A, 1, generation)
@@ -321,23 +321,23 @@ class TestFailures:
             await shared.aclose()
         assert "never retrieved" not in caplog.text
 
-    async def test_rank_that_comes_later_hears_of_the_other_table(self, parts, url):
+    async def test_rank_that_comes_later_hears_of_the_other_table(self, sessions, url):
         """Its rooms are read, since the follower that is there has not known of them."""
         options = {"policy": "strict", "rank": 0, "world_size": RANKS}
         async with AsyncStatusStore.from_url(url, namespace="o", **options) as others:
             room = await others.open(B, "rid")
             await room.fail("no route")
-            first = Process(parts, hello_of(url, 0, other="o"))
+            first = Process(sessions, hello_of(url, 0, other="o"))
             await first.until(messages.JOINED)
-            late = Process(parts, hello_of(url, 1, other="o"))
+            late = Process(sessions, hello_of(url, 1, other="o"))
             late.change(B, is_new=True, status=BOOT, request="rid")
             assert messages.decode_life(await late.until(messages.FAILURE_WAITS))[:2] == (B, 1)
             late.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))
             assert messages.decode_words(await late.until(messages.FAILURE_READ))[4] == "no route"
 
-    async def test_room_told_late_has_failed_in_the_other_table(self, parts, url):
+    async def test_room_told_late_has_failed_in_the_other_table(self, sessions, url):
         """The follower has told it to another rank, which holds the room."""
-        ranks = await joined(parts, url, other="o")
+        ranks = await joined(sessions, url, other="o")
         moment = asyncio.get_running_loop().time()
         ranks[0].change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
         options = {"policy": "strict", "rank": 0, "world_size": RANKS}
@@ -357,31 +357,31 @@ class TestRoomsToldLate:
         async with AsyncStatusStore.from_url(url, namespace="o", **options) as others:
             yield others
 
-    async def test_room_failed_before_this_agent_came(self, parts, url, others, monkeypatch):
+    async def test_room_failed_before_this_agent_came(self, sessions, url, others, monkeypatch):
         """It is read. One that was opened after that is not: the follower would know."""
         monkeypatch.setattr("redis_kvpoll.replica.failures.STALE_AFTER", 1e9)
         moment = time.monotonic()
         await _fail(others, A, B)
-        process = Process(parts, hello_of(url, 0, other="o"))
+        process = Process(sessions, hello_of(url, 0, other="o"))
         await process.until(messages.JOINED)
         process.change(A, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
         process.change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
         assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
         assert process.kinds.count(messages.FAILURE_WAITS) == 1
 
-    async def test_room_that_no_table_has_keeps_no_other_from_being_read(self, parts, url, others, monkeypatch):
+    async def test_room_that_no_table_has_keeps_no_other_from_being_read(self, sessions, url, others, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.replica.failures.STALE_AFTER", 1e9)
         moment = time.monotonic()
         await _fail(others, B)
-        process = Process(parts, hello_of(url, 0, other="o"))
+        process = Process(sessions, hello_of(url, 0, other="o"))
         await process.until(messages.JOINED)
         for room in -1, B:
             process.change(room, is_new=True, status=BOOT, request="rid", opened_at=moment)
         assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
 
-    async def test_room_failed_longer_ago_than_is_remembered(self, parts, url, others, monkeypatch):
+    async def test_room_failed_longer_ago_than_is_remembered(self, sessions, url, others, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.replica.failures.MAX_REMEMBERED", 1)
-        process = Process(parts, hello_of(url, 0, other="o"))
+        process = Process(sessions, hello_of(url, 0, other="o"))
         await process.until(messages.JOINED)
         moment = time.monotonic()
         process.change(9, is_new=True, status=BOOT, request="rid", opened_at=moment)
@@ -390,10 +390,10 @@ class TestRoomsToldLate:
         process.change(B, is_new=True, status=BOOT, request="rid", opened_at=moment)
         assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
 
-    async def test_failure_is_asked_for_that_a_former_agent_told(self, parts, url, others):
+    async def test_failure_is_asked_for_that_a_former_agent_told(self, sessions, url, others):
         """The process did not know yet who serves the room."""
         await _fail(others, B)
-        process = Process(parts, hello_of(url, 0, other="o"))
+        process = Process(sessions, hello_of(url, 0, other="o"))
         await process.until(messages.JOINED)
         process.change(B, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
         process.session.received(messages.READ_FAILURE, messages.encode_life(B, 1))

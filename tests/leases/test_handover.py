@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError
-from redis_kvpoll.aio.lease import abandon, hold_for, resume, state_of
+from redis_kvpoll.aio.hosted import HostedLease
 from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support import pace
 
 OWNER = "h:1"
@@ -23,6 +24,10 @@ def stores(request, url):
     return lambda: AsyncStatusStore.from_url(url, namespace="t", policy="strict", shards=request.param)
 
 
+def hosted(store, ttl=TTL, *stands_still):
+    return HostedLease(store, LeaseConfig.checked(OWNER, ttl, None), *stands_still)
+
+
 async def opened(store):
     for room in ROOMS:
         await store.open(room)
@@ -30,13 +35,11 @@ async def opened(store):
 
 async def test_resumed_lease_keeps_its_rooms(stores):
     async with stores() as first, stores() as second:
-        lease = first.lease(OWNER, ttl=TTL)
-        await lease.__aenter__()
+        lease = await hosted(first).__aenter__()
         await opened(first)
-        state = state_of(lease)
-        await abandon(lease, as_lost=False)
-        heir = second.lease(OWNER, ttl=TTL)
-        await resume(heir, state)
+        state = lease.state
+        await lease.abandon(as_lost=False)
+        heir = await hosted(second).resume(state)
         assert heir.incarnation == lease.incarnation
         room = await second.open(100)
         assert set(await second.poll(ROOMS)) == {KVPoll.Bootstrapping}
@@ -48,43 +51,39 @@ async def test_resumed_lease_keeps_its_rooms(stores):
 
 async def test_lease_that_another_has_taken_is_not_resumed(stores):
     async with stores() as first, stores() as second, stores() as third:
-        lease = first.lease(OWNER, ttl=TTL)
-        await lease.__aenter__()
-        state = state_of(lease)
-        await abandon(lease, as_lost=False)
+        lease = await hosted(first).__aenter__()
+        state = lease.state
+        await lease.abandon(as_lost=False)
         async with third.lease(OWNER, ttl=TTL):
             with pytest.raises(LeaseLostError):
-                await resume(second.lease(OWNER, ttl=TTL), state)
+                await hosted(second).resume(state)
             assert [owner.name for owner in await third.owners() if owner.state == "alive"] == [OWNER]
 
 
 async def test_lease_that_was_lost_and_reaped_is_not_resumed(stores):
     """Nothing in the table tells of it any more but the epoch."""
     async with stores() as first, stores() as second:
-        lease = first.lease(OWNER, ttl=TTL)
-        await lease.__aenter__()
-        state = state_of(lease)
-        await abandon(lease, as_lost=True)
+        lease = await hosted(first).__aenter__()
+        state = lease.state
+        await lease.abandon(as_lost=True)
         with pytest.raises(LeaseLostError):
-            await resume(second.lease(OWNER, ttl=TTL), state)
+            await hosted(second).resume(state)
 
 
 async def test_lease_of_a_lost_table_is_held_again(stores):
     """Its epoch is unknown there: the data was lost, and not the lease."""
     async with stores() as store:
         await store.get(1)
-        lease = store.lease(OWNER, ttl=TTL)
-        await resume(lease, LeaseState("1700000000000000", ()))
+        lease = await hosted(store).resume(LeaseState("1700000000000000", ()))
         assert [owner.name for owner in await store.owners()] == [OWNER]
         await lease.aclose()
 
 
 async def test_rooms_of_a_dead_holder_fail_at_once(stores):
     async with stores() as first, stores() as second:
-        lease = first.lease(OWNER, ttl=TTL)
-        await lease.__aenter__()
+        lease = await hosted(first).__aenter__()
         await opened(first)
-        await abandon(lease, as_lost=True)
+        await lease.abandon(as_lost=True)
         assert set(await second.poll(ROOMS)) == {KVPoll.Failed}
         assert await second.failure_reason(1) == f"owner {OWNER} lost"
         assert [owner.state for owner in await second.owners()] == ["lost"]
@@ -94,9 +93,7 @@ async def test_lease_of_one_who_stands_still_expires(stores):
     """It is renewed again when that goes on, if it has not been lost by then."""
     stands_still = [False]
     async with stores() as first, stores() as second:
-        lease = first.lease(OWNER, ttl=pace.seconds(0.5))
-        hold_for(lease, "", lambda: stands_still[0])
-        await lease.__aenter__()
+        lease = await hosted(first, pace.seconds(0.5), lambda: stands_still[0]).__aenter__()
         await opened(first)
         stands_still[0] = True
         async with second.lease("h:2", ttl=pace.seconds(0.5)):

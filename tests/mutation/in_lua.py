@@ -398,6 +398,13 @@ IN_LUA = [
         "cli/test_owners_of_rooms.py::test_room_that_a_lost_rank_failed_is_listed_as_its",
     ),
     (
+        "a reason that comes late is that of who has the room now",
+        "record_failure.lua",
+        "(generation == '' or fields[3] == generation) and fields[1], fields[2]",
+        "fields[1], fields[2]",
+        "agent/test_table_sessions.py::test_late_reason_leaves_who_has_the_room_now[alone]",
+    ),
+    (
         "a length keeps those of a former generation",
         "set_prefix.lua",
         "if not is_new then redis.call('HDEL', prefix, left[k]) end",

@@ -12,7 +12,7 @@ from tests.support.local_channel import open_local
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Table parts run in threads of the test, which looks into them. For real agents see test_agent.py."""
+    """Sessions run in threads of the test, which looks into them. For real agents see test_agent.py."""
     monkeypatch.setattr(open_channel, "open_channel", open_local)
 
 

@@ -1,4 +1,4 @@
-"""A process of SGLang whose table part runs in an agent, as real processes; with a stand-in for its manager."""
+"""A process of SGLang whose session runs in an agent, as real processes; with a stand-in for its manager."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.scope import Scope
+from tests.support.standin import manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
@@ -59,7 +61,7 @@ class TestUnclaimed:
         registry.lengths[ROOM] = 17
         now[0] = 10.0
         registry.statuses[ROOM + 1] = WAIT
-        assert (registry.unclaimed(10.0), registry.unclaimed(11.0)) == ([ROOM], [])
+        assert (registry.unclaimed.old(10.0), registry.unclaimed.old(11.0)) == ([ROOM], [])
         assert registry.end_unclaimed(ROOM)
         assert dict(registry.statuses) == {ROOM + 1: WAIT}
         assert not registry.lengths
@@ -69,7 +71,7 @@ class TestUnclaimed:
         registry.statuses[ROOM] = WAIT
         with registry.claiming(ROOM, "rid"):
             pass
-        assert registry.unclaimed(0.0) == []
+        assert registry.unclaimed.old(0.0) == []
         assert not registry.end_unclaimed(ROOM)
         assert registry.statuses[ROOM] == WAIT
 
@@ -78,7 +80,7 @@ class TestUnclaimed:
         update = registry.scoped(registry.write_status)
         for now[0] in (1.0, 5.0):
             update(ROOM, WAIT)
-        assert (registry.unclaimed(0.0), registry.unclaimed(1.0)) == ([ROOM], [])
+        assert (registry.unclaimed.old(0.0), registry.unclaimed.old(1.0)) == ([ROOM], [])
         assert registry.held() == [(ROOM, 1, 1.0)]
         now[0] = 9.0
         with registry.claiming(ROOM, "rid"):
@@ -140,6 +142,63 @@ class TestSecondSender:
         with pytest.raises(RuntimeError) as raised:
             second.failure_exception()
         assert raised.value.args == (ROOM, "room reused while in use")
+
+
+class TestDroppedSender:
+    """SGLang drops the sender of some requests that it aborts, and does not clear their rooms."""
+
+    @pytest.fixture
+    def sglang(self, registry):
+        sglang = manager(request_status=registry.statuses, failure_records=registry.reasons)
+        sglang.deferred_bootstrap, sglang.is_conflict = None, False
+        sglang.update_status = registry.scoped(sglang.update_status)
+        return sglang
+
+    def make(self, sglang):
+        sender = object.__new__(Sender)
+        hooks.around_sender(Sender.__init__, sender, sglang, "10.0.0.1:8998", ROOM)
+        return sender
+
+    def abort(self, sglang):
+        sglang.failure_records[ROOM] = "Aborted by AbortReq."
+        sglang.update_status(ROOM, FAIL)
+
+    def test_its_failed_room_ends_for_the_table(self, registry, sglang):
+        """SGLang's own dict keeps it, until its two timeouts are over."""
+        sender = self.make(sglang)
+        self.abort(sglang)
+        del sender
+        gc.collect()
+        assert registry.outbox.take(ROOM).is_over
+        assert (registry.statuses[ROOM], registry.unclaimed.old(0.0)) == (FAIL, [ROOM])
+
+    def test_room_stays_while_it_lives(self, registry, sglang):
+        sender = self.make(sglang)
+        self.abort(sglang)
+        gc.collect()
+        assert not registry.outbox.take(ROOM).is_over
+        assert registry.is_claimed(ROOM)
+        assert sender.poll() == FAIL
+
+    def test_room_that_has_not_failed_stays(self, registry, sglang):
+        self.make(sglang)
+        gc.collect()
+        assert not registry.outbox.take(ROOM).is_over
+        assert registry.is_claimed(ROOM)
+
+    def test_next_sender_fails_once_as_in_sglang(self, registry, sglang):
+        sender = self.make(sglang)
+        self.abort(sglang)
+        registry.outbox.take(ROOM)
+        del sender
+        gc.collect()
+        registry.outbox.take(ROOM)
+        second = self.make(sglang)
+        assert second.poll() == FAIL
+        assert registry.outbox.take(ROOM) == RoomLife(2, is_new=True, status=FAIL, reason="Aborted by AbortReq.")
+        registry.statuses.pop(ROOM, None)
+        assert registry.outbox.take(ROOM) == RoomLife(2, is_over=True)
+        assert self.make(sglang).poll() == BOOT
 
 
 class TestLives:

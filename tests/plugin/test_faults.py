@@ -38,7 +38,7 @@ def life(sglang, room):
 
 
 def has_taken(sglang):
-    """Whether the table part has taken all changes out of its outbox, or found that it cannot."""
+    """Whether the session has taken all changes out of its outbox, or found that it cannot."""
     part = session_of(sglang)
     return part.rooms.received == sglang.kvpoll_worker.client.sent and not part.rooms.outbox.has_changes
 
@@ -86,7 +86,7 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
         with pace.Stopwatch() as took:
             assert sglang.failure_records.pop(ROOM, None) is None
         assert took.seconds < 0.2
-        assert len(its_worker.registry) == 0
+        assert len(its_worker.registry.outbox) == 0
     assert ("ZeroDivisionError" in caplog.text) == (ends == "by a fault")
 
 

@@ -8,7 +8,15 @@ from types import SimpleNamespace
 import pytest
 
 from redis_kvpoll.integrations.sglang import holds
-from redis_kvpoll.integrations.sglang.pages import Action, Cause, DecodeFailures, decide, defers, release_time
+from redis_kvpoll.integrations.sglang.pages import (
+    Action,
+    Cause,
+    DecodeFailures,
+    decide_at_poll,
+    decide_deferring,
+    defers,
+    release_time,
+)
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
 ROOM = 7
@@ -18,20 +26,16 @@ ADDRESS = "10.0.0.1:8998"
 
 
 @pytest.mark.parametrize(
-    ("cause", "is_deferring", "has_asked", "wanted"),
+    ("cause", "deferring", "before_asking", "after_asking"),
     [
-        (Cause.FAILURE, True, True, Action.FAIL_AND_HOLD),
-        (Cause.FAILURE, True, False, Action.FAIL),
-        (Cause.FAILURE, False, True, Action.NOTHING),
-        (Cause.FAILURE, False, False, Action.FAIL),
-        (Cause.BY_HAND, True, True, Action.FAIL),
-        (Cause.BY_HAND, True, False, Action.FAIL),
-        (Cause.BY_HAND, False, True, Action.ABORT),
-        (Cause.BY_HAND, False, False, Action.FAIL),
+        (Cause.FAILURE, Action.FAIL_AND_HOLD, Action.FAIL, Action.NOTHING),
+        (Cause.BY_HAND, Action.FAIL, Action.FAIL, Action.ABORT),
     ],
 )
-def test_rules_are_those_of_the_documented_table(cause, is_deferring, has_asked, wanted):
-    assert decide(cause, defers=is_deferring, has_asked=has_asked) is wanted
+def test_rules_are_those_of_the_documented_table(cause, deferring, before_asking, after_asking):
+    assert decide_deferring(cause) is deferring
+    assert decide_at_poll(cause, has_asked=False) is before_asking
+    assert decide_at_poll(cause, has_asked=True) is after_asking
 
 
 class Receiver:

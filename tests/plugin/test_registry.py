@@ -40,7 +40,7 @@ class TestOutbox:
             registry.statuses[ROOM] = status
         registry.statuses.pop(ROOM)
         assert take_all(registry) == [(True, OK, True)]
-        assert len(registry) == 0
+        assert len(registry.outbox) == 0
 
     def test_lives_of_a_room_are_taken_in_order(self, registry):
         for last in (OK, FAIL):
@@ -57,7 +57,7 @@ class TestOutbox:
                 registry.statuses[ROOM] = FAIL
                 registry.statuses.pop(ROOM)
             registry.outbox.take_changed()
-            assert (registry.outbox.take(ROOM), len(registry)) == (None, 1)
+            assert (registry.outbox.take(ROOM), len(registry.outbox)) == (None, 1)
         assert registry.outbox.take_changed() == [ROOM]
         assert take_all(registry) == [(True, FAIL, True)]
 
@@ -123,7 +123,7 @@ class TestOutbox:
         for room in range(30):
             registry.statuses[room] = BOOT
             registry.statuses.pop(room)
-        assert (len(registry), registry.dropped) == (11, 20)
+        assert (len(registry.outbox), registry.outbox.dropped) == (11, 20)
         assert take_all(registry, 1000) == [(True, BOOT, False)]
         assert take_all(registry, 29) == [(True, BOOT, True)]
 
@@ -262,4 +262,4 @@ class TestDetached:
             registry.statuses.pop(room)
         assert registry.reasons.pop(7, None) == "no route"
         assert registry.reasons.pop(7, None) is None
-        assert (len(registry), registry.outbox.take_changed(), registry.outbox.rooms()) == (0, [], [])
+        assert (len(registry.outbox), registry.outbox.take_changed(), registry.outbox.rooms()) == (0, [], [])

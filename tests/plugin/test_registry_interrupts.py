@@ -63,8 +63,16 @@ def fail(registry):
     registry.fail_from_table(ROOM, registry.current_life(ROOM) or 0, "why", publish=True)
     registry.deliver_reason(ROOM, "why")
     registry.last_status(ROOM)
-    registry.unclaimed(0)
+    registry.unclaimed.old(0)
     registry.end_unclaimed(OTHER)
+
+
+def abandon(registry):
+    """A failed room's sender is dropped, and the next one comes."""
+    registry.statuses[ROOM] = FAIL
+    registry.abandon(ROOM, registry.current_life(ROOM) or 0)
+    with registry.claiming(ROOM, "rid"):
+        pass
 
 
 class Told(RoomRegistry):
@@ -119,7 +127,7 @@ def is_a_length(life):
     return life == RoomLife(life.number, length=life.length)
 
 
-@pytest.mark.parametrize("call", [write, clear, record, pop, wait, reconnect, withhold, fail])
+@pytest.mark.parametrize("call", [write, clear, record, pop, wait, reconnect, withhold, fail, abandon])
 def test_handler_may_use_maps_at_any_place(call):
     def interrupt(number):
         registry = begun()

@@ -56,6 +56,7 @@ CALLS = {
     "abort": lambda room: room_commands.abort(room, "why"),
     "reap": lambda room: lease_commands.reap([room], INCARNATION, "why"),
     "record_failure": lambda room: room_commands.record_failure(room, "why"),
+    "fenced record_failure": lambda room: fenced_commands.record_failure(room, GENERATION, "why"),
     "clear": room_commands.clear,
     "fenced clear": lambda room: fenced_commands.clear(room, GENERATION),
     "failure_exception": room_commands.failure_exception,

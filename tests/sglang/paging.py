@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
+
+from sglang.srt.disaggregation.common.conn import KVTransferError
 
 from tests.sglang.managers import PAGES, KVPoll
 from tests.sglang.transfers import Transfers
@@ -63,6 +66,22 @@ class PageCommands:
         receiver = self._handles[room]
         receiver.init_time -= 2 * receiver.kv_mgr.waiting_timeout
         receiver._send_abort_notification = lambda **_: None
+
+    def abort_at_once(self, room: int) -> None:
+        """Prefill: abort a request, and end it in the same iteration of the scheduler."""
+        self._handles[room].abort()
+        self._end_failed(room)
+
+    def time_out_at_once(self, room: int) -> None:
+        """Decode: as ``time_out``, and the scheduler polls the room and ends the request."""
+        self.time_out(room)
+        if self._handles[room].poll() == KVPoll.Failed:
+            self._end_failed(room)
+
+    def _end_failed(self, room: int) -> None:
+        """End a request that has polled Failed: its room is cleared."""
+        with contextlib.suppress(KVTransferError):
+            self._handles[room].failure_exception()
 
     def transfer(self, *rooms: int) -> None:
         """Decode: ask prefill for the pages of rooms, which are then in the scheduler's queue."""

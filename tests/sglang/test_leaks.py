@@ -100,6 +100,31 @@ class TestSecondSender:
         assert prefill.poll(5) == [KVPoll.Bootstrapping]
 
 
+class TestDroppedSender:
+    """SGLang aborts a request that waits or runs, and does not clear its room."""
+
+    @pytest.fixture
+    def prefill(self, with_plugin: Deployment, tables: dict[str, StatusStore]) -> Worker:
+        prefill, _ = with_plugin.pair()
+        prefill.open(5)
+        until(lambda: tables["prefill"].get(5), KVPoll.Bootstrapping)
+        prefill.drop(5)
+        return prefill
+
+    def test_its_room_ends_in_the_table(self, prefill: Worker, tables: dict[str, StatusStore]) -> None:
+        """And on prefill, after both timeouts."""
+        until(lambda: tables["prefill"].get(5), None)
+        assert prefill.get(5) == [KVPoll.Failed]
+        prefill.age_rooms(TIMEOUTS)
+        until(lambda: prefill.get(5), [None])
+
+    def test_next_sender_fails_and_the_third_is_a_first(self, prefill: Worker) -> None:
+        prefill.open(5)
+        assert prefill.fail(5) == ["Aborted by AbortReq.", False]
+        prefill.open(5)
+        assert prefill.poll(5) == [KVPoll.Bootstrapping]
+
+
 class TestFormerReceiver:
     """A receiver whose room is over, and used again."""
 

@@ -162,6 +162,16 @@ class TestDeferring:
         deferring.prefill.settle(ROOM)
         until(lambda: deferring.decode.iterate()["released"], [ROOM])
 
+    def test_room_that_prefill_has_cleared_at_once_fails(self, deferring: Pages) -> None:
+        """SGLang aborts a request, polls Failed and clears the room within a millisecond."""
+        deferring.transfer(ROOM)
+        deferring.open(ROOM + 1)
+        deferring.prefill.set_outstanding(ROOM, 1)
+        for room in (ROOM + 1, ROOM):
+            deferring.prefill.abort_at_once(room)
+        until(lambda: deferring.decode.poll(ROOM + 1), [KVPoll.Failed])
+        assert deferring.until_held(ROOM) > DAY / 2
+
     def test_failure_of_another_rank_is_held_until_sglangs_timeout(
         self, host: Host, environment: dict[str, str], tables: dict[str, StatusStore]
     ) -> None:
@@ -212,6 +222,12 @@ class TestAtOnce:
         FAILURES[failure](at_once)
         until(lambda: at_once.prefill.get(ROOM), [KVPoll.Failed])
         until(lambda: at_once.tables["prefill"].get(ROOM), KVPoll.Failed)
+        at_once.until_later()
+        assert at_once.decode.iterate() == {"on": [ROOM], "held": {}, "released": []}
+
+    def test_room_cleared_on_prefill_leaves_a_request_with_pages(self, at_once: Pages) -> None:
+        at_once.transfer(ROOM)
+        at_once.prefill.abort_at_once(ROOM)
         at_once.until_later()
         assert at_once.decode.iterate() == {"on": [ROOM], "held": {}, "released": []}
 
@@ -276,6 +292,16 @@ def test_timeout_of_decode_reaches_prefill(kind: str, request: pytest.FixtureReq
         assert pages.decode.poll(room) == [KVPoll.Failed]
         until(lambda room=room: pages.tables["decode"].get(room), KVPoll.Failed)
     until(lambda: pages.prefill.get(ROOM, ROOM + 1), [KVPoll.Failed, KVPoll.Success])
+    assert pages.prefill.aborts() == []
+
+
+@pytest.mark.parametrize("kind", ["deferring", "at_once"])
+def test_timeout_that_decode_has_ended_reaches_prefill(kind: str, request: pytest.FixtureRequest) -> None:
+    """SGLang polls Failed and clears the room in one call, and its abort is lost."""
+    pages: Pages = request.getfixturevalue(kind)
+    pages.transfer(ROOM)
+    pages.decode.time_out_at_once(ROOM)
+    until(lambda: pages.prefill.get(ROOM), [KVPoll.Failed])
     assert pages.prefill.aborts() == []
 
 

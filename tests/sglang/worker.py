@@ -166,6 +166,10 @@ class Worker(PageCommands):
     def abort(self, room: int) -> None:
         self._handles[room].abort()
 
+    def drop(self, room: int) -> None:
+        """Prefill: abort a request in the scheduler's waiting queue, or while it runs."""
+        self._handles.pop(room).abort()
+
     def clear(self, *rooms: int) -> None:
         for room in rooms:
             self._handles[room].clear()

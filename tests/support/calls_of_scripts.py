@@ -89,7 +89,7 @@ OPERATIONS = {
         lease_commands.reap([A], _OWNER["incarnation"], "why"),
         lease_commands.reap([A, B], "1600000000000001", "why"),
     ],
-    "record_failure": [room_commands.record_failure(A, "why")],
+    "record_failure": [room_commands.record_failure(A, "why"), fenced_commands.record_failure(A, GENERATION, "why")],
     "clear": [
         room_commands.clear(A),
         room_commands.clear_many([A, B]),

@@ -329,8 +329,8 @@ def interrupt_release(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def age_rooms(registry: Any, seconds: float) -> None:
     """Let so many seconds go by for the rooms without a sender."""
-    clock = registry._clock
-    registry._clock = lambda: clock() + seconds
+    clock = registry.unclaimed._clock
+    registry.unclaimed._clock = lambda: clock() + seconds
 
 
 # Of modules

@@ -1,4 +1,4 @@
-"""The table part of an agent in a thread of the test's own process, where the test can look into it.
+"""The session of an agent in a thread of the test's own process, where the test can look into it.
 
 It takes the place of a connection to an agent: the same messages, in the same order.
 """
@@ -30,7 +30,7 @@ def open_local(agent, hello, *callbacks, **others):
 
 
 class LocalChannel:
-    """A channel to a table part in a thread, which is never away or full.
+    """A channel to a session in a thread, which is never away or full.
 
     ``on_tick`` is called four times a second, in that thread.
     """

@@ -142,7 +142,7 @@ def learn_servers(decode, room, *prefills):
 
 
 def session_of(sglang):
-    """Return the table part of a manager's process, which runs in a thread of it."""
+    """Return the session of a manager's process, which runs in a thread of it."""
     return sglang.kvpoll_worker.client.channel.session
 
 

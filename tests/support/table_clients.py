@@ -1,4 +1,4 @@
-"""Clients of an agent's table parts without processes: what they tell, and what they are told."""
+"""Clients of an agent's sessions without processes: what they tell, and what they are told."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.support import pace
 class Process:
     """A process, as its agent knows it."""
 
-    def __init__(self, parts, hello):
+    def __init__(self, sessions, hello):
         self.told = asyncio.Queue()
         self.kinds = []
         """Of all messages so far."""
         self.silence = 0.0
-        self.session = parts.open_session(self, hello.encode())
+        self.session = sessions.open_session(self, hello.encode())
 
     def send(self, kind, payload):
         for part in messages.decode_news(payload) if kind == messages.NEWS else [(kind, payload)]:

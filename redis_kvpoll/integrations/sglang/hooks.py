@@ -13,8 +13,9 @@ import logging
 import pkgutil
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_kvpoll.integrations.sglang import duplicates, holds
 from redis_kvpoll.integrations.sglang.compat import CONN
@@ -47,7 +48,8 @@ def around_admission(original: Callable[..., Any], queue: Any, req: Any, *args: 
 
 def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwargs: Any) -> None:
     """A sender opens its room, or takes over one that a message of decode's has opened. A second one is refused."""
-    registry, room = _opening(args, kwargs)
+    opening = _Opening.of(args, kwargs)
+    registry, room = opening.registry, opening.bootstrap_room
     if registry is None:
         original(sender, *args, **kwargs)
     elif registry.awaits_claims and registry.is_claimed(room):
@@ -57,11 +59,14 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
         with registry.claiming(room, _request_for(room)):
             original(sender, *args, **kwargs)
         sender.kvpoll_life = registry.current_life(room)
+        if registry.awaits_claims and sender.kvpoll_life is not None:
+            weakref.finalize(sender, registry.abandon, room, sender.kvpoll_life).atexit = False
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
     """A receiver opens its room. On decode nothing else does, so an open room has a receiver, and this is a second."""
-    registry, room = _opening(args, kwargs)
+    opening = _Opening.of(args, kwargs)
+    registry, room = opening.registry, opening.bootstrap_room
     if registry is None:
         original(receiver, *args, **kwargs)
     elif registry.current_life(room) is None:
@@ -71,26 +76,33 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
             failures.add(receiver)
     else:
-        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(*_addressed(args, kwargs), room):
+        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(opening):
             original(receiver, *args, **kwargs)
         duplicates.refuse(receiver, room)
 
 
-def _opening(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:
-    """Return the registry and the room of a constructor's arguments; no registry where the table has no part in it."""
-    room = kwargs.get("bootstrap_room", args[2] if len(args) > 2 else None)
-    manager = kwargs.get("mgr", args[0] if args else None)
-    return (_registry(manager), room) if isinstance(room, int) else (None, -1)
+class _Opening(NamedTuple):
+    """What the constructor of a sender or receiver is given, if it is."""
 
+    mgr: Any = None
+    bootstrap_addr: Any = None
+    bootstrap_room: Any = None
 
-def _addressed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    manager = kwargs.get("mgr", args[0] if args else None)
-    return manager, kwargs.get("bootstrap_addr", args[1] if len(args) > 1 else None)
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Opening:
+        given = dict(zip(cls._fields, args, strict=False)) | kwargs
+        return cls(*map(given.get, cls._fields))
+
+    @property
+    def registry(self) -> Any:
+        """The room's registry; None where the table has no part in it."""
+        return _registry(self.mgr) if isinstance(self.bootstrap_room, int) else None
 
 
 @contextlib.contextmanager
-def _tracker_kept(manager: Any, address: Any, room: int) -> Iterator[None]:
+def _tracker_kept(opening: _Opening) -> Iterator[None]:
     """Keep a second receiver's prefill from failing the first one's room when it is lost."""
+    manager, address, room = opening
     tracked = getattr(manager, "addr_to_rooms_tracker", {})
     was_there = room in tracked.get(address, ())
     yield

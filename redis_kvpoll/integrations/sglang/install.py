@@ -34,7 +34,7 @@ from redis_kvpoll.integrations.sglang.pages import DecodeFailures
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
-from redis_kvpoll.integrations.sglang.worker import TableWorker
+from redis_kvpoll.integrations.sglang.worker import RoleHooks, TableWorker
 from redis_kvpoll.transport.password_file import named, with_password
 
 logger = logging.getLogger("redis_kvpoll")
@@ -97,6 +97,19 @@ def _remedy(setting: str) -> str:
 
 def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     """Replace the dicts. SGLang does not use them before this has returned."""
+    role = worker.identity.role
+    sglangs = _replace_maps(manager, worker)
+    manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
+    if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
+        manager.teardown = _chain(manager.teardown, worker.leave)
+    worker.role_hooks = (_bind_prefill if role == "prefill" else _bind_decode)(manager, worker)
+    _log_missing_hooks(manager, role)
+    check_first_status(manager, worker.registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
+    logger.info("redis_kvpoll: joined the status table as %s", worker.identity.name)
+
+
+def _replace_maps(manager: Any, worker: TableWorker) -> dict[str, Any]:
+    """Give the manager the table's maps, and return its own."""
     registry, identity = worker.registry, worker.identity
     sglangs = {name: getattr(manager, name) for name in MAPS if hasattr(manager, name)}
     if has_consensus_store(manager):
@@ -108,28 +121,29 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     manager.failure_records = registry.reasons
     if identity.role == "prefill":
         manager.req_to_decode_prefix_len = registry.lengths
-    manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
-    if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
-        manager.teardown = _chain(manager.teardown, worker.leave)
-    if getattr(manager, "deferred_bootstrap", None) is not None:  # its update_status sends a message, which may block
-        worker.fail = background = Background(registry.fail_from_table)
-        worker.end_background = background.end
-        manager.update_status = until_told(registry, manager.update_status)
-    if identity.role == "prefill":
-        worker.receivers_of = partial(receivers_of, manager)
-        worker.end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
-    else:
-        manager.kvpoll_failures = failures = DecodeFailures(
-            registry,
-            can_hold=hooks.can_hold_pages(),
-            holds_long=worker.settings.long_hold,
-            has_ranks=identity.world_size > 1,
-        )
-        worker.fail, worker.end_by_hand = failures.end, failures.end_by_hand
-    registry.awaits_claims = identity.role == "prefill" and hooks.knows_handles()
-    _log_missing_hooks(manager, identity.role)
-    check_first_status(manager, registry.statuses, lambda why: _restore(manager, worker, sglangs, why))
-    logger.info("redis_kvpoll: joined the status table as %s", identity.name)
+    return sglangs
+
+
+def _bind_prefill(manager: Any, worker: TableWorker) -> RoleHooks:
+    registry = worker.registry
+    registry.awaits_claims = hooks.knows_handles()
+    end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
+    hooks_of_role = RoleHooks(registry.fail_from_table, partial(receivers_of, manager), end_orphans)
+    if getattr(manager, "deferred_bootstrap", None) is None:
+        return hooks_of_role
+    manager.update_status = until_told(registry, manager.update_status)  # it sends a message, which may block
+    fail = Background(registry.fail_from_table)
+    return hooks_of_role._replace(fail=fail, end_background=fail.end)
+
+
+def _bind_decode(manager: Any, worker: TableWorker) -> RoleHooks:
+    manager.kvpoll_failures = failures = DecodeFailures(
+        worker.registry,
+        can_hold=hooks.can_hold_pages(),
+        holds_long=worker.settings.long_hold,
+        has_ranks=worker.identity.world_size > 1,
+    )
+    return RoleHooks(failures.end, end_by_hand=failures.end_by_hand)
 
 
 def _undo(manager: Any, worker: TableWorker, before: dict[str, Any]) -> None:

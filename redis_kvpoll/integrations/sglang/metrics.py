@@ -40,7 +40,7 @@ def _metrics() -> tuple[Any, ...] | None:
         ),
         Counter(
             "kvpoll_link_orphaned_rooms_total",
-            "Rooms that decode has asked for, that had no sender, and that were ended after SGLang's own timeouts",
+            "Rooms that had no sender, and that were ended after SGLang's own timeouts",
             labels,
         ),
     )

@@ -1,4 +1,4 @@
-"""Ends rooms of prefill that decode's message has opened, and that no sender has had.
+"""Ends rooms of prefill without a sender: decode's message has opened them, or SGLang has dropped an aborted request.
 
 SGLang checks timeouts when a sender or receiver is polled; such a room has none, and would stay for ever. It ends
 when decode has given up for certain: when it has not asked again for as long as the bootstrap's and the transfer's
@@ -31,7 +31,7 @@ class Orphans:
     def _due(self) -> Iterator[int]:
         writing = getattr(self._manager, "_staging_outstanding", {})
         poisoned = getattr(self._manager, "_deferred_ack_poisoned_rooms", ())
-        for room in self._registry.unclaimed(self._age):
+        for room in self._registry.unclaimed.old(self._age):
             if not writing.get(room, 0) and room not in poisoned:
                 yield room
 

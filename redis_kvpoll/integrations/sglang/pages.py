@@ -7,7 +7,7 @@ time limit. Where decode does not defer, the pages are free in the same iteratio
 Invariant: what comes from the table frees no page earlier than SGLang alone would have, unless every prefill process
 has acknowledged the end of its writes. An operator's abort on decode counts as a client's.
 
-To add a cause of failures: a Cause, and its rule in ``decide``.
+To add a cause of failures: a Cause, and its rules in ``decide_deferring`` and ``decide_at_poll``.
 """
 
 from __future__ import annotations
@@ -46,16 +46,19 @@ class Action(Enum):
     """Do what SGLang does when a client aborts."""
 
 
-def decide(cause: Cause, *, defers: bool, has_asked: bool) -> Action:
-    """Return what to do about a failure of a request that has asked prefill for its pages, or not yet.
+def decide_deferring(cause: Cause) -> Action:
+    """Return what to do where decode defers: SGLang holds only pages that prefill was asked for."""
+    return Action.FAIL if cause is Cause.BY_HAND else Action.FAIL_AND_HOLD
 
-    Who does not know yet whether it has asked passes True, if decode defers: SGLang decides by itself then.
+
+def decide_at_poll(cause: Cause, *, has_asked: bool) -> Action:
+    """Return what to do where decode does not defer, when the scheduler polls a request.
+
+    ``has_asked``: whether the request has asked prefill for its pages.
     """
     if not has_asked:
         return Action.FAIL
-    if cause is Cause.BY_HAND:
-        return Action.FAIL if defers else Action.ABORT
-    return Action.FAIL_AND_HOLD if defers else Action.NOTHING
+    return Action.ABORT if cause is Cause.BY_HAND else Action.NOTHING
 
 
 def defers(receiver: Any) -> bool:
@@ -112,7 +115,7 @@ class DecodeFailures:
             return
         can_hold = self.can_hold or not self._holds_long or cause is Cause.BY_HAND
         if defers(receiver) and can_hold:
-            self._do(decide(cause, defers=True, has_asked=True), receiver, reason, publish)
+            self._do(decide_deferring(cause), receiver, reason, publish)
         else:
             self._end_at_poll(cause, receiver, reason, publish)
 
@@ -127,7 +130,7 @@ class DecodeFailures:
             has_asked = getattr(receiver, "init_time", 0.0) is not None
             while waiting:
                 cause, reason, publish = waiting.popleft()
-                self._do(decide(cause, defers=False, has_asked=has_asked), receiver, reason, publish)
+                self._do(decide_at_poll(cause, has_asked=has_asked), receiver, reason, publish)
             return receiver.poll()
 
         receiver.poll = poll

@@ -60,7 +60,7 @@ def concerns(failed_by: str | None, owner: str | None, peers: Collection[Address
     """Return whether a failed room is the one that these peers serve.
 
     A process that failed it must be one of them. If nobody did, as after an abort by hand, the room must belong to an
-    instance of theirs. ``owner`` is the room's, and ``owners`` are all.
+    instance of theirs. ``owner`` is the room's, and ``owners`` are all: they are known only then.
     """
     if (author := address_of(failed_by)) is not None:
         return author in peers

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
@@ -21,6 +22,7 @@ from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
+from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
 
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
@@ -53,17 +55,8 @@ class RoomRegistry:
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
-        self._unclaimed: dict[int, tuple[float, float]] = {}
-        """Rooms without a sender or receiver: when decode's first message came, which opened the room, and the last."""
-
-    def __len__(self) -> int:
-        """Return how many rooms have unpublished changes."""
-        return len(self.outbox)
-
-    @property
-    def dropped(self) -> int:
-        """How many lives never reached the table."""
-        return self.outbox.dropped
+        self.unclaimed = Unclaimed(clock)
+        """What awaits a claim."""
 
     # Statuses, as SGLang reads and writes them
 
@@ -91,8 +84,8 @@ class RoomRegistry:
             self._open(room, status) if number is None else self._set(room, number, status)
         elif number is not None and scope.number in (None, number):
             before = dict.__getitem__(self.statuses, room)
-            if room in self._unclaimed and status in CREATING:
-                self._unclaimed[room] = self._unclaimed[room][0], self._clock()  # decode has just asked anew
+            if status in CREATING:
+                self.unclaimed.asked(room)
             if not (scope.keeps_success and before == SUCCESS):
                 self._set(room, number, merge(before, status), scope.publish)
         elif number is None and scope.number is None and status in CREATING:
@@ -116,7 +109,7 @@ class RoomRegistry:
     def _remove(self, room: int, number: int) -> int:
         status = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
-        if self._unclaimed.pop(room, None) is None:
+        if self.unclaimed.pop(room) is None:
             self.outbox.end(room, number)
         else:
             self._hold(room, number, True, self._clock())
@@ -135,37 +128,52 @@ class RoomRegistry:
 
     @change
     def _claim(self, room: int, request: str) -> None:
-        if (times := self._unclaimed.pop(room, None)) is not None:  # it was open before it had a sender
-            self._begin_publishing(room, self._lives[room], request, times[0])
+        if (since := self.unclaimed.pop(room)) is not None:  # it was open before it had a sender
+            self._begin_publishing(room, request, since)
 
-    def _open(self, room: int, status: int) -> None:
+    @change
+    def abandon(self, room: int, number: int) -> None:
+        """Take note that the sender of a life is gone. If it is Failed, it ends for the table, and the room goes on as
+        one without a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
+        is_left = self._lives.get(room) == number and room not in self.unclaimed
+        if is_left and dict.__getitem__(self.statuses, room) == FAILED:
+            self.outbox.end(room, number)
+            self._begin_life(room)
+            self._await_claim(room)
+
+    def _begin_life(self, room: int) -> None:
         self._last_number += 1
         self._lives[room] = self._last_number
+
+    def _open(self, room: int, status: int) -> None:
+        self._begin_life(room)
         self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
-        claim, now = self.scopes.claim, self._clock()
+        claim = self.scopes.claim
         if claim is not None and claim.room == room:
-            self._begin_publishing(room, self._last_number, claim.request, now)
+            self._begin_publishing(room, claim.request, self._clock())
         elif self.awaits_claims:
-            self._unclaimed[room] = now, now
-            self._hold(room, self._last_number, False, now)
+            self._await_claim(room)
         else:
-            self._begin_publishing(room, self._last_number, "", now)
+            self._begin_publishing(room, "", self._clock())
+
+    def _await_claim(self, room: int) -> None:
+        self._hold(room, self._lives[room], False, self.unclaimed.add(room))
 
     def _hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
         self.on_hold(room, number, is_over, moment)
         self._note_news()
 
-    def _begin_publishing(self, room: int, number: int, request: str, opened_at: float) -> None:
-        life = self.outbox.life(room, number)
+    def _begin_publishing(self, room: int, request: str, opened_at: float) -> None:
+        life = self.outbox.life(room, self._lives[room])
         life.is_new, life.request, life.opened_at, life.length = True, request, opened_at, dict.get(self.lengths, room)
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
     def _changes_of(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
         """Return where to add changes of a life."""
-        return RoomLife(number) if room in self._unclaimed else self.outbox.life(room, number, is_urgent)
+        return RoomLife(number) if room in self.unclaimed else self.outbox.life(room, number, is_urgent)
 
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
@@ -244,23 +252,15 @@ class RoomRegistry:
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        return room in self._lives and room not in self._unclaimed
-
-    def unclaimed(self, age: float) -> list[int]:
-        """Return the rooms without a sender that decode has not asked for in the last so many seconds."""
-        return [room for room, (_, asked_at) in list(self._unclaimed.items()) if asked_at <= self._clock() - age]
+        return room in self._lives and room not in self.unclaimed
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
-        return [(room, self._lives[room], opened_at) for room, (opened_at, _) in self._unclaimed.items()]
+        return [(room, self._lives[room], opened_at) for room, opened_at in self.unclaimed.since().items()]
 
     def end_unclaimed(self, room: int, age: float = 0.0) -> bool:
         """Clear one of these rooms, unless a sender has come, or decode has asked anew."""
-
-        def is_old() -> bool:
-            _, asked_at = self._unclaimed.get(room, (0.0, float("inf")))
-            return asked_at <= self._clock() - age
-
+        is_old = partial(self.unclaimed.is_old, room, age)
         return self.changes.make(lambda: is_old() and self._clear(room) is not None, is_old)
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:

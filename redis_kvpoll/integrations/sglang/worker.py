@@ -1,6 +1,6 @@
-"""One process of SGLang on the table, as its threads see it: the registry, and a client of a table part.
+"""One process of SGLang on the table, as its threads see it: the registry, and a client of a session.
 
-No event loop and no Redis client run here. Whatever happens to the table part or to Redis, SGLang's threads continue
+No event loop and no Redis client run here. Whatever happens to the session or to Redis, SGLang's threads continue
 with the registry.
 """
 
@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis_kvpoll._process import this_process
 from redis_kvpoll.agent import messages
@@ -36,6 +36,21 @@ MAX_LISTED = 10
 logger = logging.getLogger("redis_kvpoll")
 
 
+class RoleHooks(NamedTuple):
+    """What a process does in its role's way. ``install`` makes it, for the process's manager."""
+
+    fail: Callable[[int, int, str, bool], object]
+    """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
+    receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
+    """Prefill: who has asked for a room's pages."""
+    end_orphans: Callable[[], list[int]] = list
+    """Prefill: ends rooms that have had no sender for too long, and returns them."""
+    end_background: Callable[[], object] = lambda: None
+    """Prefill: ends the thread of ``fail``, if it has one."""
+    end_by_hand: Callable[[int, int, str], object] | None = None
+    """Decode: ends a life that an operator has aborted in its table."""
+
+
 class TableWorker:
     """The registry of one process, and its client, which keeps it and the table in sync."""
 
@@ -44,14 +59,7 @@ class TableWorker:
         self.settings = settings
         self.client: TableClient
         self.registry = RoomRegistry(lambda: self.client.send_changes())
-        self.receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
-        """Prefill: who has asked for a room's pages."""
-        self.end_orphans: Callable[[], list[int]] = list
-        """Prefill: ends rooms that have had no sender for too long, and returns them."""
-        self.fail: Callable[[int, int, str, bool], object] = self.registry.fail_from_table
-        """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
-        self.end_by_hand: Callable[[int, int, str], object] | None = None
-        """Decode: ends a life that an operator has aborted in its table."""
+        self.role_hooks = RoleHooks(self.registry.fail_from_table)
         self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
         self.registry.on_hold = self._tell_hold
         self.registry.waiting.on_waiting = self._tell_waiting
@@ -66,8 +74,6 @@ class TableWorker:
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
         self._ended_orphans = 0
-        self.end_background: Callable[[], object] = lambda: None
-        """Ends a thread that ``fail`` has."""
         self._closing = threading.RLock()
         self._is_closed = False
         self._process = os.getpid()
@@ -103,12 +109,12 @@ class TableWorker:
     def is_idle(self) -> bool:
         """Whether every change is in the table."""
         with self.registry.changes.lock:
-            return not len(self.registry) and self.client.is_told
+            return not len(self.registry.outbox) and self.client.is_told
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self.registry.dropped + self.client.state.dropped
+        return self.registry.outbox.dropped + self.client.state.dropped
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
@@ -125,7 +131,7 @@ class TableWorker:
 
     def _peers_of(self, room: int) -> frozenset[Address] | None:
         """Return the addresses of the other role's processes that serve a room; None if they are not known."""
-        return self._servers_of(room) if self.identity.role == "decode" else self.receivers_of(room)
+        return self._servers_of(room) if self.identity.role == "decode" else self.role_hooks.receivers_of(room)
 
     def _servers_of(self, room: int) -> frozenset[Address] | None:
         number, servers = self._servers.get(room, (None, None))
@@ -150,13 +156,13 @@ class TableWorker:
         self._peer_failures.check_all()
         self._forget()
         self._end_orphans()
-        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry) + state.pending
+        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry.outbox) + state.pending
         self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
 
     def went_on_alone(self) -> None:
         """Go on without the table."""
         self.registry.detach()
-        self.end_background()
+        self.role_hooks.end_background()
         self.client.ranks.clear()
         self._metrics.update(False, 0, self.dropped, self._ended_orphans)
 
@@ -164,13 +170,13 @@ class TableWorker:
         """Fail a life that has failed in this role's table."""
         if self.registry.current_life(room) != number or dict.get(self.registry.statuses, room) == FAILED:
             return
-        if by_hand and self.end_by_hand is not None:
-            self.end_by_hand(room, number, for_people(reason))
+        if by_hand and self.role_hooks.end_by_hand is not None:
+            self.role_hooks.end_by_hand(room, number, for_people(reason))
         else:
-            self.fail(room, number, for_people(reason), False)
+            self.role_hooks.fail(room, number, for_people(reason), False)
 
     def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
-        self.fail(room, number, reason, True)
+        self.role_hooks.fail(room, number, reason, True)
 
     def _read_failure(self, room: int, number: int) -> None:
         self.client.post_life(messages.READ_FAILURE, room, number)
@@ -185,10 +191,10 @@ class TableWorker:
                 self.client.ranks.pop(room, None)
 
     def _end_orphans(self) -> None:
-        if ended := self.end_orphans():
+        if ended := self.role_hooks.end_orphans():
             self._ended_orphans += len(ended)
             logger.info(
-                "redis_kvpoll: %s: ended %d rooms that decode has asked for and that had no sender: %s",
+                "redis_kvpoll: %s: ended %d rooms that had no sender for longer than decode waits: %s",
                 self.identity.name,
                 len(ended),
                 ", ".join(map(str, ended[:MAX_LISTED])),

@@ -1,12 +1,12 @@
-"""How far a table part is, as its client is told."""
+"""How far a session is, as its client is told."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class TableState(NamedTuple):
-    """What a table part tells of itself, in this order."""
+class SessionState(NamedTuple):
+    """What a session tells of itself, in this order."""
 
     received: int = 0
     """How many changes have come on this connection."""

@@ -1,4 +1,4 @@
-"""The table parts of an agent: what becomes of a lease when a process leaves, dies, comes back, or is not heard."""
+"""The sessions of an agent: what becomes of a lease when a process leaves, dies, comes back, or is not heard."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ async def store(url):
 
 
 @pytest.fixture
-async def process(parts, hello):
+async def process(sessions, hello):
     """A process with a room that the table has, and its lease as it was told."""
-    process = Process(parts, hello)
+    process = Process(sessions, hello)
     process.change(1, is_new=True, status=1)
     process.lease = messages.decode_words(await process.until(messages.LEASE))
     [(_, _, process.generation)] = messages.decode_lives(await process.until(messages.OPENED))
@@ -49,10 +49,10 @@ async def test_process_that_says_goodbye_leaves(process, store):
     assert KVPoll.Transferring in [change.status for change in await store.history(1)]
 
 
-async def test_death_after_a_broken_connection_fails_its_rooms(process, store, parts):
+async def test_death_after_a_broken_connection_fails_its_rooms(process, store, sessions):
     process.session.ended("vanished")
     await asyncio.sleep(0.1)
-    assert (await store.get(1), parts.is_told()) == (KVPoll.Bootstrapping, False)
+    assert (await store.get(1), sessions.is_told()) == (KVPoll.Bootstrapping, False)
     process.session.ended("killed")
     await process.until(messages.LEFT)
     assert (await store.get(1), await store.failure_reason(1)) == (KVPoll.Failed, f"owner {OWNER} lost")
@@ -70,7 +70,7 @@ async def test_process_that_is_not_heard_opens_no_room(process, store):
     process.session.ended("killed")
 
 
-async def test_lease_stays_while_a_process_cannot_join_again(process, store, parts, hello, monkeypatch):
+async def test_lease_stays_while_a_process_cannot_join_again(process, store, sessions, hello, monkeypatch):
     tries, enter = [], AsyncFailures.__aenter__
 
     async def entering(failures):
@@ -82,14 +82,14 @@ async def test_lease_stays_while_a_process_cannot_join_again(process, store, par
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     monkeypatch.setattr(AsyncFailures, "__aenter__", entering)
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=3, generation=process.generation)
     await again.until(messages.OPENED)
     assert (len(tries), (await store.entry(1)).generation) == (2, process.generation)
     assert await store.get(1) is KVPoll.Transferring
 
 
-async def test_each_reason_for_not_joining_again_is_logged_once(process, parts, hello, monkeypatch, caplog):
+async def test_each_reason_for_not_joining_again_is_logged_once(process, sessions, hello, monkeypatch, caplog):
     """It is tried every second, for as long as an outage lasts, for each process."""
     reasons, enter = ["no route"] * 3 + ["refused"] * 2 + ["no route"], AsyncFailures.__aenter__
 
@@ -102,14 +102,14 @@ async def test_each_reason_for_not_joining_again_is_logged_once(process, parts, 
     await process.until(messages.LEFT)
     monkeypatch.setattr(AsyncFailures, "__aenter__", entering)
     monkeypatch.setattr(session, "REJOIN_SECONDS", 0.01)
-    await Process(parts, replace(hello, former=process.lease)).until(messages.JOINED)
+    await Process(sessions, replace(hello, former=process.lease)).until(messages.JOINED)
     assert [caplog.text.count(f"tries on: {reason}") for reason in ("no route", "refused")] == [2, 1]
 
 
 @pytest.mark.parametrize("how", ["vanished", "superseded"])
-async def test_process_that_comes_back_keeps_its_rooms(process, store, parts, hello, how):
+async def test_process_that_comes_back_keeps_its_rooms(process, store, sessions, hello, how):
     process.session.ended(how)
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=3, generation=process.generation)
     await again.until(messages.JOINED)
     await again.until(messages.OPENED)
@@ -118,10 +118,10 @@ async def test_process_that_comes_back_keeps_its_rooms(process, store, parts, he
     assert [str(owner.incarnation) for owner in await store.owners()] == [process.lease[0]]
 
 
-async def test_new_lease_is_told_before_a_room_hangs_on_it(parts, hello, store, monkeypatch):
+async def test_new_lease_is_told_before_a_room_hangs_on_it(sessions, hello, store, monkeypatch):
     """If the agent dies then, the next one goes on with the lease, and the room does not fail."""
     monkeypatch.setattr(session, "MONITOR_SECONDS", 3600.0)
-    process = Process(parts, replace(hello, lease=pace.seconds(1.0)))
+    process = Process(sessions, replace(hello, lease=pace.seconds(1.0)))
     process.change(1, is_new=True, status=1)
     await until_open(store, 1)
     async with AsyncStatusStore.from_url(hello.url, namespace="t", policy="strict") as thief, thief.lease(OWNER):
@@ -137,20 +137,20 @@ async def until_open(store, room):
             await asyncio.sleep(0.01)
 
 
-async def test_life_that_has_failed_meanwhile_fails_in_the_process(process, store, parts, hello):
+async def test_life_that_has_failed_meanwhile_fails_in_the_process(process, store, sessions, hello):
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     await store.abort(1, "wrong model")
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=3, generation=process.generation)
     assert messages.decode_words(await again.until(messages.FAILED)) == [1, 1, "wrong model", True]
 
 
-async def test_room_from_a_former_agent_survives_a_loss_of_data(process, store, parts, hello, client):
+async def test_room_from_a_former_agent_survives_a_loss_of_data(process, store, sessions, hello, client):
     """Another store has opened it, for the same process: that still has it, so it is brought back."""
     process.session.ended("superseded")
     await process.until(messages.LEFT)
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=2, generation=process.generation)
     await again.until(messages.OPENED)
     client.flushall()
@@ -172,34 +172,68 @@ async def test_room_failed_by_hand_is_brought_back_as_failed(process, store, cli
     assert (entry.status, entry.reason, entry.generation) == (KVPoll.Failed, "wrong model", process.generation)
 
 
-async def test_owner_is_the_process_and_not_its_agent(parts, hello, store):
-    process = Process(parts, replace(hello, process="engine:7"))
+async def test_owner_is_the_process_and_not_its_agent(sessions, hello, store):
+    process = Process(sessions, replace(hello, process="engine:7"))
     await process.until(messages.JOINED)
     assert [owner.process for owner in await store.owners()] == ["engine:7"]
 
 
-async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, store, parts, hello):
+async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, store, sessions, hello):
     process.change(1, is_over=True)
     await process.until(messages.ENDED)
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     before = await store.history(1)
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=4, is_over=True, generation=process.generation)
     await again.until(messages.ENDED)
     assert await store.history(1) == before
 
 
-async def test_namespace_with_other_settings_refuses_a_process(parts, hello, url):
+async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, store, sessions, hello):
+    """Its request failed long ago, and the process has not cleared it: it would be a new failure."""
+    process.change(1, status=0, reason="no route")
+    await process.session.inner.publisher.flush()
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    await store.clear(1)  # as when the time of a Failed room is over
+    before = await store.history(1)
+    again = Process(sessions, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
+    await again.until(messages.JOINED)
+    await again.session.inner.publisher.flush()
+    assert await store.history(1) == before
+
+
+@pytest.mark.parametrize("words", [{}, {"rank": 0, "world_size": 1}], ids=["alone", "rank"])
+async def test_late_reason_leaves_who_has_the_room_now(sessions, hello, store, words):
+    """A Failed room is taken over at once: the reason and its author are of the former one."""
+    former, present = [
+        Process(sessions, replace(hello, owner=owner, instance=owner, options=hello.options | words))
+        for owner in ("h:1", "h:2")
+    ]
+    former.change(1, is_new=True, status=1, request="former")
+    await former.until_opened()
+    former.change(1, status=0)
+    await former.session.inner.publisher.flush()
+    present.change(1, is_new=True, status=1, request="present")
+    await present.until_opened()
+    former.change(1, reason="no route")
+    await former.session.inner.publisher.flush()
+    entry = await store.entry(1)
+    assert (entry.owner, entry.status, entry.reason, entry.failed_by) == ("h:2", KVPoll.Bootstrapping, None, None)
+
+
+async def test_namespace_with_other_settings_refuses_a_process(sessions, hello, url):
     async with AsyncStatusStore.from_url(url, namespace="t", policy="compat") as other:
         await other.update_status(1, 1)
-    refused = Process(parts, hello)
+    refused = Process(sessions, hello)
     reason, setting = messages.decode_words(await refused.until(messages.REFUSED))
     assert (setting, "policy=compat" in reason) == ("policy", True)
 
 
 class TestTakenOver:
-    """Another part speaks for the process: what this one opened now, nobody might clear."""
+    """Another session speaks for the process: what this one opened now, nobody might clear."""
 
     @pytest.fixture(params=[{}, {"rank": 0, "world_size": 2}], ids=["alone", "rank"])
     def hello(self, hello, request):
@@ -212,16 +246,16 @@ class TestTakenOver:
         for _ in range(turns):
             await asyncio.sleep(0)
         process.session.ended("superseded")
-        process.session.part.publisher.resume()  # as when the server is seen again in the same turn
+        process.session.inner.publisher.resume()  # as when the server is seen again in the same turn
         client.ping(), client.ping()
         before = client.xlen(keys.feed("t"))
         await process.until(messages.LEFT)
         assert client.xlen(keys.feed("t")) == before
 
     @pytest.mark.parametrize("turns", range(0, 40, 4))
-    async def test_no_lease_is_taken_after_the_end(self, parts, hello, client, turns):
-        """A process that is joining has none yet. To take one would end the lease of the part that has taken over."""
-        process = Process(parts, hello)
+    async def test_no_lease_is_taken_after_the_end(self, sessions, hello, client, turns):
+        """A process that is joining has none yet. To take one would end that of the session which has taken over."""
+        process = Process(sessions, hello)
         for _ in range(turns):
             await asyncio.sleep(0)
         process.session.ended("superseded")

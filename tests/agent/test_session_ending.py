@@ -11,9 +11,9 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.lease import Ending
+from redis_kvpoll.agent.lease import LeaseEnd
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.part_ending import PartEnding
+from redis_kvpoll.agent.session_ending import SessionEnding
 from tests.support import pace, real
 from tests.support.table_clients import Process
 
@@ -40,9 +40,9 @@ def hello(server, request):
 
 
 @pytest.fixture
-async def process(parts, hello):
+async def process(sessions, hello):
     """A process with rooms that the table has, and its lease as it was told."""
-    process = Process(parts, hello)
+    process = Process(sessions, hello)
     process.lease = messages.decode_words(await process.until(messages.LEASE))
     for room in (CLEARED, FINISHED, LIVE):
         process.change(room, is_new=True, status=BOOT, request="rid")
@@ -76,16 +76,16 @@ def told(word):
 
 def test_lease_is_renewed_for_one_who_has_left():
     """Nobody hears it any more, but its agent speaks for it: its rooms must not fail as those of a lost owner."""
-    end = PartEnding(lambda: 1000.0, had_part=False)
+    end = SessionEnding(lambda: 1000.0, had_session=False)
     assert end.stands_still()
-    end.tell(Ending.LOST, may_be_dead=False)
+    end.tell(LeaseEnd.LOST, may_be_dead=False)
     assert not end.stands_still()
     end.is_given_up.set()
     assert end.stands_still()
 
 
 @pytest.mark.parametrize(("how", "word"), [("goodbye", "left"), ("killed", "lost")])
-async def test_rest_is_told_after_the_outage(process, parts, hello, server, how, word):
+async def test_rest_is_told_after_the_outage(process, sessions, hello, server, how, word):
     """The server keeps its data, and answers nothing. The process need not wait for it."""
     os.kill(server.pid, signal.SIGSTOP)
     finish_rooms(process)
@@ -93,66 +93,66 @@ async def test_rest_is_told_after_the_outage(process, parts, hello, server, how,
     process.session.ended(how)
     await process.until(messages.LEFT)
     await asyncio.sleep(pace.seconds(1.0))  # longer than a call lasts
-    assert not parts.is_told()
+    assert not sessions.is_told()
     os.kill(server.pid, signal.SIGCONT)
-    await until(parts.is_told)
+    await until(sessions.is_told)
     assert await has(hello, server) == told(word)
 
 
-async def test_agent_that_ends_waits_for_no_server(process, parts, server):
+async def test_agent_that_ends_waits_for_no_server(process, sessions, server):
     os.kill(server.pid, signal.SIGSTOP)
     finish_rooms(process)
     process.session.ended("killed")
     await process.until(messages.LEFT)
-    await parts.close()
-    assert parts.is_told()
+    await sessions.close()
+    assert sessions.is_told()
 
 
-async def test_next_process_of_the_name_waits_for_the_former(process, parts, hello, server):
+async def test_next_process_of_the_name_waits_for_the_former(process, sessions, hello, server):
     """However many of them are refused meanwhile: each would take the former's lease."""
     os.kill(server.pid, signal.SIGSTOP)
     finish_rooms(process)
     process.session.ended("killed")
-    refused = Process(parts, replace(hello, join=0.1))
+    refused = Process(sessions, replace(hello, join=0.1))
     await refused.until(messages.REFUSED)
     await refused.until(messages.LEFT)
-    following = Process(parts, hello)
+    following = Process(sessions, hello)
     os.kill(server.pid, signal.SIGCONT)
     await following.until(messages.JOINED)
     assert await has(hello, server) == told("lost")
 
 
-async def test_process_that_ends_before_it_joins_again_is_told(process, parts, hello, server):
+async def test_process_that_ends_before_it_joins_again_is_told(process, sessions, hello, server):
     """What it has in the table is from a former agent, which Redis was out of reach for, too."""
     os.kill(server.pid, signal.SIGSTOP)
     process.session.ended("superseded")
     await process.until(messages.LEFT)
-    again = Process(parts, replace(hello, former=process.lease))
+    again = Process(sessions, replace(hello, former=process.lease))
     again.change(LIVE, is_new=True, status=DONE, generation=process.generation)
     again.session.ended("killed")
     await asyncio.sleep(pace.seconds(1.5))  # longer than a try
-    assert not parts.is_told()
+    assert not sessions.is_told()
     os.kill(server.pid, signal.SIGCONT)
-    await until(parts.is_told)
+    await until(sessions.is_told)
     assert (await has(hello, server))[0][LIVE] is KVPoll.Success
 
 
-async def test_room_that_others_hold_delays_no_end(process, parts, hello, server):
+async def test_room_that_others_hold_delays_no_end(process, sessions, hello, server):
     """The server answers: that it does not take the room is no reason to wait."""
     options = hello.options | {"deadline": 60.0}
     async with AsyncStatusStore.from_url(server.tcp, **options) as other:
         await other.open(BUSY, "another's")
         process.change(BUSY, is_new=True, status=DONE, request="rid")
         process.session.ended("killed")
-        await until(parts.is_told)
+        await until(sessions.is_told)
         assert await other.get(BUSY) is KVPoll.Bootstrapping
         assert await other.get(LIVE) is KVPoll.Failed
 
 
-async def test_reason_that_nobody_waits_for_delays_no_end(process, parts, hello, server):
+async def test_reason_that_nobody_waits_for_delays_no_end(process, sessions, hello, server):
     process.session.received(messages.WANT_REASON, messages.encode_life(CLEARED, 1, True))
     process.change(CLEARED, status=MOVE, is_over=True)
     process.session.ended("goodbye")
     process.session.received(messages.WANT_REASON, messages.encode_life(CLEARED, 1, True))
-    await until(parts.is_told)
+    await until(sessions.is_told)
     assert (await has(hello, server))[0][CLEARED] is None

@@ -1,7 +1,7 @@
-"""How a table part ends: what its agent has told of its client, and what must be in the table before.
+"""How a session ends: what its agent has told of its client, and what must be in the table before.
 
 Invariant: the lease of a client that has left, or is dead, ends only when the table has what the client told. If Redis
-is out of reach, the part waits for it, and renews the lease.
+is out of reach, the session waits for it, and renews the lease.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, Ending
+from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, LeaseEnd
 from redis_kvpoll.agent.publisher import OutboxPublisher
 
 SILENT_SECONDS = 0.75
 """A client that was not heard for so long counts as standing still."""
 
 
-class PartEnding:
-    """The end of one table part, as it becomes known. It decides on the lease: it is its ``LeaseClient``.
+class SessionEnding:
+    """The end of one session, as it becomes known. It decides on the lease: it is its ``LeaseClient``.
 
-    ``silent_for`` gives the seconds since the client was heard. ``had_part``: another part has joined for it before.
+    ``silent_for`` gives the seconds since the client was heard. ``had_session``: another one has joined for it before.
     """
 
-    def __init__(self, silent_for: Callable[[], float], *, had_part: bool) -> None:
-        self.how: Ending | None = None
+    def __init__(self, silent_for: Callable[[], float], *, had_session: bool) -> None:
+        self.how: LeaseEnd | None = None
         self.has_joined = False
         self.has_begun = asyncio.Event()
         self.is_known = asyncio.Event()
@@ -32,9 +32,9 @@ class PartEnding:
         self.is_given_up = asyncio.Event()
         """Set if Redis is waited for no longer."""
         self._silent_for = silent_for
-        self._had_part = had_part
+        self._had_session = had_session
 
-    def tell(self, how: Ending, *, may_be_dead: bool) -> None:
+    def tell(self, how: LeaseEnd, *, may_be_dead: bool) -> None:
         """Take how it ends. The first call decides. One with ``may_be_dead`` is provisional: the next call decides."""
         if not self.is_known.is_set():
             self.how = how
@@ -49,24 +49,24 @@ class PartEnding:
 
     @property
     def is_taken_over(self) -> bool:
-        """Whether another table part speaks for the client from now on: this one must open nothing more."""
-        return self.how is Ending.KEEP and self.is_known.is_set()
+        """Whether another session speaks for the client from now on: this one must open nothing more."""
+        return self.how is LeaseEnd.KEEP and self.is_known.is_set()
 
     @property
     def waits_for_redis(self) -> bool:
-        """Whether the part has to reach the table before it ends."""
-        return self.how in (Ending.LEAVE, Ending.LOST) and not self.is_given_up.is_set()
+        """Whether the session has to reach the table before it ends."""
+        return self.how in (LeaseEnd.LEAVE, LeaseEnd.LOST) and not self.is_given_up.is_set()
 
     @property
     def has_to_join(self) -> bool:
-        """Whether the part must join. If it ends first, only to tell the rest of what the table has from another."""
-        return not self.has_joined and (not self.has_begun.is_set() or (self._had_part and self.waits_for_redis))
+        """Whether the session must join. If it ends first, only to tell the rest of what the table has from another."""
+        return not self.has_joined and (not self.has_begun.is_set() or (self._had_session and self.waits_for_redis))
 
     @property
-    def lease_ending(self) -> Ending:
-        """What becomes of the lease. One from a former table part stays for the next try to join."""
-        tries_on = self._had_part and not self.has_joined and not self.is_given_up.is_set()
-        return Ending.KEEP if tries_on else self.how or Ending.LEAVE
+    def lease_ending(self) -> LeaseEnd:
+        """What becomes of the lease. One from a former session stays for the next try to join."""
+        tries_on = self._had_session and not self.has_joined and not self.is_given_up.is_set()
+        return LeaseEnd.KEEP if tries_on else self.how or LeaseEnd.LEAVE
 
     def stands_still(self) -> bool:
         """Whether the client may stand still; it says four times a second that it does not, until its end is told."""
@@ -74,7 +74,7 @@ class PartEnding:
 
 
 async def publish_rest(
-    publisher: OutboxPublisher, end: PartEnding, is_up: Callable[[], bool], on_delay: Callable[[], object]
+    publisher: OutboxPublisher, end: SessionEnding, is_up: Callable[[], bool], on_delay: Callable[[], object]
 ) -> None:
     """Publish what is pending, before a lease ends. ``on_delay`` is called when that takes longer than usual.
 
