@@ -4,8 +4,8 @@
 
 -- Returns the fields of the new room. A decode prefix length that was recorded before any room existed stays. A script
 -- that creates nothing at maxmemory must have made a write before that is refused there: here an HDEL may come first.
--- The room keeps its status until it gets the new one, so the key stays: while a cluster moves the slot, a script cannot
--- make one again.
+-- The room keeps its status until it gets the new one, so the key stays: while a cluster moves the slot, a script
+-- cannot make one again.
 local function replace_room(room, prefix, former, generation, request, changed_ms, is_without_prefix)
   if next(former) then
     local names = {}
