@@ -13,7 +13,7 @@ from typing import Any
 
 from redis_kvpoll.agent.lease import reap
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.owner_names import OwnerNames
+from redis_kvpoll.agent.known_owners import KnownOwners
 from redis_kvpoll.agent.rounds import Rounds
 from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
 from redis_kvpoll.agent.told import ToldRooms
@@ -94,7 +94,7 @@ class OtherTable:
     def __init__(self, store: AsyncStatusStore) -> None:
         self.store = store
         self.failures = SharedFailures(store)
-        self.owners = OwnerNames(store)
+        self.owners = KnownOwners(store)
 
 
 class SharedTable:

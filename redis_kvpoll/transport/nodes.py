@@ -15,7 +15,7 @@ from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.transport.slot_map import Address, SlotMap
 
 
-class Pool(Protocol):
+class AnyNodePool(Protocol):
     """A pool of connections to one node."""
 
     closed: bool
@@ -24,7 +24,7 @@ class Pool(Protocol):
     """Then connecting may take long."""
 
 
-P = TypeVar("P", bound=Pool)
+P = TypeVar("P", bound=AnyNodePool)
 
 
 class OneNode(Generic[P]):

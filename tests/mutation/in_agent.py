@@ -200,7 +200,7 @@ IN_THE_AGENT = [
     ),
     (
         "the owners are read once for each failure",
-        "agent.owner_names:OwnerNames.read",
+        "agent.known_owners:KnownOwners.read",
         "if self._reading is None or (self._reading.done() and is_old):",
         "if True:",
         "agent/test_other_failures.py::TestManyAtOnce::test_aborts_by_hand_share_one_list_of_owners",

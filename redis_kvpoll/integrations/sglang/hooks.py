@@ -48,8 +48,8 @@ def around_admission(original: Callable[..., Any], queue: Any, req: Any, *args: 
 
 def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwargs: Any) -> None:
     """A sender opens its room, or takes over one that a message of decode's has opened. A second one is refused."""
-    opening = _Opening.of(args, kwargs)
-    registry, room = opening.registry, opening.bootstrap_room
+    arguments = _Arguments.of(args, kwargs)
+    registry, room = arguments.registry, arguments.bootstrap_room
     if registry is None:
         original(sender, *args, **kwargs)
     elif registry.awaits_claims and registry.is_claimed(room):
@@ -65,8 +65,8 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
     """A receiver opens its room. On decode nothing else does, so an open room has a receiver, and this is a second."""
-    opening = _Opening.of(args, kwargs)
-    registry, room = opening.registry, opening.bootstrap_room
+    arguments = _Arguments.of(args, kwargs)
+    registry, room = arguments.registry, arguments.bootstrap_room
     if registry is None:
         original(receiver, *args, **kwargs)
     elif registry.current_life(room) is None:
@@ -76,12 +76,12 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
             failures.add(receiver)
     else:
-        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(opening):
+        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(arguments):
             original(receiver, *args, **kwargs)
         duplicates.refuse(receiver, room)
 
 
-class _Opening(NamedTuple):
+class _Arguments(NamedTuple):
     """What the constructor of a sender or receiver is given, if it is."""
 
     mgr: Any = None
@@ -89,7 +89,7 @@ class _Opening(NamedTuple):
     bootstrap_room: Any = None
 
     @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Opening:
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
         given = dict(zip(cls._fields, args, strict=False)) | kwargs
         return cls(*map(given.get, cls._fields))
 
@@ -100,9 +100,9 @@ class _Opening(NamedTuple):
 
 
 @contextlib.contextmanager
-def _tracker_kept(opening: _Opening) -> Iterator[None]:
+def _tracker_kept(arguments: _Arguments) -> Iterator[None]:
     """Keep a second receiver's prefill from failing the first one's room when it is lost."""
-    manager, address, room = opening
+    manager, address, room = arguments
     tracked = getattr(manager, "addr_to_rooms_tracker", {})
     was_there = room in tracked.get(address, ())
     yield

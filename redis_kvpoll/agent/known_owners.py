@@ -17,7 +17,7 @@ FRESH_SECONDS = 1.0
 """How long a read is used."""
 
 
-class OwnerNames:
+class KnownOwners:
     """The names of the owners in a store's table, those lost in the last hour included."""
 
     def __init__(self, store: AsyncStatusStore) -> None:
