@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,22 @@ from tests.support.blocking import Blocking
 from tests.support.failover import Failover
 from tests.support.loggers import errors_of, unchanged
 from tests.support.looped import Side
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of the longest tests: at the end, one of them would run alone.
+
+    The model checker's are those. At first, each worker gets the next share of all tests.
+    """
+    longest = [item for item in items if "keeps_all_invariants" in item.name]
+    others = [item for item in items if "keeps_all_invariants" not in item.name]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = -(-len(others) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (*longest[worker::workers], *others[worker * share : (worker + 1) * share])
+    ]
 
 
 @pytest.fixture(scope="session")

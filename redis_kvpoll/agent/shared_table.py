@@ -11,9 +11,9 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from redis_kvpoll.agent.known_owners import KnownOwners
 from redis_kvpoll.agent.lease import reap
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.known_owners import KnownOwners
 from redis_kvpoll.agent.rounds import Rounds
 from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
 from redis_kvpoll.agent.told import ToldRooms
