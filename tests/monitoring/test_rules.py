@@ -90,8 +90,9 @@ def test_advice_names_commands_and_options_that_exist():
 
 
 def paragraph(heading):
-    """A paragraph of the runbook."""
-    return text_of(RUNBOOK).partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    """A paragraph of the runbook, without the ends of its lines."""
+    text = text_of(RUNBOOK).partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
 
 @pytest.mark.parametrize(
