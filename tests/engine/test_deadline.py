@@ -237,7 +237,8 @@ def test_thread_that_opens_a_connection_closes_it():
             super().connect()
 
         def disconnect(self, *arguments, **options):
-            closed.add(threading.get_ident())
+            if self.is_connected:  # whoever drops the last reference calls this, too
+                closed.add(threading.get_ident())
             super().disconnect(*arguments, **options)
 
     with Proxy(real.shared().socket) as proxy:
