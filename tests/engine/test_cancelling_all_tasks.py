@@ -133,6 +133,22 @@ async def test_cancelled_turn_after_turn_costs_no_connection(proxy):
         await until(lambda: len(proxy.open_connections) == 2, "all but the last, with its two ends, are closed")
 
 
+async def test_task_that_is_cancelled_at_once_starts():
+    steps = []
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            steps.append("it gives back what it was given")
+
+    task = callers.StartedTask(work())
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert steps
+
+
 def pending_tasks():
     return [one for one in gc.get_objects() if type(one) is callers.LastingTask and not one.done()]
 

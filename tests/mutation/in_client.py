@@ -157,7 +157,7 @@ IN_THE_CLIENT = [
         "aio.callers:StartedTask.cancel",
         "self.get_loop().call_soon(super().cancel, msg)",
         "super().cancel(msg)",
-        "engine/test_cancelling_all_tasks.py::test_cancelled_turn_after_turn_costs_no_connection",
+        "engine/test_cancelling_all_tasks.py::test_task_that_is_cancelled_at_once_starts",
     ),
     (
         "a follower that was stopped starts anew",

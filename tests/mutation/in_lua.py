@@ -269,7 +269,7 @@ IN_LUA = [
         "replay.lua",
         "redis.call('HDEL', KEYS[2], '')",
         "",
-        "protocol/test_memory_limit.py::test_what_a_replay_restores_passes[valkey-clear]",
+        "servers/test_two_primaries.py::test_new_primary_at_its_maxmemory_gets_lost_room_back[sync]",
     ),
     (
         "a replay replaces a newer generation",

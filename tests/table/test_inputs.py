@@ -146,7 +146,7 @@ class TestOptions:
                 make_store(**{option: value})
 
     def test_longest_deadline_serves_several_shards(self, make_store):
-        store = make_store(shards=2, deadline=1e9)
+        store = make_store({"socket_timeout": None}, shards=2, deadline=1e9)
         assert len(store.update_many(dict.fromkeys(range(8), 1))) == 8
 
 
