@@ -46,19 +46,22 @@ class PageCommands:
         """Prefill: return the rooms that decode has aborted."""
         return sorted(self._manager.aborts)
 
-    def conclude_slowly(self, room: int, reason: str) -> None:
-        """Prefill: conclude a failure, whose message to decode is sent with ``send_message``."""
+    def conclude_slowly(self, room: int, reason: str, has_sent: bool) -> None:
+        """Prefill: conclude a failure. It waits for ``go_on`` once its message to decode is sent, or before."""
         send = self._manager.send_kv_status_message
 
         def send_slowly(**words: Any) -> None:
+            if has_sent:
+                send(**words)
             self._go.wait()
-            send(**words)
+            if not has_sent:
+                send(**words)
 
         words = {"bootstrap_room": room, "failure_reason": reason}
         self._manager.send_kv_status_message = send_slowly
         threading.Thread(target=self._manager.conclude_failure, kwargs=words, daemon=True).start()
 
-    def send_message(self) -> None:
+    def go_on(self) -> None:
         self._go.set()
 
     def time_out(self, room: int) -> None:

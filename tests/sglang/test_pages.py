@@ -92,19 +92,21 @@ class TestDeferring:
         deferring.transfer(ROOM)
         deferring.prefill.set_outstanding(ROOM, 1)
         deferring.prefill.poison(ROOM)
-        deferring.prefill.conclude(ROOM, KVPoll.Failed, "no route")
+        deferring.prefill.conclude_slowly(ROOM, "no route", True)
         until(lambda: deferring.decode.get(ROOM), [KVPoll.Failed])
+        deferring.prefill.go_on()
+        until(lambda: deferring.tables["prefill"].get(ROOM), KVPoll.Failed)
         deferring.until_later()
         assert deferring.until_held(ROOM) == HOLD
 
     def test_failure_is_published_after_decode_was_told(self, deferring: Pages) -> None:
         deferring.transfer(ROOM)
-        deferring.prefill.conclude_slowly(ROOM, "no route")
+        deferring.prefill.conclude_slowly(ROOM, "no route", False)
         until(lambda: deferring.prefill.get(ROOM), [KVPoll.Failed])
         deferring.until_later()
         assert deferring.tables["prefill"].get(ROOM) is KVPoll.WaitingForInput
         assert deferring.decode.get(ROOM) == [KVPoll.WaitingForInput]
-        deferring.prefill.send_message()
+        deferring.prefill.go_on()
         until(lambda: deferring.tables["prefill"].get(ROOM), KVPoll.Failed)
         until(lambda: deferring.decode.get(ROOM), [KVPoll.Failed])
 
