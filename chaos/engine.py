@@ -61,10 +61,14 @@ class Engine:
     def __enter__(self) -> Engine:
         self._environment = os.environ.get("XDG_RUNTIME_DIR")
         os.environ["XDG_RUNTIME_DIR"] = str(self._folder)
-        for rank in range(RANKS):
-            self._launch(rank)
-        for child in self._running:
-            child.receive(PATIENCE)
+        try:
+            for rank in range(RANKS):
+                self._launch(rank)
+            for child in self._running:
+                child.receive(PATIENCE)
+        except BaseException:  # one of them does not start
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

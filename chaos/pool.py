@@ -34,12 +34,16 @@ class WorkerPool:
         self.running: list[WorkerProcess] = []
         self.ended: list[WorkerProcess] = []
         self._plain: list[WorkerProcess] = []
-        if has_plain:
-            self._plain.append(self._launch("chaos.plain", replace(plan, file=str(folder / "plain.jsonl"))))
-        for _ in range(count):
-            self._start()
-        for worker in self.running + self._plain:
-            worker.receive(START_SECONDS)
+        try:
+            if has_plain:
+                self._plain.append(self._launch("chaos.plain", replace(plan, file=str(folder / "plain.jsonl"))))
+            for _ in range(count):
+                self._start()
+            for worker in self.running + self._plain:
+                worker.receive(START_SECONDS)
+        except BaseException:  # one of them does not start
+            self.__exit__()
+            raise
 
     def kill(self, worker: WorkerProcess) -> None:
         """Kill a worker with SIGKILL and start another in its place; returns when that one is ready."""

@@ -22,6 +22,7 @@ from tests.support.blocking import Blocking
 from tests.support.failover import Failover
 from tests.support.loggers import errors_of, unchanged
 from tests.support.looped import Side
+from tests.support.own_threads import begin_test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +60,12 @@ def no_store_uses_the_harness_user() -> Iterator[None]:
 
             patch.setattr(module, "connection_options", checked)
         yield
+
+
+@pytest.fixture(autouse=True)
+def threads_of_others() -> None:
+    """Tell this test's threads from those that run already."""
+    begin_test()
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +165,9 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def cluster() -> Iterator[clusters.Cluster]:
+def cluster() -> clusters.Cluster:
     """The cluster of this process."""
-    cluster = clusters.shared()
-    yield cluster
-    cluster.finish_all_moves()
+    return clusters.shared()
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_kvpoll.agent import frames
+from tests.support.fuzzing import examples
 
 SIZES = st.sampled_from([0, 1, frames.PIECE - 1, frames.PIECE, frames.PIECE + 1, 2 * frames.PIECE, 100_000])
 
 
+@examples(100)
 @given(st.lists(st.tuples(st.integers(0, 255), SIZES.map(lambda n: bytes(n % 251 for n in range(n)))), max_size=4))
 def test_messages_come_out_as_they_went_in(messages):
     assembler = frames.Assembler()
@@ -40,6 +42,7 @@ def test_a_message_that_is_too_long_is_not_cut():
         list(frames.packets(1, bytes(frames.MAX_MESSAGE + 1)))
 
 
+@examples(100)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_hello_or_an_error(message):
     for kind in (frames.Hello, frames.Welcome):

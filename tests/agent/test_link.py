@@ -86,7 +86,7 @@ def test_what_another_thread_kept_from_being_sent_wants_room(ends):
 
 
 class Slow:
-    """A socket that sends when it may."""
+    """A socket that sends when it may. It waits only once, so that a thread which waits for it goes on."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -94,5 +94,6 @@ class Slow:
 
     def send(self, *arguments):
         self.has_begun.set()
-        self.may_end.wait(pace.seconds(20))
+        self.may_end.wait(pace.seconds(10))
+        self.may_end.set()
         return self.inner.send(*arguments)

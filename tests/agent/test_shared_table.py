@@ -18,6 +18,7 @@ from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.errors import StoreUnavailableError
 from redis_kvpoll.protocol import keys
 from tests.support import pace
+from tests.support.real import connections
 from tests.support.table_clients import Process
 
 FAIL, BOOT, INPUT, MOVE, DONE = range(5)
@@ -74,10 +75,6 @@ async def ranks(sessions, url):
 def calls(client):
     """How many scripts the server has run."""
     return client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
-
-
-def connections(client):
-    return {each["id"] for each in client.client_list()}
 
 
 async def _are_closed(client, before):

@@ -52,7 +52,7 @@ class TestStopped:
 
     def test_a_process_that_stands_still_blames_nobody(self, engine):
         """A client that is stopped for long asks again before it gives its agent up."""
-        client = engine.client("stopped", "--unanswered=4")
+        client = engine.client("stopped", f"--unanswered={quick().unanswered}")
         os.kill(client.pid, signal.SIGSTOP)
         for _ in pace.turns(3):
             pass
@@ -64,8 +64,9 @@ class TestStopped:
 
     def test_an_agent_that_is_only_busy_is_kept(self, engine):
         """Its process runs, however long its event loop takes: another one would be no faster."""
-        here = engine.channel(timing=Timing(unanswered=4, busy=10**6, unwelcome=1_000))
-        here.send(STALL, b"3")
+        second = pace.seconds(1)
+        here = engine.channel(timing=Timing(tick=0.3 * second, unanswered=4, busy=10**6, unwelcome=1_000))
+        here.send(STALL, b"%g" % (3 * second))
         here.send(ECHO, b"later")
         until(here.messages, "the echo")
         assert len(engine.agents()) == 1

@@ -26,10 +26,11 @@ from redis_kvpoll.cli.report import as_json, render
 from redis_kvpoll.replay import runner
 from redis_kvpoll.replay.pacing import HostTooSlowError
 from redis_kvpoll.replay.report import Latency
-from tests.support import real
+from tests.support import pace, real
 from tests.support.reports import report
 
-SMALL = ("--limit=20", "--speed=60", "--crash-rate=0", "--late-rate=0.3", "--reuse-rate=0.3", "--seed=4")
+SPEED = f"--speed={60 / pace.factor():g}"
+SMALL = ("--limit=20", SPEED, "--crash-rate=0", "--late-rate=0.3", "--reuse-rate=0.3", "--seed=4")
 
 
 def run(*args):
@@ -78,7 +79,7 @@ class TestCommand:
         assert "s3cret" not in result.output
 
     def test_report_as_json_is_one_document_on_stdout(self, url):
-        result = run("replay", "--redis", url, "--limit", "20", "--speed", "60", "--crash-rate", "0", "--json")
+        result = run("replay", "--redis", url, "--limit", "20", SPEED, "--crash-rate", "0", "--json")
         document = json.loads(result.stdout)
         assert result.exit_code == 0
         assert document["requests"] == 20

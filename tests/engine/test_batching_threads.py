@@ -18,7 +18,7 @@ from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.sync import dispatcher
 from tests.support import cluster, pace, real
-from tests.support.calls import MARGIN
+from tests.support.calls import MARGIN, objects_of
 from tests.support.hammer import hammer
 from tests.support.internals import (
     context_of,
@@ -104,10 +104,12 @@ class TestSharedBatches:
             assert find_order("strict", of_room), f"room {room}: no serial order explains {sorted(of_room)}"
 
     def test_finished_calls_leave_nothing_in_memory(self, store, threads):
+        types = (PendingCall, Batch, dispatcher.CallingThread)
+        of_others = objects_of(*types)
         list(threads.map(lambda room: store.update_status(room, BOOT), range(500)))
         store.get(1)
         gc.collect()
-        assert [one for one in gc.get_objects() if type(one) in (PendingCall, Batch, dispatcher.CallingThread)] == []
+        assert not objects_of(*types).keys() - of_others.keys()
         assert is_idle(store)
 
 

@@ -89,10 +89,11 @@ class TestImpatientTask:
                 beside = await self.calls_of_five(handles, 4 * second)
                 impatient.cancel()
                 left = (await asyncio.gather(impatient, return_exceptions=True))[0]
+                alone_again = await self.calls_of_five(handles, 4 * second)
                 proxy.delay = 0.0
         assert isinstance(left, asyncio.CancelledError)
-        assert (alone.errors, beside.errors) == ([], [])
-        assert beside.calls >= alone.calls / 2
+        assert (alone.errors, beside.errors, alone_again.errors) == ([], [], [])
+        assert beside.calls >= min(alone.calls, alone_again.calls) / 2
 
     @staticmethod
     async def read_impatiently(store, seconds):

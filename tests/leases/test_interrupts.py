@@ -12,6 +12,7 @@ import pytest
 from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from tests.support import interrupts, real
 from tests.support.internals import dispatcher_lock_of, dispatcher_of, queue_of
+from tests.support.own_threads import own_threads
 
 BOOT = KVPoll.Bootstrapping
 WHERE = ("/sync/lease.py", "/engine/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
@@ -31,7 +32,7 @@ CALLS = {
 
 
 def heartbeats():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-lease")]
+    return own_threads("kvpoll-lease")
 
 
 def is_sending(thread):

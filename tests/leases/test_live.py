@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -18,6 +17,7 @@ from tests.support import pace, real
 from tests.support.backup import Backup
 from tests.support.internals import interrupt_release
 from tests.support.leasing import ManualLease, now_ms, record
+from tests.support.own_threads import own_threads
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 LEASES = keys.leases("default")
@@ -233,7 +233,7 @@ class TestHolders:
         store.close()
         assert record(client) is None
         assert peer.failure_reason(1) == "owner prefill-0 left"
-        assert not [t for t in threading.enumerate() if t.name.startswith("kvpoll-lease")]
+        assert not own_threads("kvpoll-lease")
         assert not side.loop.tasks()
         lease.close()
 

@@ -30,7 +30,7 @@ def gone(refs):
 @pytest.mark.parametrize("kept", ["nothing", "a callback"])
 def test_dropped_store_with_open_mirror_is_collected(server, kept):
     with server.client() as client:
-        before = len(client.client_list())
+        before = real.connections(client)
         store = StatusStore.from_url(server.tcp)
         store.update_status(1, BOOT)
         mirror = store.mirror().__enter__()
@@ -42,7 +42,7 @@ def test_dropped_store_with_open_mirror_is_collected(server, kept):
         del store, mirror
         real.until(lambda: gone(refs), "collected")
         real.until(lambda: not threads_that_follow(), "no thread is left")
-        real.until(lambda: gone(refs) and len(client.client_list()) == before, "no connection is left")
+        real.until(lambda: gone(refs) and not real.connections(client) - before, "no connection is left")
 
 
 def test_dropped_mirror_lives_as_long_as_its_store(server):
@@ -79,10 +79,10 @@ def test_dropped_asyncio_store_is_collected(server):
 
     async def run():
         with server.client() as client:
-            before = len(client.client_list())
+            before = real.connections(client)
             refs = await use()
             async with asyncio.timeout(pace.seconds(20)):
-                while not gone(refs) or tasks() or len(client.client_list()) > before:  # noqa: ASYNC110 - no event
+                while not gone(refs) or tasks() or real.connections(client) - before:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
 
     asyncio.run(run())

@@ -206,13 +206,13 @@ class TestLostConnections:
 
     def test_closed_mirror_leaves_no_connection(self, side, server, client, peer):
         peer.update_status(1, BOOT)
-        before = len(client.client_list())
+        before = real.connections(client)
         store = side.open(server.tcp)
         with store.mirror() as mirror:
             assert store.wait(1, BOOT) is mirror.wait(1, BOOT) is BOOT
-            assert len(client.client_list()) > before
+            assert real.connections(client) - before
         store.close()
-        real.until(lambda: len(client.client_list()) == before, "no connection is left")
+        real.until(lambda: not real.connections(client) - before, "no connection is left")
         assert not following(side)
 
 
@@ -288,7 +288,7 @@ class TestServers:
             with store.mirror() as mirror, primary.client() as client:
                 found = threads.submit(mirror.wait, 1)
                 real.until(lambda: sleeping(mirror), "it sleeps")
-                real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+                real.replicate(client)
                 primary.stop()
                 world.forget(primary)
                 real.until(lambda: not mirror.synced, "it notices")

@@ -49,7 +49,7 @@ IN_THE_AGENT = [
         f"{_AGENT}.link:Link.send",
         "self._sending.acquire(blocking=False)",
         "self._sending.acquire()",
-        "agent/test_interrupts.py::test_a_handler_may_use_the_channel_at_any_place",
+        "agent/test_link.py::test_what_another_thread_kept_from_being_sent_wants_room",
     ),
     (
         "a process starts an agent although it stood still itself",

@@ -15,7 +15,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import CodeType
@@ -25,7 +25,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from redis_kvpoll.protocol import scripts
-from tests.support.loggers import unlogged
+from tests.support.loggers import unheard
 
 PROJECT = Path(__file__).parents[2]
 
@@ -133,9 +133,11 @@ def run_twice(test: str, *change: str) -> Twice:
     # Without the plugins of a session of many tests; the outer pytest still watches for crashes.
     without = [word for name in ("xdist", "cacheprovider", "faulthandler") for word in ("-p", f"no:{name}")]
     here = os.environ.get("PYTEST_CURRENT_TEST", "")
-    pytest.main([f"--rootdir={PROJECT}", f"-c{PROJECT / 'pyproject.toml'}", *without, str(PROJECT / test)], [twice])
+    options = [f"--rootdir={PROJECT}", f"-c{PROJECT / 'pyproject.toml'}", *without]
+    with unheard("asyncio"):  # the fixtures of the outer test listen, too: a task that this one loses is no error there
+        pytest.main([*options, str(PROJECT / test)], [twice])
+        let_go(twice.errors)
     os.environ["PYTEST_CURRENT_TEST"] = here
-    let_go(twice.errors)
     return twice
 
 
@@ -144,10 +146,17 @@ def let_go(errors: list[BaseException]) -> None:
 
     Python tells when it is dropped: here nobody minds, and in a later test of this process it would be an error.
     """
-    with warnings.catch_warnings(), unlogged("asyncio"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        for error in errors:
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+        _forget(errors)
         for name in ("last_type", "last_value", "last_traceback"):  # where pytest keeps the last error
             vars(sys).pop(name, None)
         gc.collect()
+
+
+def _forget(errors: Iterable[BaseException]) -> None:
+    """Drop the frames that errors hold, and those of the errors in groups."""
+    for error in errors:
+        if isinstance(error, BaseExceptionGroup):
+            _forget(error.exceptions)
+        error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -5,6 +5,7 @@ That test runs in here, first without and then with the mutation. A mutation who
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 
@@ -21,6 +22,7 @@ from tests.mutation.in_plugin import IN_THE_PLUGIN
 from tests.mutation.in_recovery import IN_RECOVERY
 from tests.mutation.in_serve import IN_SERVE
 from tests.mutation.in_statistics import IN_STATISTICS
+from tests.support.loggers import errors_of, unheard
 
 OF_USERS = IN_THE_PLUGIN + IN_THE_DOCTOR + IN_SERVE + IN_STATISTICS + IN_THE_AGENT
 ALL = IN_LUA + IN_THE_CLIENT + IN_RECOVERY + IN_FOLLOWERS + OF_USERS
@@ -48,7 +50,8 @@ def test_mutation_without_its_text_is_an_error():
         pass
 
 
-def test_what_a_mutated_test_left_open_is_let_go():
+@pytest.mark.parametrize("is_grouped", [False, True], ids=["alone", "in a group"])
+def test_what_a_mutated_test_left_open_is_let_go(is_grouped):
     def fail():
         left = socket.socket(socket.AF_UNIX)
         raise AssertionError(left.fileno())
@@ -57,10 +60,21 @@ def test_what_a_mutated_test_left_open_is_let_go():
     try:
         fail()
     except AssertionError as error:
-        errors.append(error)
+        descriptor = error.args[0]
+        errors.append(ExceptionGroup("of several tasks", [error]) if is_grouped else error)
     mutate.let_go(errors)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(errors[0].args[0])
+        os.fstat(descriptor)
+
+
+def test_errors_that_a_mutated_test_logs_are_not_heard():
+    """The fixtures of the outer test listen, too."""
+    logger = logging.getLogger("tests.mutation")
+    with errors_of(logger.name) as outer:
+        with unheard(logger.name), errors_of(logger.name) as inner:
+            logger.error("of the inner test")
+        logger.error("of the outer test")
+    assert (outer, inner) == (["of the outer test"], ["of the inner test"])
 
 
 def test_each_kind_has_enough_mutations():

@@ -17,6 +17,7 @@ from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import install, register, worker
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from tests.support import pace, real
+from tests.support.own_threads import own_threads
 from tests.support.standin import OWNER, joined, manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -133,8 +134,7 @@ class TestJoining:
         before = dict(vars(sglang))
         with joined(sglang):
             assert vars(sglang) == before
-            threads = {"kvpoll-background", "kvpoll-table", "kvpoll-leave"}
-            real.until(lambda: not threads & {thread.name for thread in threading.enumerate()}, "it has left")
+            real.until(lambda: not own_threads("kvpoll-background", "kvpoll-table", "kvpoll-leave"), "it has left")
         assert caplog.text.count("the status table is disabled: ZeroDivisionError") == 1
         assert table.owners() == []
 
@@ -153,8 +153,8 @@ class TestJoining:
         sglang = manager(teardown=lambda: None, deferred_bootstrap=object())
         gone = weakref.ref(sglang)
         with joined(sglang):
-            assert "kvpoll-background" in {thread.name for thread in threading.enumerate()}
+            assert own_threads("kvpoll-background")
             sglang.teardown()
         del sglang
         real.until(lambda: gc.collect() and gone() is None, "it is forgotten")
-        assert "kvpoll-background" not in {thread.name for thread in threading.enumerate()}
+        assert not own_threads("kvpoll-background")

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 
 import pytest
 
@@ -14,6 +13,7 @@ from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import rounds
 from redis_kvpoll.aio.lease import AsyncLease
 from tests.support import real
+from tests.support.own_threads import own_threads
 from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -112,7 +112,7 @@ def test_close_during_outage_ends_in_time(world, server):
     with joined(sglang):
         os.kill(server.pid, signal.SIGKILL)
         sglang.request_status[1] = BOOT
-    assert "kvpoll-table" not in {thread.name for thread in threading.enumerate()}
+    assert not own_threads("kvpoll-table")
     sglang.request_status[1] = OK  # SGLang runs on until it ends
     assert sglang.request_status[1] == OK
     world.restart(server)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
+from tests.support.fuzzing import examples
 from tests.support.standin import EarlyManager, Manager, decided
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -133,10 +134,10 @@ class TestLateUpdate:
         assert registry.statuses[ROOM] == WAIT
         assert take_all(registry) == [(True, WAIT, False)]
 
+    @examples(100)
     @given(
         st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["begin", "end", "clear", "open", "fail"])), max_size=40)
     )
-    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def test_any_thread_order_keeps_cleared_and_failed(self, steps):
         """However three threads interleave their steps, no cleared room comes back and no Failed is undone."""
         registry, begun = RoomRegistry(lambda: None), {}

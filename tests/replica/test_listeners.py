@@ -61,9 +61,10 @@ def test_who_calls_them_goes_on_with_what_others_find(impatient):
     first.start()
     is_called.wait()
     news.find(2)
-    assert [room for room, _ in news.told] == [1]
+    told_meanwhile = [room for room, _ in news.told]
     may_return.set()
     first.join()
+    assert told_meanwhile == [1]
     assert news.told == [(1, first.ident), (2, first.ident)]
 
 
@@ -83,10 +84,11 @@ def test_thread_waits_for_its_turn(monkeypatch):
     is_called.wait()
     second.start()
     second.join(0.1)
-    assert second.is_alive()
+    is_waiting = second.is_alive()
     may_return.set()
     first.join()
     second.join()
+    assert is_waiting
     assert news.told == [1, 2]
 
 

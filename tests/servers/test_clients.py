@@ -175,12 +175,12 @@ class TestClosing:
 
     def test_closed_store_leaves_no_connection(self, world, server):
         with server.client() as client:
-            before = len(client.client_list())
+            before = real.connections(client)
             store = world.open(server.tcp)
             store.update_status(1, 1)
-            assert len(client.client_list()) == before + 1
+            assert len(real.connections(client) - before) == 1
             store.close()
-            real.until(lambda: len(client.client_list()) == before, "the connection is closed")
+            real.until(lambda: not real.connections(client) - before, "the connection is closed")
 
     def test_unused_store_can_be_closed(self, world, server):
         world.open(server.tcp).close()

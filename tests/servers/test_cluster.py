@@ -244,7 +244,7 @@ def test_replica_takes_over_from_dead_primary(kind):
         real.until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", "all is well")
         store = world.open(f"redis+cluster://127.0.0.1:{primary.port}", shards=SHARDS, deadline=60.0)
         store.update_many(dict.fromkeys(ROOMS, 1))
-        real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+        real.replicate(client)
         primary.stop()
         other.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
         assert store.clear(1) is KVPoll.Bootstrapping

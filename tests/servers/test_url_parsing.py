@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import AsyncStatusStore, InvalidInputError, StatusStore
 from redis_kvpoll.transport.urls import Target, parse
+from tests.support.fuzzing import examples
 
 H = ("h", 6379)
 
@@ -201,6 +202,7 @@ def test_error_shows_no_password(maker, url):
 EDITS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["", *":/?#@[]%,.=& "])), max_size=4)
 
 
+@examples(100)
 @given(st.sampled_from(TEMPLATES), st.sampled_from(SECRETS), EDITS)
 def test_error_of_mistyped_url_shows_no_password(template, secret, edits):
     """Each edit removes a character of the URL around the password, or puts another there."""

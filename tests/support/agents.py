@@ -129,6 +129,11 @@ class Engine:
         self._channels.append(recorded.channel)
         return recorded.start() if start else recorded
 
+    def closing(self, channel):
+        """The channel, which is closed in the end, whatever becomes of the test: else it starts agents for ever."""
+        self._channels.append(channel)
+        return channel
+
     def raw(self, **options):
         """A connection to the newest agent."""
         raw = Raw(self.rendezvous.socket_path(self.rendezvous.newest()), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -75,6 +76,11 @@ async def until(found, what, seconds=60):
                 await asyncio.sleep(0.001)
     except TimeoutError:
         raise AssertionError(f"never came: {what}") from None
+
+
+def objects_of(*types):
+    """All objects of these types, by their identities; as long as they are kept here, no other gets the same."""
+    return {id(one): one for one in gc.get_objects() if type(one) in types}
 
 
 def put(store, room, status):

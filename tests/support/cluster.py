@@ -86,21 +86,28 @@ class Cluster:
         self._moving.discard(tag)
 
     def finish_all_moves(self) -> None:
-        """Finish what a test that failed has left half done: the next one in this process uses the same cluster."""
+        """Finish what a test that failed has left half done."""
         for tag in list(self._moving):
             self.finish_moving(tag)
 
 
 @cache
-def shared() -> Cluster:
-    """The cluster of this process, started when it is first asked for."""
+def _started() -> Cluster:
     return Cluster()
+
+
+def shared() -> Cluster:
+    """The cluster of this process, started when it is first asked for. No slot of it moves."""
+    cluster = _started()
+    cluster.finish_all_moves()
+    return cluster
 
 
 def shared_in(world: real.World) -> Cluster:
     """The same, for a test whose world empties it in the end."""
-    world.share(*shared().nodes)
-    return shared()
+    cluster = shared()
+    world.share(*cluster.nodes)
+    return cluster
 
 
 def _is_ready(client: redis.Redis) -> bool:

@@ -33,7 +33,7 @@ class Failover:
     def wait_for_replica(self) -> None:
         """Return when the replica has everything."""
         with self.old.client() as client:
-            real.until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+            real.replicate(client)
 
     def pause(self) -> None:
         """Let the old primary stand still."""

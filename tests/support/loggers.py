@@ -40,13 +40,14 @@ def errors_of(name: str) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def unlogged(name: str) -> Iterator[None]:
-    """Drop what a logger gets meanwhile."""
-    logging.getLogger(name).disabled = True
+def unheard(name: str) -> Iterator[None]:
+    """Keep what a logger gets meanwhile from the handlers that it has now."""
+    logger = logging.getLogger(name)
+    handlers, logger.handlers = logger.handlers, []
     try:
         yield
     finally:
-        logging.getLogger(name).disabled = False
+        logger.handlers = handlers
 
 
 def _loggers() -> list[logging.Logger]:

@@ -14,6 +14,7 @@ from typing import Any
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio.room import AsyncRoom
 from tests.support import pace
+from tests.support.own_threads import own_threads
 
 PATIENCE = 300
 """Seconds; a call that takes longer has hung."""
@@ -98,9 +99,7 @@ class Side:
     def __exit__(self, *_: object) -> None:
         for store in self._made:
             store.close()
-        left = self.loop.tasks() | {
-            t.name for t in threading.enumerate() if t.name.startswith(("kvpoll-follow", "kvpoll-lease"))
-        }
+        left = self.loop.tasks() | {thread.name for thread in own_threads("kvpoll-follow", "kvpoll-lease")}
         self.loop.__exit__()
         assert not left, f"left behind: {left}"
 

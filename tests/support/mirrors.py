@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from tests.support import real
 from tests.support.internals import replica_of
+from tests.support.own_threads import own_threads
 
 
 def sleeping(mirror_or_waits, count=1):
@@ -23,7 +22,7 @@ def following(side):
 
 
 def threads_that_follow():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("kvpoll-follow")]
+    return own_threads("kvpoll-follow")
 
 
 def current(mirror, store, rooms=range(10)):

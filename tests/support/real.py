@@ -93,6 +93,17 @@ def is_busy(client: redis.Redis) -> bool:
     return False
 
 
+def connections(client: redis.Redis) -> set[str]:
+    """The ids of the connections of a server: of a shared one others may be closed, or opened, at any moment."""
+    return {connection["id"] for connection in client.client_list()}
+
+
+def replicate(client: redis.Redis) -> None:
+    """Wait until a replica has all that its primary has executed before."""
+    client.set("replicated", 1, ex=60)  # WAIT is for the last write of its own connection, and all before it
+    until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
+
+
 def hear_signals() -> None:
     """Undo what children inherit: in the background SIGINT and SIGQUIT are ignored, under nohup SIGHUP is."""
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
