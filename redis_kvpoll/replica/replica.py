@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
+from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
@@ -52,7 +53,6 @@ class Replica:
         self.period = period
         """Seconds between reads of the feed; 0 to read each change at once."""
         self.lock = lock
-        self._is_owned: Callable[[], bool] = getattr(lock, "_is_owned", bool)  # as threading.Condition asks an RLock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.consensus: dict[int, KVPoll] = {} if context.rank else self.statuses
@@ -86,8 +86,6 @@ class Replica:
 
     def take_changes(self) -> list[tuple[int, KVPoll | None]]:
         """Return the changes since the last call, in order: each room with its new status, None when it is gone."""
-        if not self._changes:
-            return []
         with self.lock:
             changes, self._changes = self._changes, []
         return changes
@@ -113,10 +111,14 @@ class Replica:
                 finally:
                     self._is_changing = False
 
+    def _change_followed(self, shard: ShardReplica, action: Callable[[], object]) -> None:
+        """Change a shard by what was read for it, unless it was given up meanwhile: then it will be read anew."""
+        self._change(lambda: action() if shard.is_followed else None)
+
     @property
     def is_interrupted(self) -> bool:
         """Whether the caller interrupts a change of its own thread, so that no other thread can change the copy."""
-        return self._is_owned()
+        return owns(self.lock)
 
     def _want_resync(self) -> None:
         self.resyncs_wanted += 1
@@ -172,7 +174,7 @@ class Replica:
             if at_tail:
                 shard.tail_seen_at = shard.appended_after = now
 
-        self._change(change)
+        self._change_followed(shard, change)
 
     def snapshot(
         self,
@@ -184,10 +186,8 @@ class Replica:
         asked_at: float | None = None,
     ) -> None:
         """Apply a read, which is true as of ``now``; ``asked_at`` if it began earlier."""
-        shard, asked_at = self.shards.get(tag), now if asked_at is None else asked_at
-        if shard is not None:
-            at = number_of(feed_id)
-            self._change(lambda: shard.snapshot(at, rooms, reply, now, asked_at))
+        shard, at, began_at = self.shards[tag], number_of(feed_id), now if asked_at is None else asked_at
+        self._change_followed(shard, lambda: shard.snapshot(at, rooms, reply, now, began_at))
 
     def uncertain(self, tag: str) -> list[int]:
         """Return the rooms whose state is not known from the feed; they stay here until they are read."""

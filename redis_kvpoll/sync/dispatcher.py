@@ -24,6 +24,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.engine.reads import next_page
 from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
@@ -72,7 +73,6 @@ class Dispatcher:
         """Begin with free queues: in the child of a fork, the senders and callers are threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
         self._queues: defaultdict[str, ShardQueue] = defaultdict(ShardQueue)
         self._threads_inside: set[int] = set()
 
@@ -193,18 +193,10 @@ class Dispatcher:
     def _must_not_wait(self, me: int, pending_calls: list[PendingCall]) -> bool:
         """Whether a signal handler or finalizer makes a call while others may wait for its thread: in a call of the
         thread's own, or while it connects for another thread, or has the lock."""
-        if me in self._threads_inside or is_opening(me) or self._has_lock():
+        if me in self._threads_inside or is_opening(me) or owns(self._lock):
             return True
         queues = map(self._queue, pending_calls)
         return any(queue.batch is not None and queue.sender == me for queue in queues)
-
-    def _has_lock(self) -> bool:
-        """Whether this thread has the lock; only a condition tells that."""
-        try:
-            self._condition.notify(0)
-        except RuntimeError:
-            return False
-        return True
 
     def _queue(self, pending: PendingCall) -> ShardQueue:
         return self._queues[pending.call.tag]

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, WaitTimeoutError
+from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.replica.host import WaitTurns
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
@@ -38,7 +39,6 @@ class Mirror(MirrorBase):
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
         super().__init__(dispatcher.executor, rooms, period, ThreadTurn())
         self._dispatcher = dispatcher
-        self._is_open = False
         self._was_open = False
         """Whether it was open in the parent when this process was forked: then its first use opens it here."""
         self._threads: list[FollowerThread] = []
@@ -59,16 +59,12 @@ class Mirror(MirrorBase):
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
         room, goal, seconds = self._checked_wait(room, statuses, timeout)
-        give_up_at, was_over = until(seconds), False
+        give_up_at, turns = until(seconds), WaitTurns(self, room, seconds)
         while True:
             try:
                 return self._wait_once(lambda: self._read(room), room, goal, give_up_at, seconds)
-            except RoomNotFoundError:
-                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
-                    raise
-                if was_over:
-                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
-            was_over = is_over(give_up_at)
+            except (RoomNotFoundError, StoreUnavailableError) as error:
+                self._dispatcher.run(turns.after(error, is_over(give_up_at)))
 
     def _read(self, room: int) -> KVPoll | None:
         return self._dispatcher.execute(room_commands.wait(room))
@@ -153,7 +149,6 @@ class Mirror(MirrorBase):
             thread.start()
         while not self._has_begun():
             self._progress.wait()
-        self._is_open = True
         self._bind()
 
     def _progressed(self) -> None:
@@ -161,7 +156,6 @@ class Mirror(MirrorBase):
 
     def _stop(self) -> None:
         self._unbind()
-        self._is_open = False
         self._progress.set()
         replica, self._replica = self._replica, None
         if replica is not None:
@@ -171,9 +165,9 @@ class Mirror(MirrorBase):
 
     def after_fork(self) -> None:
         """Reset in the child, where neither the threads nor their connections and locks are usable."""
+        self._was_open = self._is_open or self._was_open
         self._unbind()
-        self._replica, self._followers, self._threads = None, [], []
-        self._was_open, self._is_open, self._beginning = self._is_open or self._was_open, False, None
+        self._replica, self._followers, self._threads, self._beginning = None, [], [], None
         self._listeners.turn = ThreadTurn()
         self._starting = threading.RLock()
         self._progress = Signal()
