@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import AskError, ResponseError
+from redis.exceptions import MovedError, ResponseError
 
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.model import Owner
@@ -18,6 +18,7 @@ from redis_kvpoll.protocol import keys, refused_writes
 from redis_kvpoll.protocol.owner_listing import has_lost, list_due, merge_owners, parse_due, parse_owners, words_of
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
+from redis_kvpoll.statistics.asking import ask
 from redis_kvpoll.statistics.model import FeedState
 
 
@@ -81,8 +82,8 @@ class Beside:
 
     def _try(self, tag: str, words: list[str]) -> FollowerFlow[Any]:
         try:
-            return (yield Send(tag, words))
-        except AskError:
+            return (yield from ask(tag, words))
+        except MovedError:
             raise
         except ResponseError:
             return None

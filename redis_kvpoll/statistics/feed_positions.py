@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 
-from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
+from redis_kvpoll.statistics.asking import ask
 from redis_kvpoll.statistics.beside import Beside
 from redis_kvpoll.statistics.position import START, MissedError, Position
 
@@ -31,7 +31,7 @@ class Feeds:
 
     def find_position(self, tag: str, lookback: float) -> FollowerFlow[None]:
         """Begin at the end of a shard's feed, or so many seconds before it."""
-        last = yield Send(tag, ["XREVRANGE", keys.feed(tag), "+", "-", "COUNT", "1"])
+        last = yield from ask(tag, ["XREVRANGE", keys.feed(tag), "+", "-", "COUNT", "1"])
         self._health.answered(time.monotonic())
         trimmed_ms = (yield from self._beside.trimmed_until(tag)) if lookback else 0
         with self._aggregates.lock:
@@ -57,7 +57,7 @@ class Feeds:
         while until is None or until != position.id:
             end = "+" if until is None else until.decode()
             words = ["XRANGE", keys.feed(tag), position.id.decode(), end, "COUNT", str(ENTRIES + 1)]
-            entries = yield Send(tag, words)
+            entries = yield from ask(tag, words)
             self._health.answered(time.monotonic())
             if position.words is not None:
                 if not entries and (yield from self._has_ended(tag, position)):

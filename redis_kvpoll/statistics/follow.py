@@ -11,6 +11,7 @@ A session lasts as long as its connection:
    blocks on the server. Then read the rooms whose TTL has ended.
 
 After a lost connection, the next session goes on at the same entries. Another server that has them has what was read.
+A walk begins again, but what it has met stays known, and changes of that count meanwhile.
 
 Where no entry was read, since the feed is empty, a loss of data shows nowhere: rooms that were lost then stay until
 their TTL ends.
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import AskError, NoScriptError, RedisError
+from redis.exceptions import AskError, NoScriptError, RedisError, TryAgainError
 
 from redis_kvpoll.engine import classify
 from redis_kvpoll.engine.classify import Failure, NotSent
@@ -38,6 +39,7 @@ from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
+from redis_kvpoll.statistics.asking import ask
 from redis_kvpoll.statistics.beside import Beside
 from redis_kvpoll.statistics.feed_positions import Feeds
 from redis_kvpoll.statistics.position import START, MissedError
@@ -85,7 +87,7 @@ class StatisticsFollower:
         self._beside = Beside(aggregates)
         self._feeds = Feeds(aggregates, self._beside, self.health)
         self._missed: set[str] = set()
-        """The shards of which changes were missed in this round."""
+        """The shards of which changes were missed, until they are walked: nobody reads on from their positions."""
 
     def session(self) -> FollowerFlow[float | None]:
         """Follow until an error; return the seconds to wait before the next session, or None when it may end."""
@@ -124,7 +126,7 @@ class StatisticsFollower:
 
     def _check_settings(self) -> FollowerFlow[None]:
         """Adopt the namespace's settings, or check that they are the ones that were adopted."""
-        reply = yield Send(self._expected.namespace, self._expected.reading())
+        reply = yield from ask(self._expected.namespace, self._expected.reading())
         if self._context is None:
             if not any(reply) and not self._expected.does_without:
                 what = f"namespace {self._expected.namespace!r} does not exist yet: nothing has been written to it"
@@ -173,17 +175,14 @@ class StatisticsFollower:
             self.health.succeeded()
 
     def _catch_up(self, tags: list[str]) -> FollowerFlow[None]:
-        self._missed.clear()
-        if unknown := [
-            tag for tag in tags if tag not in self._feeds.positions or not self.aggregates.shards[tag].is_walked
-        ]:
-            yield from self._resync(unknown)
+        if unwalked := [tag for tag in tags if not self.aggregates.shards[tag].is_walked]:
+            yield from self._read_all(unwalked)
         for tag in tags:
             yield from self._unless_missed(tag, self._feeds.read(tag))
             yield from self._unless_missed(tag, self._read_due(tag))
 
     def _unless_missed(self, tag: str, read: FollowerFlow[None]) -> FollowerFlow[None]:
-        """Read from a shard of which nothing was missed in this round. If something was, it is walked in the next one.
+        """Read from a shard of which nothing was missed. If something is, it is walked in the next round.
 
         Other shards are read on, so that all that one event has cost changes are walked together.
         """
@@ -199,21 +198,25 @@ class StatisticsFollower:
 
     # A walk
 
-    def _resync(self, tags: list[str]) -> FollowerFlow[None]:
-        """Find a position in the feed of some shards, and read all their rooms."""
+    def _read_all(self, tags: list[str]) -> FollowerFlow[None]:
+        """Read all rooms of some shards, each after its feed; of one whose walk was cut short, go on in its feed."""
         with self.aggregates.lock:
-            self.aggregates.totals.resyncs += any(tag in self._feeds.positions for tag in tags)
+            self.aggregates.totals.resyncs += not self._missed.isdisjoint(tags)
         for tag in tags:
             is_first = tag not in self._feeds.positions
-            yield from self._feeds.find_position(tag, self._lookback if is_first else 0.0)
-            with self.aggregates.lock:
-                self.aggregates.shards[tag].begin_walk()
+            if is_first or tag in self._missed:
+                yield from self._feeds.find_position(tag, self._lookback if is_first else 0.0)
+                self._missed.discard(tag)
+                with self.aggregates.lock:
+                    self.aggregates.shards[tag].begin_walk()
             yield from self._unless_missed(tag, self._feeds.read(tag))
         yield from self._walk(tags)
 
     def _walk(self, tags: list[str]) -> FollowerFlow[None]:
         """Read all rooms of some shards, with pauses, and all feeds beside them, lest one turns over unread."""
         shards, context = self.aggregates.shards, self._known_context
+        for tag in tags:
+            shards[tag].walked = 0
         # A redirect ends the session, so the slot map is the same for the whole scan.
         only = tags if self._clustered or len(tags) == 1 else None
         page = min(MAX_PAGE, max(1, round(PAGE * self._share * 10)))
@@ -265,13 +268,16 @@ class StatisticsFollower:
             with self.aggregates.lock:
                 rooms = shard.rooms.due(self.aggregates.now_ms(time.monotonic()), PAGE)
             if rooms:
-                yield from self._read_rooms(tag, rooms)
+                try:
+                    yield from self._read_rooms(tag, rooms)
+                except TryAgainError:
+                    return  # their slot is being moved, and is on two nodes: they are due again
 
     def _send_script(self, tag: str, rooms: list[int]) -> FollowerFlow[Any]:
         call = SNAPSHOT_FIELDS.call(self._known_context, tag, rooms, [], ())
         words = call.words()
         try:
-            return (yield Send(tag, words))
+            return (yield from ask(tag, words))
         except NoScriptError:
             words[:2] = "EVAL", call.spec.script.source
-        return (yield Send(tag, words))
+        return (yield from ask(tag, words))

@@ -33,13 +33,11 @@ RESTORED_AFTER_MS = 1000
 """A room whose generation is so much older than the entry that tells its opening was restored after a loss of data."""
 
 
-def opened_before(opening: Opening, at_ms: int) -> int | None:
-    """Return when a room that was restored had been opened, by its generation; None for a room that is opened now."""
+def opened_us(opening: Opening) -> int | None:
+    """Return when a room was opened, in microseconds, by its generation; None if that is no time."""
     micros = opening.generation
-    if not (micros.isascii() and micros.isdecimal() and len(micros) == MICROSECONDS_DIGITS):
-        return None
-    opened_ms = int(micros) // 1000
-    return opened_ms if opened_ms < at_ms - RESTORED_AFTER_MS else None
+    is_time = micros.isascii() and micros.isdecimal() and len(micros) == MICROSECONDS_DIGITS
+    return int(micros) if is_time else None
 
 
 class ShardStatistics:
@@ -53,6 +51,8 @@ class ShardStatistics:
         """Rooms that the current walk has met."""
         self._totals = totals
         self._owners = owners
+        self._last_opened_us = 0
+        """The generation of the last room that was opened, and not restored."""
         self.awaiting: dict[int, int] = {}
         """Rooms that failed without a reason, and when."""
 
@@ -61,7 +61,7 @@ class ShardStatistics:
 
         With ``stays_known`` they count as all rooms meanwhile.
         """
-        self.is_walked, self.walked = self.is_walked and stays_known, 0
+        self.is_walked = self.is_walked and stays_known
         self.rooms.begin_walk()
         for room in list(self.awaiting):
             self._settle(room, None)
@@ -113,15 +113,25 @@ class ShardStatistics:
         """Take an entry that created a room. Returns whether the room is new, and not one that is back."""
         owner = self._owners.number(opening.owner) if opening.owner else 0
         is_known = before is not None and self.rooms.is_confirmed(before)
-        opened_ms = opened_before(opening, at_ms)
-        if opened_ms is not None:  # it was not opened now: it is back after a loss of data
-            self._restored(room, before if is_known else None, Record(status, at_ms, opened_ms, due_ms, owner))
-            return False
+        opened_at_us = opened_us(opening)
+        if opened_at_us is not None:
+            if self._is_restored(opened_at_us, at_ms):
+                record = Record(status, at_ms, opened_at_us // 1000, due_ms, owner)
+                self._restored(room, before if is_known else None, record)
+                return False
+            self._last_opened_us = opened_at_us
         if before is not None and is_known:
             self._ended(room, before, at_ms)
         self._totals.transition(ABSENT, status.name, at_ms)
         self.rooms.put(room, Record(status, at_ms, at_ms, due_ms, owner, SINCE_SEEN | OPENING_SEEN))
         return True
+
+    def _is_restored(self, opened_at_us: int, at_ms: int) -> bool:
+        """Whether a room that an entry created is back after a loss of data, and was not opened now.
+
+        While the clock is behind, the entry has the time of the feed's last one, and the room the next generation.
+        """
+        return opened_at_us // 1000 < at_ms - RESTORED_AFTER_MS and opened_at_us != self._last_opened_us + 1
 
     def _restored(self, room: int, before: Record | None, record: Record) -> None:
         """A room is back after a loss of data; ``before`` is what it was, if that is known. Nobody has opened it."""

@@ -245,3 +245,20 @@ def test_restored_room_has_its_status_since_its_last_write(shard):
     shard.tell(60_000, 1, BOOT, "first", NOW * 1000)
     shard.found(60_010, 1, BOOT, since=5000)
     assert shard.rooms.get(1).since_ms == NOW + 5000
+
+
+def test_clock_that_went_back_makes_no_room_restored(shard):
+    """Entries keep the time of the feed's last one, and generations go up by one, until the clock has caught up."""
+    shard.tell(0, 1, BOOT, "first", NOW * 1000)
+    shard.tell(60_000, 1, MOVE)
+    for room in (2, 3):
+        shard.tell(60_000, room, BOOT, "first", NOW * 1000 + room - 1)
+    assert shard.totals.transitions() == {("absent", BOOT): 3, (BOOT, MOVE): 1}
+    assert shard.rooms.get(3).opened_ms == NOW + 60_000
+
+
+@pytest.mark.parametrize("generation", ["9" * 5000, "1" * 15 + "\N{ARABIC-INDIC DIGIT ONE}", "x"])
+def test_generation_that_is_no_time_counts_as_opened(shard, generation):
+    """It was written by hand."""
+    shard.tell(0, 1, BOOT, "first", generation)
+    assert shard.totals.transitions() == {("absent", BOOT): 1}

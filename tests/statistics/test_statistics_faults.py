@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from chaos.proxy import Proxy
@@ -106,6 +108,12 @@ def test_server_that_never_answers_ends_the_wait(side):
         statistics.wait_synced(pace.seconds(20))
 
 
+def read_again(statistics):
+    """Wait until everything was read after this moment."""
+    began = time.monotonic()
+    real.until(lambda: statistics.snapshot().lag_seconds < time.monotonic() - began, "read")
+
+
 class TestCluster:
     @pytest.fixture
     def world(self):
@@ -114,7 +122,8 @@ class TestCluster:
 
     @pytest.fixture
     def cluster(self, world):
-        return clusters.shared_in(world)
+        yield (cluster := clusters.shared_in(world))
+        cluster.finish_all_moves()
 
     @pytest.fixture
     def store(self, side, cluster):
@@ -138,6 +147,23 @@ class TestCluster:
             cluster.finish_moving("prod/3")
             store.update_many(dict.fromkeys(rooms, DONE))
             settled(statistics, {BOOT: 100 - len(rooms), DONE: len(rooms)})
+
+    def test_slot_that_moves_leaves_statistics_synced(self, store, cluster):
+        """Its source refers to the target for every key that is absent (its leases), or has moved (its feed)."""
+        by_tag = {keys.tag("prod", 8, room): room for room in range(100)}
+        here, other = by_tag.pop("prod/3"), by_tag.popitem()[1]
+        store.update_many(dict.fromkeys(range(100), BOOT))
+        with store.statistics() as statistics:
+            settled(statistics, {BOOT: 100})
+            cluster.start_moving("prod/3")
+            read_again(statistics)
+            cluster.move_key("kvpoll:{prod/3}:feed")
+            store.update_status(other, DONE)
+            read_again(statistics)
+            settled(statistics, {BOOT: 99, DONE: 1})
+            cluster.finish_moving("prod/3")
+            store.update_status(here, DONE)
+            assert settled(statistics, {BOOT: 98, DONE: 2}).gaps == 0
 
     def test_namespaces_of_all_nodes_are_listed(self, store, cluster):
         for name in ("a", "b", "c", "d"):

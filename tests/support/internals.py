@@ -258,6 +258,11 @@ def failures_session(follower: Any) -> Any:
     yield from follower._follow()
 
 
+def feed_positions_of(follower: Any) -> Any:
+    """{shard: how far a follower of statistics has read its feed}"""
+    return follower._feeds.positions
+
+
 # Of the replica of a shard
 
 
