@@ -65,10 +65,12 @@ class _Follower:
 
     def ask(self, now: float) -> None:
         """Send the next read, as Follower._read and FailureFollower._read do."""
-        block = str(int(self.heartbeat * 1000))
+        block_ms = int(self.heartbeat * 1000)
         self.asked_at, self.looks = now, self.continuity.due(now)
-        count = str(follow.ENTRIES)
-        commands = [["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self.feed, text_of(self.position)]]
+        if not self.looks:
+            block_ms = self.continuity.wait_ms(block_ms, now)
+        words = ["XREAD", "COUNT", str(follow.ENTRIES), "BLOCK", str(block_ms)]
+        commands = [[*words, "STREAMS", self.feed, text_of(self.position)]]
         commands += self.continuity.commands() if self.looks else []
         self.expected, self.replies = len(commands), []
         self.socket.sendall(b"".join(map(_packed, commands)))

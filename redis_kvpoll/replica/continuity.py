@@ -9,12 +9,15 @@ Between two looks a hole stays unknown: the feed was trimmed past the position, 
 ids (XREAD reports what follows) or lower ones (XREAD reports nothing). So only a read with a look counts as one to the
 feed's end, and a copy is synced only while the last of these is recent: it lacks nothing that is older.
 
+A read without a look waits for entries only until the next look is due, so what it leaves unproved is proved soon.
+
 Invariant: an anchor is never further behind the position than half of the feed's bound, or one look follows each read.
 So the trimming that a busy feed needs anyway removes no anchor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from redis_kvpoll.replica.feed_ids import text_of
@@ -41,6 +44,11 @@ class Continuity:
     def due(self, now: float) -> bool:
         """Whether the next read is to look."""
         return now >= self._looked_at + LOOK_INTERVAL or self._behind > self._most_behind
+
+    def wait_ms(self, most: int, now: float) -> int:
+        """Return for how many milliseconds a read without a look waits: until a look is due, but ``most`` at most."""
+        until_due = max(1, math.ceil(1000 * (self._looked_at + LOOK_INTERVAL - now)))
+        return min(most, until_due)
 
     def commands(self) -> list[list[str]]:
         """Return the commands of a look, to follow the read in its request.

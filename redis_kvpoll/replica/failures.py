@@ -206,17 +206,18 @@ class FailureFollower(FollowerSession):
         if block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
-        wait = ["BLOCK", str(self._block_ms)] if block else []
-        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
         asked_at = time.monotonic()
         looks = not self._follows or self._continuity.due(asked_at)
+        block_ms = self._block_ms if looks else self._continuity.wait_ms(self._block_ms, asked_at)
+        wait = ["BLOCK", str(block_ms)] if block else []
+        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
         look = self._continuity.commands() if looks else []
         answer = yield Send(self.tags[0], words, then=look)
         reply, *there = answer if look else [answer]
         if looks and not self._continuity.holds(there):
             raise MustResyncError("the stream of failures no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now = self._now(asked_at, self._block_ms / 1000 if block and not found else 0.0)
+        now = self._now(asked_at, block_ms / 1000 if block and not found else 0.0)
         is_end = self._take(found, looks, now, asked_at)
         self.host.notify()
         if self._log.resyncs_wanted != self._resyncs_wanted:

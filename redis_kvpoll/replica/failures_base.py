@@ -63,7 +63,7 @@ class FailuresBase(WriteObserver, ABC):
 
     @property
     def lag(self) -> float:
-        """The seconds since it was last proved that no failure is missing: 2.5 and less while nothing is wrong."""
+        """The seconds since it was last proved that no failure is missing: 2.75 and less while nothing is wrong."""
         return float("inf") if self._log is None else self._log.lag(time.monotonic())
 
     # The store's side

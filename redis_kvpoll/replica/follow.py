@@ -138,18 +138,19 @@ class Follower(FollowerSession):
         elif block and not self._can_block:
             yield Sleep(POLL_INTERVAL)
             block = False
-        wait = ["BLOCK", str(self._block_ms)] if block else []
-        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *map(text_of, self._positions())]
         asked_at = time.monotonic()
-        swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
         looks = not self._follows or self._continuity.due(asked_at)
+        block_ms = self._block_ms if looks else self._continuity.wait_ms(self._block_ms, asked_at)
+        wait = ["BLOCK", str(block_ms)] if block else []
+        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *map(text_of, self._positions())]
+        swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
         then = [*(self._continuity.commands() if looks else ()), *([counting] if counting else ())]
         answer = yield Send(self.tags[0], words, then=then)
         reply, *replies = answer if then else [answer]
         if looks and not self._continuity.holds(replies[: len(self._feeds)]):
             raise MustResyncError("the feed no longer reaches back to where it was read")
         found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now = self._now(asked_at, self._block_ms / 1000 if block and not found else 0.0)
+        now = self._now(asked_at, block_ms / 1000 if block and not found else 0.0)
         all_read = self._apply(found, looks, now, asked_at)
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):

@@ -75,4 +75,11 @@ IN_FOLLOWERS = [
         "True",
         "replica/test_failures.py::test_room_opened_while_the_held_ones_are_listed_is_kept",
     ),
+    (
+        "a read that proves nothing waits for a whole heartbeat",
+        "replica.continuity:Continuity.wait_ms",
+        "min(most, until_due)",
+        "most",
+        "replica/test_follow.py::TestLooks::test_copy_stays_synced_after_a_short_burst",
+    ),
 ]

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol.failures import of_rooms, parse_entry
-from redis_kvpoll.replica.failures import MAX_REMEMBERED, REMEMBER_SECONDS, STALE_AFTER, FailureFollower, FailureLog
+from redis_kvpoll.replica.continuity import LOOK_INTERVAL
+from redis_kvpoll.replica.failures import (
+    HEARTBEAT,
+    MAX_REMEMBERED,
+    REMEMBER_SECONDS,
+    STALE_AFTER,
+    FailureFollower,
+    FailureLog,
+)
 from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.session import MustResyncError
 from tests.support.contexts import context
@@ -189,6 +197,20 @@ class TestSessions:
         follower.connect()
         follower.settle(now)
         assert [found.room for found in follower.host.told] == [7]
+
+    def test_lag_after_a_failure_is_a_heartbeat_and_a_look(self, now):
+        server = Server()
+        server.open(7)
+        follower = Follower(server, {7})
+        follower.settle(now)
+        server.abort(7)
+        now[0] += 0.1
+        follower.step()
+        for _ in range(4):
+            words = follower.effect.words
+            now[0] += int(words[words.index("BLOCK") + 1]) / 1000
+            assert follower.log.lag(now[0]) <= HEARTBEAT + LOOK_INTERVAL
+            follower.step()
 
     def test_log_is_stale_without_proof(self, now):
         follower = Follower(Server(), {7})

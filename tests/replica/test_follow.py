@@ -183,6 +183,20 @@ class TestLooks:
         assert replica.is_synced(proved_at + 0.99)
         assert not replica.is_synced(proved_at + 1.01)
 
+    def test_copy_stays_synced_after_a_short_burst(self, follower, replica, now):
+        """The read after the last entry proves nothing, so it does not wait for a whole heartbeat."""
+        following = follow_feed(follower)
+        effect = next(following)
+        now[0] += 0.1
+        effect = following.send(reply_to(effect, [entry(6)]))
+        sent = []
+        while len(sent) < 5:
+            sent.append(effect)
+            now[0] += int(effect.words[effect.words.index("BLOCK") + 1]) / 1000 + 0.05
+            assert replica.is_synced(now[0])
+            effect = following.send(nothing_new(effect))
+        assert [bool(read.then) for read in sent] == [False, True, True, True, True], "an idle feed costs no more"
+
     def test_short_feed_is_looked_at_with_each_read(self, now):
         """Else the trimming that it needs would remove what a look asks for."""
         replica = synced_replica(context(feed_length="1000"))
