@@ -16,7 +16,7 @@ room is not synced.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from redis_kvpoll.model import KVPoll
@@ -88,8 +88,9 @@ class ShardReplica(WaitedRooms):
         """Rooms from before the resync that no source has reported since."""
         return list(self._unconfirmed.union(self.unverified))
 
-    def known_rooms(self) -> list[int]:
-        return list(self._ids)
+    def known_rooms(self) -> Iterator[int]:
+        """Yield the rooms that are known now; a room that is gone when its turn comes is left out."""
+        return (room for room in list(self._ids) if room in self._ids)
 
     @property
     def synced(self) -> bool:
@@ -135,11 +136,9 @@ class ShardReplica(WaitedRooms):
     def snapshot(self, at: int, rooms: Sequence[int], reply: Sequence[Any], now: float, asked_at: float) -> None:
         """Apply the status and TTL that rooms had at one id. An expired room is absent there, without an entry."""
         for room, name, left_ms in zip(rooms, reply[::2], reply[1::2], strict=True):
-            if (
-                self.is_relevant(room)
-                and self.unverified.verify(room, asked_at)
-                and at >= self._ids.get(room, self.position)
-            ):
+            if not self.is_relevant(room) or not self.unverified.verify(room, asked_at):
+                continue
+            if at >= self._ids.get(room, self.position):
                 status = parse_status(name)
                 self.uncertain.verify(room, at)
                 self._apply(room, status, at)

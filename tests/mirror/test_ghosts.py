@@ -120,3 +120,21 @@ class TestSweep:
         rooms, words = sweeping.part(10 + sweep.SHORTEST_PASS)
         assert rooms == [5, 6]
         assert words == ["EXISTS", "kvpoll:{ns}:room:5", "kvpoll:{ns}:room:6"]
+
+    @pytest.mark.parametrize("ranked", [{}, {"rank": "0", "world_size": "2"}], ids=["plain", "rank"])
+    def test_room_that_was_cleared_meanwhile_is_left_out(self, ranked):
+        """Else each part with one of them would be read as a whole."""
+        replica = replica_of(**ranked)
+        replica.start_resync("ns", b"1-0", 0)
+        words = [b"Success", 900_000, *([b"status:0 Success"] if ranked else [])]
+        replica.snapshot("ns", b"1-0", range(1000), words * 1000, 0)
+        sweeping = sweep.RoomSweep(replica.shards)
+        now = 10 + sweep.SHORTEST_PASS
+        for before in 10, now - 0.2:
+            assert sweeping.part(before) == ([], [])
+        first, _ = sweeping.part(now + 0.1)
+        assert len(first) < 500
+        cleared = [word for room in range(500, 1000) for word in (b"%d" % room, b"absent")]
+        replica.read("ns", [(b"2-0", cleared)], True, 0)
+        parts = [sweeping.part(now + number)[0] for number in (1, 2)]
+        assert sorted(set().union(first, *parts)) == sorted({*first, *range(500)})

@@ -76,6 +76,13 @@ IN_FOLLOWERS = [
         "replica/test_failures.py::test_room_opened_while_the_held_ones_are_listed_is_kept",
     ),
     (
+        "a room that was cleared meanwhile has a part of the sweep read",
+        "replica.shard:ShardReplica.known_rooms",
+        " if room in self._ids",
+        "",
+        "mirror/test_ghosts.py::TestSweep::test_room_that_was_cleared_meanwhile_is_left_out[plain]",
+    ),
+    (
         "a read that proves nothing waits for a whole heartbeat",
         "replica.continuity:Continuity.wait_ms",
         "min(most, until_due)",
