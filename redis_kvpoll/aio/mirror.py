@@ -13,9 +13,10 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask, TaskTurn
 from redis_kvpoll.aio.waits import await_outcome, is_over, until, wake_future
-from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, WaitTimeoutError
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.replica.host import WaitTurns
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 
@@ -46,16 +47,12 @@ class AsyncMirror(MirrorBase):
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
         room, goal, seconds = self._checked_wait(room, statuses, timeout)
-        give_up_at, was_over = until(seconds), False
+        give_up_at, turns = until(seconds), WaitTurns(self, room, seconds)
         while True:
             try:
                 return await self._wait_once(room, goal, give_up_at, seconds)
-            except RoomNotFoundError:
-                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
-                    raise
-                if was_over:
-                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
-            was_over = is_over(give_up_at)
+            except (RoomNotFoundError, StoreUnavailableError) as error:
+                await self._dispatcher.run(turns.after(error, is_over(give_up_at)))
 
     async def _wait_once(
         self, room: int, goal: frozenset[KVPoll], give_up_at: float | None, seconds: float | None

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask
-from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, WaitTimeoutError
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 
@@ -65,16 +65,12 @@ class AsyncWaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, was_over = until(seconds), False
+        give_up_at, turns = until(seconds), WaitTurns(self, room, seconds)
         while True:
             try:
                 return await self._wait_once(read, room, goal, give_up_at, seconds)
-            except RoomNotFoundError:
-                if not await self._dispatcher.run(self._ask_store(room, for_wait=True)):
-                    raise
-                if was_over:
-                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
-            was_over = is_over(give_up_at)
+            except (RoomNotFoundError, StoreUnavailableError) as error:
+                await self._dispatcher.run(turns.after(error, is_over(give_up_at)))
 
     async def _wait_once(
         self,

@@ -16,7 +16,7 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
-from redis_kvpoll.errors import FeedOffError, RoomNotFoundError
+from redis_kvpoll.errors import FeedOffError, RoomNotFoundError, StoreUnavailableError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
@@ -29,7 +29,7 @@ IDLE_TIMEOUT = 5.0
 """Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
 
 HELD_PAUSE = 0.05
-"""Seconds after which a wait looks again for a room that the store holds and the copy does not have."""
+"""Seconds after which a wait looks again for a room that the store holds and the copy lacks, or for the server."""
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -115,6 +115,33 @@ class ReplicaHost(WriteObserver):
                 return False
         yield Sleep(HELD_PAUSE)
         return True
+
+
+class WaitTurns:
+    """Decides whether a wait goes on after a turn (read the room, then sleep until it changes) that ended by an error.
+
+    A room that the store holds may be absent for a while, after a loss of data. An outage ends only the first turn, and
+    only by its first read: from then on the wait goes on until its time is over.
+    """
+
+    def __init__(self, host: ReplicaHost, room: int, seconds: float | None) -> None:
+        self._host = host
+        self._room = room
+        self._seconds = seconds
+        self._is_first = True
+
+    def after(self, error: RoomNotFoundError | StoreUnavailableError, is_over: bool) -> Flow[None]:
+        """Return when the next turn may begin, or raise how the wait ends. There are two turns, however late it is."""
+        is_first, self._is_first = self._is_first, False
+        try:
+            if isinstance(error, StoreUnavailableError) or not (yield from self._host._ask_store(self._room, True)):
+                raise error
+        except StoreUnavailableError as outage:
+            if outage is error and is_first:
+                raise
+            yield Sleep(HELD_PAUSE)
+        if is_over and not is_first:
+            raise WaitTimeoutError(self._room, None, self._seconds or 0.0) from None
 
 
 class WeakHost:

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, WaitTimeoutError
+from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.replica.host import WaitTurns
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
@@ -59,16 +60,12 @@ class Mirror(MirrorBase):
             RoomNotFoundError: the room is absent, or is removed before it reaches it (a KeyError).
         """
         room, goal, seconds = self._checked_wait(room, statuses, timeout)
-        give_up_at, was_over = until(seconds), False
+        give_up_at, turns = until(seconds), WaitTurns(self, room, seconds)
         while True:
             try:
                 return self._wait_once(lambda: self._read(room), room, goal, give_up_at, seconds)
-            except RoomNotFoundError:
-                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
-                    raise
-                if was_over:
-                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
-            was_over = is_over(give_up_at)
+            except (RoomNotFoundError, StoreUnavailableError) as error:
+                self._dispatcher.run(turns.after(error, is_over(give_up_at)))
 
     def _read(self, room: int) -> KVPoll | None:
         return self._dispatcher.execute(room_commands.wait(room))

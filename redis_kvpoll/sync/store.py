@@ -236,7 +236,8 @@ class StatusStore(StoreBase, Table, Listing):
 
         It returns the status that the room has reached. The end of a room ends every wait for it, so a wait for Success
         may return Failed. During waits (and for 5 s after) a follower reads the feed (on Redis Cluster, one for each
-        shard). An outage prolongs the wait, up to ``timeout`` seconds; the first read may take ``deadline`` anyway.
+        shard). An outage prolongs the wait, up to ``timeout`` seconds; the first read, and one after a loss of data,
+        may take ``deadline`` anyway.
 
         Raises:
             WaitTimeoutError: the room did not reach it in time (a TimeoutError).

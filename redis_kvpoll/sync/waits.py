@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,23 +10,22 @@ from threading import get_ident
 from typing import Any
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, WaitTimeoutError
+from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, checked_wait, followed, groups
+from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 from redis_kvpoll.sync.dispatcher import Dispatcher
 from redis_kvpoll.sync.follower import FollowerThread, stop_all
+
+POLL_INTERVAL = 0.01
+"""Seconds between the reads of a wait that no follower can serve."""
 
 
 def await_outcome(replica: Replica, waiter: Waiter, woken: Any, until: float | None, seconds: float | None) -> KVPoll:
     """Sleep until the waiter is woken, or until a time, which is ``seconds`` after the call began."""
     woken.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic()))
     return replica.result(waiter, seconds)
-
-
-POLL_INTERVAL = 0.01
-"""Seconds between the reads of a wait that no follower can serve."""
 
 
 def poll(
@@ -35,19 +35,20 @@ def poll(
     give_up_at: float | None,
     seconds: float | None,
 ) -> KVPoll:
-    """Wait by reading the server again and again.
+    """Wait by reading the server again and again; after the first read, an outage only prolongs it.
 
     For a signal handler or finalizer that interrupts its thread where the follower waits for that thread.
     """
-    while True:
-        status = read()
-        if status is None:
-            raise RoomNotFoundError(room, "wait")
-        if status in goal:
-            return status
+    status = read()
+    while status is not None and status not in goal:
         if is_over(give_up_at):
             raise WaitTimeoutError(room, status, seconds or 0.0)
         time.sleep(POLL_INTERVAL)
+        with contextlib.suppress(StoreUnavailableError):
+            status = read()
+    if status is None:
+        raise RoomNotFoundError(room, "wait")
+    return status
 
 
 def locked() -> Any:
@@ -87,16 +88,12 @@ class WaitRegistry(ReplicaHost):
     ) -> KVPoll:
         """Wait for a room: subscribe, ``read`` it, then sleep."""
         room, goal, seconds = checked_wait(room, statuses, timeout)
-        give_up_at, was_over = until(seconds), False
+        give_up_at, turns = until(seconds), WaitTurns(self, room, seconds)
         while True:
             try:
                 return self._wait_once(read, room, goal, give_up_at, seconds)
-            except RoomNotFoundError:
-                if not self._dispatcher.run(self._ask_store(room, for_wait=True)):
-                    raise
-                if was_over:
-                    raise WaitTimeoutError(room, None, seconds or 0.0) from None
-            was_over = is_over(give_up_at)
+            except (RoomNotFoundError, StoreUnavailableError) as error:
+                self._dispatcher.run(turns.after(error, is_over(give_up_at)))
 
     def _wait_once(
         self,

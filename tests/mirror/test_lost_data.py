@@ -5,10 +5,12 @@ Blocking and asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 
+from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, RoomNotFoundError, StatusStore, WaitTimeoutError
 from tests.support import pace, real
 from tests.support.internals import replica_of
@@ -121,6 +123,31 @@ def test_wait_for_attached_room_awaits_its_creator(side, server, threads):
         room.update(DONE)
         assert found.result(pace.seconds(60)) is DONE
         assert handle.id == 1
+
+
+@pytest.mark.parametrize("waits", ["store", "mirror"])
+def test_second_outage_only_prolongs_a_wait(side, server, threads, waits):
+    """All data was lost, and the wait looks for its room again and again, when the server goes away once more."""
+    deadline = pace.seconds(0.5)
+    with contextlib.ExitStack() as stack:
+        proxy = stack.enter_context(Proxy(server.port))
+        store = side.open(f"redis://127.0.0.1:{proxy.port}", deadline=deadline)
+        room = stack.enter_context(StatusStore.from_url(server.tcp)).open(1, "request")
+        store.attach(1)
+        waiting = store if waits == "store" else stack.enter_context(store.mirror())
+        found = threads.submit(waiting.wait, 1, timeout=pace.seconds(60))
+        real.until(lambda: sleeping(waiting), "it sleeps")
+        with server.client() as client:
+            client.flushall()
+        asked = proxy.calls("attach")
+        real.until(lambda: proxy.calls("attach") > asked + 5 or found.done(), "it looks for the room")
+        proxy.refusing = True
+        proxy.cut()
+        time.sleep(3 * deadline)
+        assert not found.done()
+        room.update(DONE)
+        proxy.refusing = False
+        assert found.result(pace.seconds(60)) is DONE
 
 
 @pytest.mark.parametrize("waits", ["store", "mirror"])

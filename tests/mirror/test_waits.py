@@ -13,8 +13,10 @@ from redis_kvpoll import (
     RoomNotFoundError,
     StatusStore,
     StoreClosedError,
+    StoreUnavailableError,
     WaitTimeoutError,
 )
+from redis_kvpoll.sync.waits import poll
 from tests.support import pace, real
 from tests.support.internals import replica_of
 from tests.support.mirrors import following, sleeping, threads_that_follow
@@ -196,3 +198,20 @@ class TestStoreWait:
         peer.update_many(dict.fromkeys(range(8), DONE))
         assert {one.result(pace.seconds(20)) for one in found} == {DONE}
         assert replica_of(store).statuses == {}
+
+
+def test_wait_of_a_signal_handler_outlasts_an_outage():
+    """It polls. Only the first read may fail."""
+    away = StoreUnavailableError("away")
+    answers = iter([BOOT, away, away, DONE])
+
+    def read():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert poll(read, 1, frozenset([DONE]), None, None) is DONE
+    answers = iter([away])
+    with pytest.raises(StoreUnavailableError):
+        poll(read, 1, frozenset([DONE]), None, None)

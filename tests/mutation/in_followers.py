@@ -89,4 +89,18 @@ IN_FOLLOWERS = [
         "most",
         "replica/test_follow.py::TestLooks::test_copy_stays_synced_after_a_short_burst",
     ),
+    (
+        "an outage ends a wait that has begun",
+        "replica.host:WaitTurns.after",
+        "if outage is error and is_first:",
+        "if outage is error:",
+        "replica/test_waiting.py::TestTurns::test_outage_only_prolongs_a_wait[True]",
+    ),
+    (
+        "an outage ends a wait of a signal handler",
+        "sync.waits:poll",
+        "with contextlib.suppress(StoreUnavailableError):",
+        "if True:",
+        "mirror/test_waits.py::test_wait_of_a_signal_handler_outlasts_an_outage",
+    ),
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError
+from redis_kvpoll import KVPoll, RoomNotFoundError, StoreClosedError, StoreUnavailableError, WaitTimeoutError
+from redis_kvpoll.engine.effects import Sleep
+from redis_kvpoll.replica.host import WaitTurns
 from redis_kvpoll.validation import wait_statuses
 from tests.support.internals import ids_of
 from tests.support.replicas import ROOMS, RankedRun, Run, replica_of
@@ -257,3 +259,48 @@ class TestOneOfSeveralRanks:
         run.read(9)
         run.mark_synced()
         assert isinstance(waiter.outcome, RoomNotFoundError)
+
+
+class TestTurns:
+    """A wait's turns, each of which ended by an error."""
+
+    AWAY, ABSENT = StoreUnavailableError("away"), RoomNotFoundError(1, "wait")
+
+    class Store:
+        """What it answers when it is asked for the room."""
+
+        def __init__(self, answer):
+            self.answer = answer
+
+        def _ask_store(self, room, for_wait):
+            yield Sleep(0.0)
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    def end(self, turns, error, is_over=False):
+        """End a turn; the wait goes on unless this raises."""
+        assert all(isinstance(effect, Sleep) for effect in turns.after(error, is_over))
+
+    def test_first_read_may_fail(self):
+        with pytest.raises(StoreUnavailableError):
+            self.end(WaitTurns(self.Store(True), 1, None), self.AWAY)
+
+    @pytest.mark.parametrize("answer", [True, AWAY])
+    def test_outage_only_prolongs_a_wait(self, answer):
+        turns = WaitTurns(self.Store(answer), 1, 5.0)
+        for error in (self.ABSENT, self.AWAY, self.AWAY, self.ABSENT, self.AWAY):
+            self.end(turns, error)
+        with pytest.raises(WaitTimeoutError):
+            self.end(turns, self.AWAY, is_over=True)
+
+    def test_wait_without_time_has_a_second_turn(self):
+        """In it, the room is read after the store was asked for it."""
+        turns = WaitTurns(self.Store(True), 1, 0.0)
+        self.end(turns, self.ABSENT, is_over=True)
+        with pytest.raises(WaitTimeoutError):
+            self.end(turns, self.ABSENT, is_over=True)
+
+    def test_room_that_is_gone_ends_a_wait(self):
+        with pytest.raises(RoomNotFoundError):
+            self.end(WaitTurns(self.Store(False), 1, None), self.ABSENT)
