@@ -103,7 +103,7 @@ class AsyncMirror(MirrorBase):
                 f"{operation}: this mirror belongs to process {self._forked_from}, of which this one is a fork; "
                 "make one here"
             )
-        if self._replica is None:
+        if self._replica is None or not self._is_open:
             raise self._refuse(operation)
         return self._replica
 

@@ -40,6 +40,8 @@ class MirrorBase(ReplicaHost, ABC):
         self._is_relevant = rooms
         self._listeners = Listeners("on_change", lambda room, status: room, turn)
         self._closed = False
+        self._is_open = False
+        """Whether it was entered: before the end of its entry it may lack rooms."""
         self._followers: list[Follower] = []
 
     @overload
@@ -171,10 +173,12 @@ class MirrorBase(ReplicaHost, ABC):
     def _bind(self) -> None:
         """All rooms are known: from now on, ``get`` is the dict's."""
         assert self._replica is not None  # noqa: S101 - _prepare made it
+        self._is_open = True
         self._listen()
         vars(self)["get"] = self._replica.statuses.get
 
     def _unbind(self) -> None:
+        self._is_open = False
         self._executor.session.remove_observer(self)
         vars(self).pop("get", None)
 

@@ -39,7 +39,6 @@ class Mirror(MirrorBase):
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
         super().__init__(dispatcher.executor, rooms, period, ThreadTurn())
         self._dispatcher = dispatcher
-        self._is_open = False
         self._was_open = False
         """Whether it was open in the parent when this process was forked: then its first use opens it here."""
         self._threads: list[FollowerThread] = []
@@ -150,7 +149,6 @@ class Mirror(MirrorBase):
             thread.start()
         while not self._has_begun():
             self._progress.wait()
-        self._is_open = True
         self._bind()
 
     def _progressed(self) -> None:
@@ -158,7 +156,6 @@ class Mirror(MirrorBase):
 
     def _stop(self) -> None:
         self._unbind()
-        self._is_open = False
         self._progress.set()
         replica, self._replica = self._replica, None
         if replica is not None:
@@ -168,9 +165,9 @@ class Mirror(MirrorBase):
 
     def after_fork(self) -> None:
         """Reset in the child, where neither the threads nor their connections and locks are usable."""
+        self._was_open = self._is_open or self._was_open
         self._unbind()
-        self._replica, self._followers, self._threads = None, [], []
-        self._was_open, self._is_open, self._beginning = self._is_open or self._was_open, False, None
+        self._replica, self._followers, self._threads, self._beginning = None, [], [], None
         self._listeners.turn = ThreadTurn()
         self._starting = threading.RLock()
         self._progress = Signal()

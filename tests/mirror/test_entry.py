@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -49,3 +50,19 @@ async def test_second_entry_at_once_is_refused(server, what):
         assert len(following()) == 1
         await opened.aclose()
         assert not following()
+
+
+async def test_mirror_answers_once_it_is_entered(server):
+    """Until then, it may lack rooms."""
+    async with AsyncStatusStore(server.async_client()) as store:
+        await store.update_status(1, KVPoll.Bootstrapping)
+        opened, answers = store.mirror(), []
+        entering = asyncio.ensure_future(opened.__aenter__())
+        while not entering.done():
+            with contextlib.suppress(StoreClosedError):
+                answers.append(opened.get(1))
+            await asyncio.sleep(0)
+        assert await entering is opened
+        assert answers == []
+        assert opened.get(1) is KVPoll.Bootstrapping
+        await opened.aclose()

@@ -103,4 +103,11 @@ IN_FOLLOWERS = [
         "if True:",
         "mirror/test_waits.py::test_wait_of_a_signal_handler_outlasts_an_outage",
     ),
+    (
+        "a mirror answers while it is being entered",
+        "aio.mirror:AsyncMirror._open_replica",
+        " or not self._is_open",
+        "",
+        "mirror/test_entry.py::test_mirror_answers_once_it_is_entered[fakeredis]",
+    ),
 ]
