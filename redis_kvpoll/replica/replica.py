@@ -86,8 +86,6 @@ class Replica:
 
     def take_changes(self) -> list[tuple[int, KVPoll | None]]:
         """Return the changes since the last call, in order: each room with its new status, None when it is gone."""
-        if not self._changes:
-            return []
         with self.lock:
             changes, self._changes = self._changes, []
         return changes
@@ -112,6 +110,10 @@ class Replica:
                     raise
                 finally:
                     self._is_changing = False
+
+    def _change_followed(self, shard: ShardReplica, action: Callable[[], object]) -> None:
+        """Change a shard by what was read for it, unless it was given up meanwhile: then it will be read anew."""
+        self._change(lambda: action() if shard.is_followed else None)
 
     @property
     def is_interrupted(self) -> bool:
@@ -172,7 +174,7 @@ class Replica:
             if at_tail:
                 shard.tail_seen_at = shard.appended_after = now
 
-        self._change(change)
+        self._change_followed(shard, change)
 
     def snapshot(
         self,
@@ -184,10 +186,8 @@ class Replica:
         asked_at: float | None = None,
     ) -> None:
         """Apply a read, which is true as of ``now``; ``asked_at`` if it began earlier."""
-        shard, asked_at = self.shards.get(tag), now if asked_at is None else asked_at
-        if shard is not None:
-            at = number_of(feed_id)
-            self._change(lambda: shard.snapshot(at, rooms, reply, now, asked_at))
+        shard, at, began_at = self.shards[tag], number_of(feed_id), now if asked_at is None else asked_at
+        self._change_followed(shard, lambda: shard.snapshot(at, rooms, reply, now, began_at))
 
     def uncertain(self, tag: str) -> list[int]:
         """Return the rooms whose state is not known from the feed; they stay here until they are read."""

@@ -90,6 +90,13 @@ IN_FOLLOWERS = [
         "replica/test_follow.py::TestLooks::test_copy_stays_synced_after_a_short_burst",
     ),
     (
+        "a follower that was given up brings cleared rooms back",
+        "replica.replica:Replica._change_followed",
+        "action() if shard.is_followed else None",
+        "action()",
+        "replica/test_own_writes.py::TestWithoutReads::test_given_up_follower_brings_no_cleared_room_back[Run-feed]",
+    ),
+    (
         "an outage ends a wait that has begun",
         "replica.host:WaitTurns.after",
         "if outage is error and is_first:",

@@ -138,6 +138,12 @@ def test_left_wait_of_unverified_room_lets_others_end():
     assert isinstance(third.outcome, KeyError)
 
 
+def opening_of(run, room):
+    """The words of the entry that tells it."""
+    words = [b"ttl_ms", b"900000", b"%d" % room, b"Bootstrapping"]
+    return [*words, b"first:0", b"Bootstrapping"] if run.replica.context.rank else words
+
+
 def come_and_go(run, rooms):
     """Own writes that open and clear each of so many rooms."""
     for room in range(1000, 1000 + rooms):
@@ -219,6 +225,20 @@ class TestWithoutReads:
         assert max(sizes_of(run.shard).values()) < 110
         assert run.replica.resyncs_wanted == before + 1
         assert not run.shard.synced
+
+    @pytest.mark.parametrize("source", ["feed", "snapshot"])
+    def test_given_up_follower_brings_no_cleared_room_back(self, run, monkeypatch, source):
+        """Its next page ends before the clear, or its read was on its way: both are of before."""
+        for module in (shard, rank_shard):
+            monkeypatch.setattr(module, "MAX_AHEAD", 100)
+        come_and_go(run, 10_000)
+        if source == "feed":
+            run.replica.read("ns", [(b"2000-0", opening_of(run, 1000))], False, 101.0)
+        else:
+            rooms, reply = snapshot_of(run, 1000, BOOT)
+            run.replica.snapshot("ns", b"2000-0", rooms, reply, 101.0, asked_at=99.0)
+        assert run.replica.statuses == {}
+        assert run.replica.consensus == {}
 
     def test_long_period_is_no_follower_that_does_not_read(self, run, monkeypatch):
         for module in (shard, rank_shard):
