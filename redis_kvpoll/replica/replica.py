@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
+from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
@@ -52,7 +53,6 @@ class Replica:
         self.period = period
         """Seconds between reads of the feed; 0 to read each change at once."""
         self.lock = lock
-        self._is_owned: Callable[[], bool] = getattr(lock, "_is_owned", bool)  # as threading.Condition asks an RLock
         self.statuses: dict[int, KVPoll] = {}
         self.ranks: dict[int, dict[int, KVPoll]] = {}
         self.consensus: dict[int, KVPoll] = {} if context.rank else self.statuses
@@ -118,7 +118,7 @@ class Replica:
     @property
     def is_interrupted(self) -> bool:
         """Whether the caller interrupts a change of its own thread, so that no other thread can change the copy."""
-        return self._is_owned()
+        return owns(self.lock)
 
     def _want_resync(self) -> None:
         self.resyncs_wanted += 1

@@ -24,6 +24,7 @@ from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.engine.reads import next_page
 from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
@@ -71,7 +72,6 @@ class Dispatcher:
         """Begin with free queues: in the child of a fork, the senders and callers are threads of the parent."""
         # Reentrant, for signal handlers and finalizers that use the store.
         self._lock = threading.RLock()
-        self._condition = threading.Condition(self._lock)
         self._queues: defaultdict[str, ShardQueue] = defaultdict(ShardQueue)
         self._threads_inside: set[int] = set()
 
@@ -137,7 +137,7 @@ class Dispatcher:
         """Enqueue calls, each in another queue; return when all are done."""
         pending_calls = effect.pending_calls
         me = get_ident()
-        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls) or self._has_lock():
+        if me in self._threads_inside or is_opening(me) or self._is_sending(me, pending_calls) or owns(self._lock):
             # A signal handler or finalizer during a call of this thread, or of one that waits for it to connect, or for
             # its lock.
             for pending in pending_calls:
@@ -195,14 +195,6 @@ class Dispatcher:
         """Whether a thread has a batch in flight in the queue of one of these calls."""
         queues = map(self._queue, pending_calls)
         return any(queue.batch is not None and queue.sender == thread for queue in queues)
-
-    def _has_lock(self) -> bool:
-        """Whether this thread has the lock; only a condition tells that."""
-        try:
-            self._condition.notify(0)
-        except RuntimeError:
-            return False
-        return True
 
     def _queue(self, pending: PendingCall) -> ShardQueue:
         return self._queues[pending.call.tag]
