@@ -77,10 +77,6 @@ class TestEmptyText:
             ("abort", "--yes", "--request"),
             ("abort", "--yes", "--with-reason"),
             ("clear", "--yes", "--reason"),
-            ("ls", "--owner"),
-            ("find",),
-            ("tail", "--owner"),
-            ("tail", "--reason"),
         ],
     )
     @pytest.mark.parametrize("text", ["", " "])
@@ -89,6 +85,11 @@ class TestEmptyText:
         result = run(*words, text)
         assert (result.exit_code, "it is empty" in result.stderr) == (2, True)
         assert store.get(1) is BOOT
+
+    @pytest.mark.parametrize("words", [("ls", "--owner"), ("find",), ("tail", "--owner"), ("tail", "--reason")])
+    def test_it_is_no_filter(self, run, words):
+        """Without a table, which a tail would follow for good."""
+        assert run(*words, "").exit_code == 2
 
 
 class TestEndsEarly:
