@@ -94,6 +94,6 @@ class Slow:
 
     def send(self, *arguments):
         self.has_begun.set()
-        self.may_end.wait(pace.seconds(10))
+        self.may_end.wait(pace.seconds(5))
         self.may_end.set()
         return self.inner.send(*arguments)

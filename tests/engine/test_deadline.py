@@ -225,7 +225,7 @@ def test_probe_for_tls_gets_the_time_that_is_left(side, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
     with Proxy(real.shared().socket) as proxy:
         proxy.refusals = 10_000
-        store = side.open(proxy.url, deadline=deadline)
+        store = side.open(f"{proxy.url}?socket_timeout={deadline}", deadline=deadline)
         with pytest.raises(StoreUnavailableError):
             store.settings()
     assert 0 < given[0] < 0.3 * deadline
