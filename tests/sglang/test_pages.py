@@ -114,7 +114,7 @@ class TestDeferring:
         deferring.transfer(ROOM)
         deferring.prefill.hold_back(ROOM)
         assert deferring.until_held(ROOM) > DAY / 2
-        assert deferring.prefill.aborts() == [ROOM]
+        until(deferring.prefill.aborts, [ROOM])
         assert deferring.decode.iterate()["released"] == []
 
     def test_senders_abort_releases_when_writes_have_ended(self, deferring: Pages) -> None:
@@ -152,7 +152,7 @@ class TestDeferring:
         deferring.tables["decode"].abort(ROOM, "wrong model")
         assert deferring.until_held(ROOM) == HOLD
         until(lambda: deferring.prefill.get(ROOM), [KVPoll.Failed])
-        assert deferring.prefill.aborts() == [ROOM]
+        until(deferring.prefill.aborts, [ROOM])
         deferring.prefill.settle(ROOM)
         until(lambda: deferring.decode.iterate()["released"], [ROOM])
 
