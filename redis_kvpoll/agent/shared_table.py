@@ -96,6 +96,11 @@ class OtherTable:
         self.failures = SharedFailures(store)
         self.owners = KnownOwners(store)
 
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.failures.aclose()
+        await self.store.aclose()
+
 
 class SharedTable:
     """The tables of one instance: its own, which its clients write, and the other role's, whose failures they hear."""
@@ -132,13 +137,11 @@ class SharedTable:
             self._reaping.cancel()
             await asyncio.wait([self._reaping])
         await self.failures.aclose()
-        if self.other is not None:
-            await self.other.failures.aclose()
         if self._group is not None:
             await self._group.aclose()
         await self._store.aclose()
         if self.other is not None:
-            await self.other.store.aclose()
+            await self.other.aclose()
 
 
 class SharedTables:

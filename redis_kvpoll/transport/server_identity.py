@@ -54,7 +54,8 @@ class KnownServer:
 
     def is_good(self, connection: Any) -> bool:
         """Whether a connection is good for further calls: no connection was lost since it was opened, either."""
-        return bool(connection.losses == self.losses and connection.server == self.current)
+        is_good: bool = connection.losses == self.losses and connection.server == self.current
+        return is_good
 
     def snapshot(self) -> tuple[bytes, int]:
         return self.current, self.losses
