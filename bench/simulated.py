@@ -65,10 +65,8 @@ class _Follower:
 
     def ask(self, now: float) -> None:
         """Send the next read, as Follower._read and FailureFollower._read do."""
-        block_ms = int(self.heartbeat * 1000)
         self.asked_at, self.looks = now, self.continuity.due(now)
-        if not self.looks:
-            block_ms = self.continuity.wait_ms(block_ms, now)
+        block_ms = self.continuity.wait_ms(int(self.heartbeat * 1000), now)
         words = ["XREAD", "COUNT", str(follow.ENTRIES), "BLOCK", str(block_ms)]
         commands = [[*words, "STREAMS", self.feed, text_of(self.position)]]
         commands += self.continuity.commands() if self.looks else []

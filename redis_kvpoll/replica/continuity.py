@@ -46,8 +46,10 @@ class Continuity:
         return now >= self._looked_at + LOOK_INTERVAL or self._behind > self._most_behind
 
     def wait_ms(self, most: int, now: float) -> int:
-        """Return for how many milliseconds a read without a look waits: until a look is due, but ``most`` at most."""
-        until_due = max(1, math.ceil(1000 * (self._looked_at + LOOK_INTERVAL - now)))
+        """Return for how many milliseconds a read waits: ``most``, or without a look only until one is due."""
+        if self.due(now):
+            return most
+        until_due = math.ceil(1000 * (self._looked_at + LOOK_INTERVAL - now))
         return min(most, until_due)
 
     def commands(self) -> list[list[str]]:

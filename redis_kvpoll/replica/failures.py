@@ -208,7 +208,7 @@ class FailureFollower(FollowerSession):
             block = False
         asked_at = time.monotonic()
         looks = not self._follows or self._continuity.due(asked_at)
-        block_ms = self._block_ms if looks else self._continuity.wait_ms(self._block_ms, asked_at)
+        block_ms = self._continuity.wait_ms(self._block_ms, asked_at)
         wait = ["BLOCK", str(block_ms)] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
         look = self._continuity.commands() if looks else []

@@ -140,7 +140,7 @@ class Follower(FollowerSession):
             block = False
         asked_at = time.monotonic()
         looks = not self._follows or self._continuity.due(asked_at)
-        block_ms = self._block_ms if looks else self._continuity.wait_ms(self._block_ms, asked_at)
+        block_ms = self._continuity.wait_ms(self._block_ms, asked_at)
         wait = ["BLOCK", str(block_ms)] if block else []
         words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *map(text_of, self._positions())]
         swept, counting = self._sweep.part(asked_at) if sweep else ([], [])

@@ -133,12 +133,16 @@ class WaitTurns:
     def after(self, error: RoomNotFoundError | StoreUnavailableError, is_over: bool) -> Flow[None]:
         """Return when the next turn may begin, or raise how the wait ends. There are two turns, however late it is."""
         is_first, self._is_first = self._is_first, False
+        is_away = isinstance(error, StoreUnavailableError)
+        if is_away and is_first:
+            raise error
         try:
-            if isinstance(error, StoreUnavailableError) or not (yield from self._host._ask_store(self._room, True)):
-                raise error
-        except StoreUnavailableError as outage:
-            if outage is error and is_first:
-                raise
+            goes_on = is_away or (yield from self._host._ask_store(self._room, for_wait=True))
+        except StoreUnavailableError:
+            goes_on = is_away = True
+        if not goes_on:
+            raise error
+        if is_away:
             yield Sleep(HELD_PAUSE)
         if is_over and not is_first:
             raise WaitTimeoutError(self._room, None, self._seconds or 0.0) from None

@@ -99,8 +99,8 @@ IN_FOLLOWERS = [
     (
         "an outage ends a wait that has begun",
         "replica.host:WaitTurns.after",
-        "if outage is error and is_first:",
-        "if outage is error:",
+        "if is_away and is_first:",
+        "if is_away:",
         "replica/test_waiting.py::TestTurns::test_outage_only_prolongs_a_wait[True]",
     ),
     (
