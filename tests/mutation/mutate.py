@@ -14,6 +14,7 @@ import inspect
 import os
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -123,6 +124,8 @@ class Twice:
 
 
 _ERRORS = pytest.StashKey[list[BaseException]]()
+_UNUSED_PLUGINS = ("xdist", "cacheprovider", "faulthandler", "unraisableexception", "threadexception")
+"""The first three belong to a session of many tests. The others would raise, at the end, what a mutated test left."""
 
 
 def run_twice(test: str, *change: str) -> Twice:
@@ -130,15 +133,29 @@ def run_twice(test: str, *change: str) -> Twice:
     with mutation(*change):
         pass  # raises if its text is gone
     twice = Twice(lambda: mutation(*change))
-    # Without the plugins of a session of many tests; the outer pytest still watches for crashes.
-    without = [word for name in ("xdist", "cacheprovider", "faulthandler") for word in ("-p", f"no:{name}")]
+    without = [word for name in _UNUSED_PLUGINS for word in ("-p", f"no:{name}")]
     here = os.environ.get("PYTEST_CURRENT_TEST", "")
     options = [f"--rootdir={PROJECT}", f"-c{PROJECT / 'pyproject.toml'}", *without]
-    with unheard("asyncio"):  # the fixtures of the outer test listen, too: a task that this one loses is no error there
+    # The outer test listens, too: a task that this one loses, or a socket that it drops, is no error there.
+    with unheard("asyncio"), unreported():
         pytest.main([*options, str(PROJECT / test)], [twice])
         let_go(twice.errors)
     os.environ["PYTEST_CURRENT_TEST"] = here
     return twice
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Let nobody hear of what Python cannot raise: errors in finalizers, and those that end a thread."""
+
+    def ignore(_: Any) -> None: ...
+
+    hooks = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook = threading.excepthook = ignore
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = hooks
 
 
 def let_go(errors: list[BaseException]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 
 import pytest
 
@@ -65,6 +66,15 @@ def test_what_a_mutated_test_left_open_is_let_go(is_grouped):
     mutate.let_go(errors)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_what_python_cannot_raise_is_not_reported():
+    """A mutated test may end, and its fixtures fail, before anybody has looked for it."""
+    with mutate.unreported():
+        socket.socket(socket.AF_UNIX)  # dropped at once, which is a ResourceWarning
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
 
 
 def test_errors_that_a_mutated_test_logs_are_not_heard():
