@@ -73,6 +73,8 @@ class AgentChannel:
         self._newer_than = 0
         self._failures = 0
         """How many connections failed since one lasted."""
+        self._logged: set[str] = set()
+        """Why they failed."""
         self._short_ones = 0
         """How many were welcomed and did not last, one after the other."""
         self._is_warned = False
@@ -156,7 +158,8 @@ class AgentChannel:
             try:
                 connection, agent = self._source.connect(self._newer_than)
             except Exception as error:
-                self._fail(str(error))
+                is_service = isinstance(self._source, ServicePath)
+                self._fail(str(error), self._timing.service_pause if is_service else self._timing.longest_pause)
                 continue
             link = self._latest = Link(connection, agent)
             try:
@@ -216,7 +219,9 @@ class AgentChannel:
                 self._newer_than = max(self._newer_than, link.agent)
         elif link.is_welcome and not link.is_ended:
             link.questions += 1
-            self._failures = 0 if link.has_lasted else self._failures
+            if link.has_lasted:
+                self._failures = 0
+                self._logged.clear()
             link.send(frames.PING, b"")
 
     def _deliver(self, link: Link, kind: int, payload: bytes) -> None:
@@ -267,16 +272,17 @@ class AgentChannel:
             self._call(self._on_away)
         self._short_ones = 0 if link.has_lasted else self._short_ones + link.is_welcome
         if self._failures or not link.is_welcome or self._short_ones > 1:
-            self._fail(link.refusal or "it ended the connection")
+            self._fail(link.refusal or "it ended the connection", self._timing.longest_pause)
 
-    def _fail(self, why: str) -> None:
-        """Log the first of several failures, and pause. Ticks go on."""
+    def _fail(self, why: str, longest_pause: float) -> None:
+        """Log each reason of several failures once, and pause. Ticks go on."""
         self._failures += 1
-        if self._failures == 1:
+        if why not in self._logged:
+            self._logged.add(why)
             where = f" at {self._source.path}" if isinstance(self._source, ServicePath) else ""
             logger.warning("redis_kvpoll: no connection to the agent%s: %s; trying again", where, why)
             self._is_warned = True
-        end = time.monotonic() + min(self._timing.longest_pause, 0.025 * 2 ** min(self._failures, 20))
+        end = time.monotonic() + min(longest_pause, 0.025 * 2 ** min(self._failures, 20))
         while not self._is_closing and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, max(0.0, self._next_tick - time.monotonic()), 0.1))
             self._tick()

@@ -52,12 +52,21 @@ def _is_ours(folder: str | Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
+def _host() -> str:
+    """Return what names this host until it starts anew; containers may each have a name of their own."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().nodename
+
+
 class Rendezvous:
-    """The place of one engine's agents. Any text names the engine."""
+    """The place of one engine's agents on this host. Any text names the engine."""
 
     def __init__(self, name: str) -> None:
-        # The socket's path has room for a few letters only; the checksum keeps engines apart.
-        self._stem = f"{re.sub(r'[^A-Za-z0-9]+', '-', name)[:20]}-{zlib.crc32(name.encode()):08x}"
+        # The socket's path has room for a few letters only. The checksum keeps engines apart, and the hosts of one
+        # engine if they share the folder: a socket leads to its own host only.
+        self._stem = f"{re.sub(r'[^A-Za-z0-9]+', '-', name)[:20]}-{zlib.crc32(f'{name} {_host()}'.encode()):08x}"
 
     def lock_path(self) -> Path:
         """Return the path of the file with the newest number."""

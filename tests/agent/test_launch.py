@@ -184,6 +184,14 @@ class TestFolder:
         with pytest.raises(PermissionError, match="belongs to another user"):
             engine.launcher().connect(0)
 
+    def test_hosts_that_share_it_have_agents_of_their_own(self, engine, monkeypatch):
+        here = engine.rendezvous
+        monkeypatch.setattr(places, "_host", lambda: "another")
+        there = engine.rendezvous
+        assert here.lock_path() != there.lock_path()
+        assert here.socket_path(1) != there.socket_path(1)
+        assert here.lock_path().parent == there.lock_path().parent
+
     def test_a_link_is_refused(self, engine, tmp_path):
         folder = places.private_folder()
         folder.rmdir()

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.link import ServicePath
 from tests.agent.application import ECHO
 from tests.support import agents, pace
 from tests.support.real import hear_signals, until
@@ -101,6 +102,33 @@ def test_the_channel_names_the_path_and_the_next_agent(engine, path, run, caplog
     service.kill()
     run()
     until(lambda: caplog.text.count("connected to agent") == 2, "the next agent", 30)
+
+
+def test_a_service_that_was_away_for_long_is_found_soon(engine, path, run):
+    """It has to be found within the lease. Where each try may start an agent, the pauses grow."""
+
+    class Counted(ServicePath):
+        tries = 0
+
+        def connect(self, newer_than):
+            self.tries += 1
+            return super().connect(newer_than)
+
+    source = Counted(path)
+    here = engine.channel(source=source, start=False, timing=agents.patient(longest_pause=10_000.0))
+    here.channel.start()
+    until(lambda: source.tries > 15, "many tries", 30)
+    run()
+    until(lambda: here.channel.is_connected, "its service", 30)
+
+
+def test_a_service_that_comes_and_refuses_says_why(engine, path, run, caplog):
+    here = engine.channel(b"refuse", source=path, start=False)
+    here.channel.start()
+    until(lambda: "[Errno 2]" in caplog.text, "that it is away")
+    run()
+    until(lambda: "this application refuses it" in caplog.text, "the reason", 30)
+    assert caplog.text.count("[Errno 2]") == 1
 
 
 def test_a_killed_service_leaves_nothing_in_the_way(engine, path, run):
