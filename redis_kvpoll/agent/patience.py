@@ -28,7 +28,7 @@ class Timing:
     polled: float = 0.05
     """Seconds between two looks of the channel's thread while callers poll."""
     longest_pause: float = 5.0
-    """The upper limit in seconds for a pause between two attempts to connect; each may start one."""
+    """The longest pause in seconds between two attempts to connect, each of which may start an agent."""
     service_pause: float = 0.25
     """The same where somebody else starts the agent: it must be found within the lease, and a look costs little."""
 

@@ -176,6 +176,20 @@ IN_THE_PLUGIN = [
         "plugin/test_pages.py::TestDeferring::test_failure_of_another_rank_is_held",
     ),
     (
+        "prefill goes on writing into pages that were given away for another rank's failure",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "if is_own_end or defers(receiver)",
+        "if True or defers(receiver)",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks",
+    ),
+    (
+        "a failure in the table splits the stages of decode",
+        f"{_PLUGIN}.install:_bind_decode",
+        "if len(worker.identity.stages) > 1:",
+        "if False:",
+        "plugin/test_joining.py::TestJoining::test_stage_of_decode_leaves_its_requests_to_sglang",
+    ),
+    (
         "pages are held for less long than SGLang holds them",
         f"{_PLUGIN}.pages:release_time",
         "max(0.0, waits + waiting_timeout)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.scope import Scope
+from tests.support import real
 from tests.support.standin import manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -169,6 +171,7 @@ class TestDroppedSender:
         self.abort(sglang)
         del sender
         gc.collect()
+        registry.abandon()
         assert registry.outbox.take(ROOM).is_over
         assert (registry.statuses[ROOM], registry.unclaimed.old(0.0)) == (FAIL, [ROOM])
 
@@ -176,6 +179,7 @@ class TestDroppedSender:
         sender = self.make(sglang)
         self.abort(sglang)
         gc.collect()
+        registry.abandon()
         assert not registry.outbox.take(ROOM).is_over
         assert registry.is_claimed(ROOM)
         assert sender.poll() == FAIL
@@ -183,8 +187,24 @@ class TestDroppedSender:
     def test_room_that_has_not_failed_stays(self, registry, sglang):
         self.make(sglang)
         gc.collect()
+        registry.abandon()
         assert not registry.outbox.take(ROOM).is_over
         assert registry.is_claimed(ROOM)
+
+    def test_finalizer_waits_for_no_other_thread(self, registry, sglang):
+        """It may run in any line of its thread, with a lock that another thread's change waits for."""
+        senders, is_changing, may_end = [self.make(sglang)], threading.Event(), threading.Event()
+        other = threading.Thread(target=registry.change, args=(lambda: is_changing.set() or may_end.wait(),))
+        dropping = threading.Thread(target=senders.clear)
+        try:
+            other.start()
+            is_changing.wait()
+            dropping.start()
+            real.until(lambda: not dropping.is_alive(), "the sender is dropped")
+        finally:
+            may_end.set()
+            other.join()
+            dropping.join()
 
     def test_next_sender_fails_once_as_in_sglang(self, registry, sglang):
         sender = self.make(sglang)
@@ -192,9 +212,9 @@ class TestDroppedSender:
         registry.outbox.take(ROOM)
         del sender
         gc.collect()
-        registry.outbox.take(ROOM)
-        second = self.make(sglang)
+        second = self.make(sglang)  # before anybody has seen to the first one's end
         assert second.poll() == FAIL
+        assert registry.outbox.take(ROOM) == RoomLife(1, is_over=True)
         assert registry.outbox.take(ROOM) == RoomLife(2, is_new=True, status=FAIL, reason="Aborted by AbortReq.")
         registry.statuses.pop(ROOM, None)
         assert registry.outbox.take(ROOM) == RoomLife(2, is_over=True)

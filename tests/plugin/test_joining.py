@@ -39,6 +39,18 @@ class TestJoining:
             assert [owner.name for owner in table.owners()] == [OWNER]
         assert table.owners() == []
 
+    def test_stage_of_decode_leaves_its_requests_to_sglang(self, table, url, caplog):
+        """SGLang's stages agree only that a request is over, and not how: a failure in the table could split them."""
+        decode = manager("decode", pp_size=2, pp_rank=1)
+        with joined(decode):
+            decode.update_status(ROOM, WAIT)
+            with StatusStore.from_url(url, namespace="t-decode") as store:
+                real.until(lambda: store.get(ROOM) is not None, "the room is in the table")
+                store.abort(ROOM, "wrong model")
+                real.until(lambda: f"room {ROOM} goes on" in caplog.text, "the operator is told")
+            assert decode.request_status[ROOM] == WAIT
+            assert not hasattr(decode, "kvpoll_failures")
+
     @pytest.mark.parametrize(
         ("url", "others", "why"),
         [

@@ -16,6 +16,7 @@ from redis_kvpoll.integrations.sglang.pages import (
     decide_deferring,
     defers,
     release_time,
+    tell_to_stop,
 )
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
@@ -58,6 +59,7 @@ class Receiver:
 
     def abort(self):
         self.aborts += 1
+        self._registry.reasons[ROOM] = "Aborted by AbortReq."
         self._registry.statuses[ROOM] = FAIL
 
 
@@ -96,7 +98,7 @@ class TestDeferring:
         assert not failures.is_prolonged(receiver)
 
     def test_longer_hold_can_be_switched_off(self, registry):
-        failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_ranks=True)
+        failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_own_limit=True)
         failures.end(ROOM, 1, "lost", True)
         assert receiver.poll() == FAIL
         registry.statuses.pop(ROOM)
@@ -111,12 +113,12 @@ class TestDeferring:
 
     def test_failure_of_another_rank_is_held(self, registry):
         """Its Failed comes by SGLang's minimum over ranks; the room is cleared before its pages are held."""
-        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
+        failures, receiver = failing(registry, is_deferring=True, has_own_limit=True)
         registry.statuses.pop(ROOM)
         assert failures.is_prolonged(receiver)
 
     def test_own_failure_of_a_rank_is_held_as_by_sglang(self, registry):
-        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
+        failures, receiver = failing(registry, is_deferring=True, has_own_limit=True)
         registry.statuses[ROOM] = FAIL
         registry.statuses.pop(ROOM)
         assert not failures.is_prolonged(receiver)
@@ -159,6 +161,44 @@ class TestAtOnce:
         assert registry.reasons[ROOM] == "wrong model"
 
 
+class TestTellingPrefill:
+    """A request that another rank has failed is over here, too: its pages are given away."""
+
+    def told(self, registry, receiver):
+        tell_to_stop(receiver, registry)
+        return receiver.aborts
+
+    def test_prefill_is_told_and_the_reason_is_the_other_ranks(self, registry):
+        _, receiver = failing(registry)
+        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {})
+
+    def test_reason_that_is_known_stays(self, registry):
+        _, receiver = failing(registry)
+        registry.reasons[ROOM] = "no route"
+        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {ROOM: "no route"})
+
+    @pytest.mark.parametrize("status", [FAIL, OK])
+    def test_own_end_tells_nothing_more(self, registry, status):
+        _, receiver = failing(registry)
+        registry.statuses[ROOM] = status
+        assert self.told(registry, receiver) == 0
+
+    def test_request_without_pages_tells_nothing(self, registry):
+        _, receiver = failing(registry)
+        receiver.init_time = None
+        assert self.told(registry, receiver) == 0
+
+    def test_where_decode_defers_sglang_tells_it(self, registry):
+        _, receiver = failing(registry, is_deferring=True)
+        assert self.told(registry, receiver) == 0
+
+    def test_next_life_is_left_alone(self, registry):
+        _, receiver = failing(registry)
+        registry.statuses.pop(ROOM)
+        registry.statuses[ROOM] = WAIT
+        assert self.told(registry, receiver) == 0
+
+
 @pytest.mark.parametrize("is_deferring", [True, False])
 class TestEither:
     def test_complete_request_stays(self, registry, is_deferring):
@@ -177,6 +217,21 @@ class TestEither:
         failures.end(ROOM, 1, "lost", True)
         failures.end_by_hand(ROOM, 2, "its receiver is not known")
         assert (receiver.poll(), receiver.aborts) == (WAIT, 0)
+
+
+class Alone:
+    def resolve_deferred_releases(self):
+        """Each rank gives its pages away."""
+
+
+class Together:
+    def resolve_deferred_releases(self):
+        return all_reduce_flags(op=ReduceOp.MIN)  # noqa: F821 - only its source is read
+
+
+@pytest.mark.parametrize(("queue", "together"), [(Alone, False), (Together, True), (None, False), (object, False)])
+def test_ranks_that_release_pages_together_are_known_by_the_source(queue, together):
+    assert holds.releases_together(queue) is together
 
 
 class Queue:

@@ -70,7 +70,8 @@ def fail(registry):
 def abandon(registry):
     """A failed room's sender is dropped, and the next one comes."""
     registry.statuses[ROOM] = FAIL
-    registry.abandon(ROOM, registry.current_life(ROOM) or 0)
+    registry.unclaimed.note_dropped(ROOM, registry.current_life(ROOM) or 0)
+    registry.abandon()
     with registry.claiming(ROOM, "rid"):
         pass
 

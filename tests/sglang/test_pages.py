@@ -174,15 +174,14 @@ class TestDeferring:
         until(lambda: deferring.decode.poll(ROOM + 1), [KVPoll.Failed])
         assert deferring.until_held(ROOM) > DAY / 2
 
-    def test_failure_of_another_rank_is_held_until_sglangs_timeout(
+    def test_failure_of_another_rank_is_held_as_by_sglang(
         self, host: Host, environment: dict[str, str], tables: dict[str, StatusStore]
     ) -> None:
-        """The table has failed it there, and SGLang's minimum fails it here before this rank has heard of it."""
+        """If the table has failed it there, the limit there is later, and the ranks release pages together."""
         with Deployment(host, environment) as deployment:
             pages = Pages(deployment, tables, tp_size=2, tp_rank=0)
             pages.transfer(ROOM)
-            held = pages.decode.iterate(ROOM)["held"]
-            assert held[str(ROOM)] > DAY / 2
+            assert pages.decode.iterate(ROOM)["held"] == {str(ROOM): HOLD}
 
     def test_complete_room_stays(self, deferring: Pages) -> None:
         deferring.transfer(ROOM)
@@ -243,6 +242,12 @@ class TestAtOnce:
         assert at_once.decode.iterate() == {"on": [ROOM], "held": {}, "released": []}
         at_once.decode.lose_prefill()
         assert at_once.decode.iterate()["released"] == [ROOM]
+
+    def test_failure_of_another_rank_stops_prefill(self, at_once: Pages) -> None:
+        """SGLang's minimum over ranks gives its pages away, and SGLang alone does not tell its prefill."""
+        at_once.transfer(ROOM)
+        assert at_once.decode.iterate(ROOM)["released"] == [ROOM]
+        until(lambda: at_once.prefill.aborts(), [ROOM])
 
     def test_told_failure_is_sglangs_own(self, at_once: Pages) -> None:
         at_once.transfer(ROOM)

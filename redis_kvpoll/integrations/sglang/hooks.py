@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from redis_kvpoll.integrations.sglang import duplicates, holds
+from redis_kvpoll.integrations.sglang import duplicates, holds, pages
 from redis_kvpoll.integrations.sglang.compat import CONN
 from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
 
@@ -52,7 +52,9 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
     registry, room = arguments.registry, arguments.bootstrap_room
     if registry is None:
         original(sender, *args, **kwargs)
-    elif registry.awaits_claims and registry.is_claimed(room):
+        return
+    registry.abandon()  # the room's last sender may be gone
+    if registry.awaits_claims and registry.is_claimed(room):
         duplicates.make_apart(original, sender, args, kwargs)
         duplicates.refuse(sender, room)
     else:
@@ -60,7 +62,7 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
             original(sender, *args, **kwargs)
         sender.kvpoll_life = registry.current_life(room)
         if registry.awaits_claims and sender.kvpoll_life is not None:
-            weakref.finalize(sender, registry.abandon, room, sender.kvpoll_life).atexit = False
+            weakref.finalize(sender, registry.unclaimed.note_dropped, room, sender.kvpoll_life).atexit = False
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
@@ -124,6 +126,17 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
         return original(handle, *args, **kwargs)
 
 
+def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
+    """A receiver removes its room: it is over, also for prefill."""
+    registry = _registry(receiver.kv_mgr) if getattr(receiver, "kvpoll_life", None) is not None else None
+    if registry is not None:
+        try:
+            pages.tell_to_stop(receiver, registry)
+        except Exception:
+            logger.exception("redis_kvpoll: prefill is not told that room %r is over", receiver.bootstrap_room)
+    return around_step(original, receiver, *args, **kwargs)
+
+
 def around_receiver_init(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
     """A receiver learns which processes of prefill serve its room."""
     try:
@@ -160,7 +173,7 @@ HANDLE_HOOKS: Hooks = {
     f"{CONN}.CommonKVReceiver.__init__": around_receiver,
     f"{CONN}.CommonKVReceiver.init": around_receiver_init,
     f"{CONN}.CommonKVReceiver.abort": around_step,
-    f"{CONN}.CommonKVReceiver.clear": around_step,
+    f"{CONN}.CommonKVReceiver.clear": around_receiver_clear,
 }
 REQUEST_HOOKS: Mapping[str, Hooks] = {
     "prefill": {
@@ -219,6 +232,11 @@ def knows_handles() -> bool:
 def can_hold_pages() -> bool:
     """Return whether decode's queue of held pages is hooked."""
     return HOLD_HOOKS.keys() <= _applied()
+
+
+def transfer_queue() -> Any:
+    """Return the class of decode's queue of transfers; None in a process without a scheduler."""
+    return getattr(sys.modules.get(f"{_PACKAGE}.decode"), "DecodeTransferQueue", None)
 
 
 def knows_requests(role: str) -> bool:

@@ -27,10 +27,10 @@ from redis_kvpoll.integrations.sglang.compat import (
     has_consensus_store,
     identify,
 )
-from redis_kvpoll.integrations.sglang.holds import until_told
+from redis_kvpoll.integrations.sglang.holds import releases_together, until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
-from redis_kvpoll.integrations.sglang.pages import DecodeFailures
+from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave, leave_by_hand
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
@@ -137,11 +137,13 @@ def _bind_prefill(manager: Any, worker: TableWorker) -> RoleHooks:
 
 
 def _bind_decode(manager: Any, worker: TableWorker) -> RoleHooks:
+    if len(worker.identity.stages) > 1:
+        return RoleHooks(leave, end_by_hand=leave_by_hand)
     manager.kvpoll_failures = failures = DecodeFailures(
         worker.registry,
         can_hold=hooks.can_hold_pages(),
         holds_long=worker.settings.long_hold,
-        has_ranks=worker.identity.world_size > 1,
+        has_own_limit=worker.identity.world_size > 1 and not releases_together(hooks.transfer_queue()),
     )
     return RoleHooks(failures.end, end_by_hand=failures.end_by_hand)
 

@@ -74,16 +74,17 @@ class DecodeFailures:
     """Ends requests of one decode manager for failures in the table.
 
     ``registry`` is its RoomRegistry. ``can_hold``: whether SGLang's queue of held pages is hooked. ``holds_long`` is
-    False if who runs SGLang has switched the longer hold off. ``has_ranks``: whether this process is one of several.
+    False if who runs SGLang has switched the longer hold off. ``has_own_limit``: whether this process is one of several
+    ranks, each of which gives pages away when its own limit is over.
     """
 
-    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_ranks: bool = False) -> None:
+    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_own_limit: bool = False) -> None:
         self.can_hold = can_hold
         self.lost_nodes: dict[str, float] = {}
         """By prefill's bootstrap address: when SGLang's own heartbeat has found it lost, in monotonic seconds."""
         self._registry = registry
         self._holds_long = holds_long
-        self._has_ranks = has_ranks
+        self._has_own_limit = has_own_limit
         self._receivers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def add(self, receiver: Any) -> None:
@@ -101,10 +102,10 @@ class DecodeFailures:
     def is_prolonged(self, receiver: Any) -> bool:
         """Return whether to hold the pages of a request, which has just failed, for longer than SGLang does.
 
-        SGLang's ranks fail a request together. What another rank has failed may have come from the table there, and
-        up to 0.5.22 each rank has a limit of its own.
+        SGLang's ranks fail a request together. What another rank has failed may have come from the table there: where
+        each rank has a limit of its own, this one must be as late.
         """
-        is_from_another = self._has_ranks and self._registry.last_status(receiver.bootstrap_room) != FAILED
+        is_from_another = self._has_own_limit and self._registry.last_status(receiver.bootstrap_room) != FAILED
         if is_from_another and self._holds_long:
             receiver.kvpoll_failed_at = time.monotonic()
         return getattr(receiver, "kvpoll_failed_at", None) is not None
@@ -149,6 +150,41 @@ class DecodeFailures:
             if action is Action.FAIL_AND_HOLD and self._holds_long:
                 receiver.kvpoll_failed_at = time.monotonic()  # first: the scheduler may poll Failed at once
             self._registry.fail_from_table(room, number, reason, publish)
+
+
+def tell_to_stop(receiver: Any, registry: Any) -> None:
+    """Tell prefill to stop writing into the pages of a request that another rank has failed: they are given away.
+
+    SGLang's ranks fail a request together. Where decode defers, SGLang itself tells prefill then; elsewhere only a rank
+    that was aborted does.
+    """
+    room = receiver.bootstrap_room
+    is_current = registry.current_life(room) == receiver.kvpoll_life
+    is_own_end = not is_current or dict.get(registry.statuses, room) in (FAILED, SUCCESS)
+    if is_own_end or defers(receiver) or getattr(receiver, "init_time", 0.0) is None:
+        return
+    has_reason = room in registry.reasons
+    getattr(receiver, "ensure_abort_notified", receiver.abort)()
+    if not has_reason:
+        dict.pop(registry.reasons, room, None)  # "Aborted by AbortReq." is not why it failed
+
+
+def leave(room: int, _: int, reason: str, __: bool) -> None:
+    """Leave a request of a pipeline to SGLang, whatever the table says.
+
+    The stages of decode agree only that a request is over, and each then does what its own status says. A failure that
+    one stage hears of before its transfer is complete, and another one after, would make their batches differ.
+    """
+    logger.debug("redis_kvpoll: room %d goes on, as one of several stages of decode: %s", room, reason)
+
+
+def leave_by_hand(room: int, _: int, reason: str) -> None:
+    """Leave a request of a pipeline that an operator has aborted to SGLang."""
+    logger.warning(
+        "redis_kvpoll: room %d goes on: with several stages, decode's requests end by SGLang's /abort_request only: %s",
+        room,
+        reason,
+    )
 
 
 def release_time(asked_at: float | None, waiting_timeout: float, hold: float) -> float:

@@ -56,7 +56,6 @@ class RoomRegistry:
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self.unclaimed = Unclaimed(clock)
-        """What awaits a claim."""
 
     # Statuses, as SGLang reads and writes them
 
@@ -132,14 +131,15 @@ class RoomRegistry:
             self._begin_publishing(room, request, since)
 
     @change
-    def abandon(self, room: int, number: int) -> None:
-        """Take note that the sender of a life is gone. If it is Failed, it ends for the table, and the room goes on as
-        one without a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
-        is_left = self._lives.get(room) == number and room not in self.unclaimed
-        if is_left and dict.__getitem__(self.statuses, room) == FAILED:
-            self.outbox.end(room, number)
-            self._begin_life(room)
-            self._await_claim(room)
+    def abandon(self) -> None:
+        """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
+        a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
+        for room, number in self.unclaimed.take_dropped():
+            is_left = self._lives.get(room) == number and room not in self.unclaimed
+            if is_left and dict.__getitem__(self.statuses, room) == FAILED:
+                self.outbox.end(room, number)
+                self._begin_life(room)
+                self._await_claim(room)
 
     def _begin_life(self, room: int) -> None:
         self._last_number += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 
 class Unclaimed:
@@ -11,6 +12,7 @@ class Unclaimed:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._times: dict[int, tuple[float, float]] = {}
+        self._dropped: deque[tuple[int, int]] = deque()
 
     def __contains__(self, room: int) -> bool:
         return room in self._times
@@ -30,6 +32,16 @@ class Unclaimed:
         """Forget a room; return since when it has had no sender. None if it is not one of these."""
         since, _ = self._times.pop(room, (None, None))
         return since
+
+    def note_dropped(self, room: int, number: int) -> None:
+        """Take note that the sender of a life is gone. For a finalizer, which may run in any line of its thread, with
+        any lock: it takes none."""
+        self._dropped.append((room, number))
+
+    def take_dropped(self) -> Iterator[tuple[int, int]]:
+        """Return each room and life that was noted since the last call."""
+        while self._dropped:
+            yield self._dropped.popleft()
 
     def since(self) -> dict[int, float]:
         """Return by room since when it has had no sender."""

@@ -153,6 +153,7 @@ class TableWorker:
     def tick(self) -> None:
         """Do what is due several times a second."""
         state = self.client.state
+        self.registry.abandon()
         self._peer_failures.check_all()
         self._forget()
         self._end_orphans()
@@ -212,7 +213,8 @@ def hello_of(settings: PluginSettings, identity: ProcessIdentity) -> ClientHello
         settings.lease,
         settings.join,
         other=f"{settings.namespace}-{_other_role(identity)}",
-        collects=identity.rank in identity.stages[1:],  # the first stage collects from SGLang's own store
+        # The first stage collects from SGLang's own store, and decode does not collect.
+        collects=identity.role == "prefill" and identity.rank in identity.stages[1:],
         process=this_process(),
     )
 
