@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -28,17 +29,16 @@ from tests.support.own_threads import begin_test
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each worker begin with its share of the longest tests: at the end, one of them would run alone.
 
-    The model checker's are those. At first, each worker gets the next share of all tests.
+    The model checker's are those. At first, each worker gets so many of those that are left, in order.
     """
     longest = [item for item in items if "keeps_all_invariants" in item.name]
-    others = [item for item in items if "keeps_all_invariants" not in item.name]
+    others = iter([item for item in items if "keeps_all_invariants" not in item.name])
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    share = -(-len(others) // workers)
-    items[:] = [
-        item
-        for worker in range(workers)
-        for item in (*longest[worker::workers], *others[worker * share : (worker + 1) * share])
-    ]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        share, first = (len(items) - len(ordered)) // (workers - worker), longest[worker::workers]
+        ordered += [*first, *islice(others, max(0, share - len(first)))]
+    items[:] = [*ordered, *others]
 
 
 @pytest.fixture(scope="session")
