@@ -107,7 +107,12 @@ class LeaseKeeper:
         epoch_of = self._executor.recovery.epoch_of
         return LeaseState(self.incarnation, tuple((tag, epoch_of(tag)) for tag in self._tags))
 
-    # Renewal: by the heartbeat, and by recovery before it replays the rooms of a shard
+    # Renewal: by the heartbeat, and by recovery before and while it replays the rooms of a shard
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two renewals."""
+        return self.config.heartbeat
 
     def renewal(self, tag: str, epoch: str) -> Call:
         """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""

@@ -140,7 +140,8 @@ class ShardState:
 
     epoch: bytes | None = None
     is_verified: bool = True
-    must_renew_lease: bool = False
+    renew_leases_at: float = 0.0
+    """When the next replay of rooms renews the leases first, in monotonic seconds."""
     answer: Answer | None = None
     """What a server said of it when another shard was verified there; its own verification may use it once."""
     marks: ShardMarks = field(default_factory=ShardMarks)

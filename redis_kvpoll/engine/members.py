@@ -9,13 +9,13 @@ Invariant: a member whose lease was lost or given up is no member any more; what
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.marks import Mark
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Outcome, RoomFailure
 from redis_kvpoll.protocol import keys, rank_commands, script_specs
@@ -29,6 +29,10 @@ class Renewable(Protocol):
 
     lost: bool
     """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two renewals."""
 
     def renewal(self, tag: str, epoch: str) -> Call:
         """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
@@ -126,6 +130,12 @@ class Members(dict[RankIdentity, RankMember]):
     def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:
         """As TrackedRooms.server_changed, for all."""
         return sum(rooms.server_changed(tag, kept, now) for rooms, _ in self.holders)
+
+    def replays(self, tag: str, context: CallContext) -> Iterator[Call]:
+        """As TrackedRooms.replays, for all; creators first, as whom one awaits may be another."""
+        for roles in (CREATORS, OTHERS) if self else (CREATORS | OTHERS,):
+            for rooms, member in self.holders:
+                yield from rooms.replays(tag, member.context(context) if member else context, time.monotonic(), roles)
 
     def mark_clearing(self, calls: Sequence[Call]) -> None:
         """Note which rooms calls of WRITE_RANKS clear, and for which members."""

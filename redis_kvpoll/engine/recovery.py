@@ -10,7 +10,7 @@ Invariant: a connection to the server on which a shard was verified needs no che
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from redis_kvpoll.engine import tracking
@@ -20,7 +20,7 @@ from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questio
 from redis_kvpoll.engine.members import Members, Renewable
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
-from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
+from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS
@@ -221,7 +221,7 @@ class Recovery:
         elif server != before:
             self._lost("server", self.members.data_lost(tag, now))
         if shard.epoch not in (None, epoch) or server != before:
-            shard.must_renew_lease = True
+            shard.renew_leases_at = 0.0
         shard.epoch = epoch  # None until the first write creates one
         if server is not None:
             self.servers[tag] = server
@@ -263,16 +263,10 @@ class Recovery:
                 self._set_verified(shard, False)
 
     def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
-        """Renew the leases and replay the rooms that are due. Returns False if data was lost again during it."""
-        leases = [lease for lease in (self.lease, *self.members.leases) if lease is not None and not lease.lost]
-        for lease in leases if shard.must_renew_lease else ():
-            call = lease.renewal(tag, "")
-            reply = yield from attempts.send_script(call, self.servers.get(tag))
-            if (report := self.accept_reply(call, None, (), reply)) is None:
-                return False
-            lease.observe_renewal(tag, report)
-        shard.must_renew_lease = False
-        for replay in self._replays(tag):
+        """Renew the leases and replay the rooms that are due. Returns False if data or a lease was lost during it."""
+        if not (yield from self._renew_leases(tag, shard, attempts)):
+            return False
+        for replay in self.members.replays(tag, self._context):
             call = replay
             while call.rooms:
                 epochs = self._session.observer_epochs()
@@ -281,13 +275,23 @@ class Recovery:
                     return False
                 self.losses.restored(sum(code in tracking.WRITTEN for code, *_ in call.spec.rows(outcomes)))
                 _, call = call.split(outcomes)
+                if not (yield from self._renew_leases(tag, shard, attempts)):
+                    return False
         return True
 
-    def _replays(self, tag: str) -> Iterator[Call]:
-        for roles in (CREATORS, OTHERS) if self.members else (CREATORS | OTHERS,):  # whom one awaits may be another
-            for rooms, member in self.members.holders:
-                context = member.context(self._context) if member else self._context
-                yield from rooms.replays(tag, context, time.monotonic(), roles)
+    def _renew_leases(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
+        """Renew the leases if due: heartbeats wait while rooms are replayed. Returns False if data or one was lost."""
+        if time.monotonic() < shard.renew_leases_at:
+            return True
+        leases = [lease for lease in (self.lease, *self.members.leases) if lease is not None and not lease.lost]
+        for lease in leases:
+            reply = yield from attempts.send_script(call := lease.renewal(tag, ""), self.servers.get(tag))
+            if (report := self.accept_reply(call, None, (), reply)) is None:
+                return False
+            lease.observe_renewal(tag, report)
+        if leases:
+            shard.renew_leases_at = time.monotonic() + min(lease.heartbeat for lease in leases)
+        return not any(lease.lost for lease in leases)
 
     @property
     def _context(self) -> CallContext:

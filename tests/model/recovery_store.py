@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from redis_kvpoll.engine import data_loss, recovery, tracked_rooms
+from redis_kvpoll.engine import data_loss, members, recovery, tracked_rooms
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.protocol import lease_commands
@@ -45,6 +46,8 @@ class StubLease:
     """A lease that is renewed by a sweep, whose reply has the end of the feed, as a renewal's."""
 
     lost = False
+    heartbeat = math.inf
+    """A replay takes no time here."""
 
     def __init__(self, session: StubSession) -> None:
         self._context = session.context
@@ -86,6 +89,7 @@ def model_clock() -> Iterator[None]:
     """Recovery uses CLOCK, and replays one room per call."""
     with (
         mock.patch.object(recovery, "time", CLOCK),
+        mock.patch.object(members, "time", CLOCK),
         mock.patch.object(data_loss, "time", CLOCK),
         mock.patch.object(data_loss, "logger"),
         mock.patch.object(tracked_rooms, "MAX_REPLAYED", 1),

@@ -14,10 +14,17 @@ IN_RECOVERY = [
     ),
     (
         "the leases of a group are not renewed before its rooms are replayed",
-        "engine.recovery:Recovery._replay",
+        "engine.recovery:Recovery._renew_leases",
         "*self.members.leases",
         "",
         "engine/test_rank_group.py::TestLossOfData::test_every_rank_of_every_room_is_back[fakeredis]",
+    ),
+    (
+        "the leases expire while many rooms are replayed",
+        "engine.recovery:Recovery._renew_leases",
+        "if time.monotonic() < shard.renew_leases_at:",
+        "if shard.renew_leases_at:",
+        "leases/test_long_replay.py::test_leases_are_renewed_while_rooms_are_replayed[sync-fakeredis]",
     ),
     (
         "what a group was clearing is replayed",
@@ -171,7 +178,7 @@ IN_RECOVERY = [
     ),
     (
         "a lease that a lagging replica lacks is lost",
-        "engine.recovery:Recovery._replay",
+        "engine.recovery:Recovery._renew_leases",
         'lease.renewal(tag, "")',
         "lease.renewal(tag, self.epoch_of(tag))",
         "leases/test_live.py::test_lease_that_a_lagging_replica_lacks_is_held_on",

@@ -1,0 +1,34 @@
+"""A replay of many rooms may take longer than a lease lasts, and heartbeats wait for its end: it renews the leases."""
+
+from __future__ import annotations
+
+import time
+
+from redis_kvpoll.engine import tracked_rooms
+from tests.support.internals import executor_of
+from tests.support.leasing import ManualLease, now_ms, pass_time, record
+
+HEARTBEAT = 0.01
+
+
+def test_leases_are_renewed_while_rooms_are_replayed(store, client, monkeypatch):
+    monkeypatch.setattr(tracked_rooms, "MAX_REPLAYED", 1)
+    lease = ManualLease(store, ttl=5.0, heartbeat=HEARTBEAT).take()
+    for room in range(4):
+        store.open(room)
+    losses = executor_of(store).recovery.losses
+    replayed = []
+
+    def take_long(count, restored=losses.restored):
+        restored(count)
+        replayed.append(count)
+        pass_time(client, 2)
+        time.sleep(HEARTBEAT)
+
+    client.flushall()
+    monkeypatch.setattr(losses, "restored", take_long)
+    store.open(9)
+    *_, last_heartbeat, _ = record(client)
+    assert replayed == [1, 1, 1, 1]
+    assert now_ms(client) - last_heartbeat < 5_000
+    assert not lease.heartbeat().lost
