@@ -43,7 +43,8 @@ class OpenTable(NamedTuple):
 def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
     """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
 
-    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here.
+    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here. A
+    refusal names it, too: of a user who may not write, the first read is refused, for it renews the settings.
     """
     from redis_kvpoll.doctor.replica import read_replica
 
@@ -56,7 +57,12 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
             _warn_of(replica, writes, url)
         if shards is not None or deadline != DEADLINE:
             store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
-        yield OpenTable(store, replica)
+        try:
+            yield OpenTable(store, replica)
+        except ServerRefusedError as error:
+            if not writes or str(error).startswith(writes):
+                raise
+            raise ServerRefusedError(f"{writes}: {error}") from error
 
 
 def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
