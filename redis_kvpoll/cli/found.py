@@ -68,10 +68,11 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
 def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
     """Return the shards of a table whose settings are gone, by the keys that are left of it, or exit."""
     from redis_kvpoll.doctor import traces
+    from redis_kvpoll.transport.urls import parse
 
     left = traces.read_traces(url, namespace, DEADLINE)
     if left is None:
-        what = f"namespace {namespace!r} not found: it has no rooms and no settings."
+        what = f"namespace {namespace!r} not found on {parse(url).shown}: it has no rooms and no settings."
         leave(NOT_FOUND, "\n".join((what, *_hints(url, namespace))))
     found, back = printable(traces.described(namespace, left.alive)), traces.when_back(left.alive)
     if writes:
@@ -111,7 +112,7 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
-    names, nothing = [], "No namespace was found on this server: check --redis"
+    names, nothing = [], "No namespace was found on this server: check --redis, or KVPOLL_URL"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
     except KVPollError as error:

@@ -136,6 +136,13 @@ class TestAllKeys:
         assert "its counters show no loss since then or CONFIG RESETSTAT" in shown
         assert "connected" not in shown, "nobody is"
 
+    def test_absent_namespace_names_its_server(self, server):
+        """KVPOLL_URL may be unset, or name another server than its reader thinks."""
+        for words in (["stats"], ["doctor"]):
+            shown = " ".join(run(server, *words).output.split())
+            assert f"namespace 'prod' not found on {server.tcp}" in shown, words
+        assert run_on_server(server, "namespaces").stderr.startswith(f"{server.tcp} has no namespace of kvpoll's")
+
     def test_other_namespaces_are_listed_to_paste(self, server, lease):
         shown = run(server, "ls", namespace="default")
         assert (shown.exit_code, "This server has: -n prod" in shown.stderr) == (1, True)
