@@ -206,7 +206,7 @@ def test_stats_names_the_owner_that_was_lost_last(server, client):
             lease.heartbeat()  # it finds the lease lost
             lease.give_up()
         shown = run(server, "stats", namespace="default").stdout
-    assert "2  owner_lost  owner prefill-#/tp# lost   (last: prefill-0/tp3)" in shown
+    assert "2  owner_lost  owner prefill-#/tp# lost\n                    last: owner prefill-0/tp3 lost\n" in shown
 
 
 class TestRestoredRooms:

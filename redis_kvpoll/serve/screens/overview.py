@@ -57,10 +57,12 @@ def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
 
 
 def reason_row(reason: ReasonCount, now: float) -> Row:
+    text = reason.last if reason.count == 1 else reason.text
+    last = f" (last: {reason.last})" if reason.last != text else ""
     return Row(
         f"{reason.kind} {reason.text}",
         (
-            Cell(reason.text or "no reason was given"),
+            Cell(f"{text}{last}" or "no reason was given"),
             Cell(reason.kind),
             Cell(formats.count(reason.count)),
             Cell(f"{formats.duration(now - reason.last_at)} ago"),
