@@ -21,8 +21,8 @@ from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
-from redis_kvpoll.cli.options import json_option, open_table, room_id, table_options
-from redis_kvpoll.cli.room import absent, other_side
+from redis_kvpoll.cli.options import json_option, room_id, table_options
+from redis_kvpoll.cli.room import absent, other_side, other_status
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
@@ -88,30 +88,17 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = store.failure_reason(room)
     if outcome is Outcome.SKIPPED:
-        raise click.ClickException(absent(room, namespace))
+        raise click.ClickException(absent(url, namespace, room))
     is_new = outcome is Outcome.FAILED
     if given["wants_json"]:
         as_json.put({"namespace": namespace, "matching": 1, "changed": int(is_new), "rooms": [room]})
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
-    if (status := _other_status(url, namespace, room)) is not None and not status.is_terminal:
+    if (status := other_status(url, namespace, room)) is not None and not status.is_terminal:
         name = other_side(namespace)
         follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
         click.echo(f"in {name} it is still {status.name}: {follows}kvpoll abort {room} -n {name}", err=True)
-
-
-def _other_status(url: str, namespace: str, room: int) -> KVPoll | None:
-    """The status of a room on the other side; None if there is none, or it cannot be read."""
-    name = other_side(namespace)
-    if not name:
-        return None
-    try:
-        with open_table(url, name) as store:
-            entry = store.entry(room)
-    except KVPollError:
-        return None
-    return entry.status if entry else None
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")
@@ -140,7 +127,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
             before = f"corrupt: it held {printable(error.found)}"
         cleared = store.clear(room)
     if before is None and cleared is None:
-        raise click.ClickException(absent(room, namespace))
+        raise click.ClickException(absent(url, namespace, room))
     if given["wants_json"]:
         as_json.put({"namespace": namespace, "matching": 1, "changed": 1, "rooms": [room]})
     else:
@@ -157,7 +144,7 @@ def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: b
     with found_table(url, namespace) as (store, _):
         status = _status(store, room)
     if status is None:
-        raise click.ClickException(absent(room, namespace))
+        raise click.ClickException(absent(url, namespace, room))
     if operation == "abort":
         _refuse_success(room, status)
     if wants_json:

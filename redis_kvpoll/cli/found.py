@@ -43,7 +43,8 @@ class OpenTable(NamedTuple):
 def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
     """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
 
-    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here.
+    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here. A
+    refusal names it, too: of a user who may not write, the first read is refused, for it renews the settings.
     """
     from redis_kvpoll.doctor.replica import read_replica
 
@@ -56,16 +57,22 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
             _warn_of(replica, writes, url)
         if shards is not None or deadline != DEADLINE:
             store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
-        yield OpenTable(store, replica)
+        try:
+            yield OpenTable(store, replica)
+        except ServerRefusedError as error:
+            if not writes or str(error).startswith(writes):
+                raise
+            raise ServerRefusedError(f"{writes}: {error}") from error
 
 
 def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
     """Return the shards of a table whose settings are gone, by the keys that are left of it, or exit."""
     from redis_kvpoll.doctor import traces
+    from redis_kvpoll.transport.urls import parse
 
     left = traces.read_traces(url, namespace, DEADLINE)
     if left is None:
-        what = f"namespace {namespace!r} not found: it has no rooms and no settings."
+        what = f"namespace {namespace!r} not found on {parse(url).shown}: it has no rooms and no settings."
         leave(NOT_FOUND, "\n".join((what, *_hints(url, namespace))))
     found, back = printable(traces.described(namespace, left.alive)), traces.when_back(left.alive)
     if writes:
@@ -105,7 +112,7 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
-    names, nothing = [], "No namespace was found on this server: check --redis"
+    names, nothing = [], "No namespace was found on this server: check --redis, or KVPOLL_URL"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
     except KVPollError as error:

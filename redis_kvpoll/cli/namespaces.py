@@ -27,6 +27,7 @@ def namespaces(url: str, wants_json: bool) -> None:
     """
     from redis_kvpoll.doctor.neighbours import count_keys
     from redis_kvpoll.sync.namespaces import list_namespaces
+    from redis_kvpoll.transport.urls import parse
 
     found = list_namespaces(url, DEADLINE)
     if wants_json:
@@ -39,7 +40,7 @@ def namespaces(url: str, wants_json: bool) -> None:
         more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
         click.echo(f"Not read: the settings of {', '.join(unread[:SHOWN])}{more}: {why}", err=True)
     if not found:
-        leave(NOT_FOUND, "This server has no namespace of kvpoll's.")
+        leave(NOT_FOUND, f"{parse(url).shown} has no namespace of kvpoll's: check --redis, or KVPOLL_URL")
     if wants_json:
         return
     rows = [tuple("" if cell is None else printable(str(cell)) for cell in one) for one in found]

@@ -20,8 +20,6 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
 
 REASONS = 8
-OWNERS = ("owner_lost", "owner_left")
-"""Kinds of reasons whose second word is an owner."""
 LOSS_SECONDS = 3600.0
 """For how long a loss of data is shown."""
 ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
@@ -124,11 +122,15 @@ def _print_failures(console: Console, snapshot: Snapshot) -> None:
     console.print(Text.assemble(("\nfailures  ", "dim"), "  ".join(kinds)))
     width = max(20, console.width - 20)
     for reason in snapshot.reasons[:REASONS]:
-        text = printable(reason.text) or "(no reason)"
-        shown = text if len(text) <= width else text[: width - 1] + "…"
-        if reason.kind in OWNERS and reason.last != reason.text:
-            shown += f"   (last: {printable(reason.last.split()[1])})"
+        text = reason.last if reason.count == 1 else reason.text
+        shown = _cut(printable(text) or "(no reason)", width)
         console.print(Text.assemble(f"{reason.count:>6,}  ", (f"{reason.kind:<10}  ", "dim"), shown), soft_wrap=True)
+        if reason.last != text:
+            console.print(Text(f"{'':20}{_cut(f'last: {printable(reason.last)}', width)}", "dim"), soft_wrap=True)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _print_owners(console: Console, snapshot: Snapshot) -> None:

@@ -66,7 +66,7 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
-                leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
+                leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
             if wants_json:
                 (as_json.put_line if watch else as_json.put)(_document(namespace, seen, clock.now()))
             else:
@@ -195,7 +195,7 @@ def wait(
         except WaitTimeoutError as error:
             leave(NOT_FOUND, f"Error: room {room} did not get there within {human(timeout)}: {_at(error.status)}")
         except RoomNotFoundError:
-            leave(NOT_FOUND, f"Error: {absent(room, namespace)}")
+            leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
     if wants_json:
         as_json.put({"namespace": namespace, "room": room, "status": status.name, "reason": reason})
     else:
@@ -208,5 +208,24 @@ def _at(status: KVPoll | None) -> str:
     return "its status is not known" if status is None else f"it is at {status.name}"
 
 
-def absent(room: int, namespace: str) -> str:
-    return f"room {room} is not in namespace {namespace!r} (never opened, cleared, expired or evicted)"
+def absent(url: str, namespace: str, room: int) -> str:
+    """Return that a room is not in a table, and where there may be something of it."""
+    what = f"room {room} is not in namespace {namespace!r} (never opened, cleared, expired or evicted)"
+    more = f"kvpoll history {room} -n {namespace} tells whether it was here lately"
+    if (status := other_status(url, namespace, room)) is not None:
+        name = other_side(namespace)
+        more = f"{name} has it, at {status.name}: use -n {name}; {more}"
+    return f"{what}\n{more}"
+
+
+def other_status(url: str, namespace: str, room: int) -> KVPoll | None:
+    """Return the status of a room on the other side; None if there is none, or it cannot be read."""
+    name = other_side(namespace)
+    if not name:
+        return None
+    try:
+        with open_table(url, name) as store:
+            entry = store.entry(room)
+    except KVPollError:
+        return None
+    return entry.status if entry else None

@@ -13,6 +13,7 @@ from redis_kvpoll.doctor.node_view import when
 from redis_kvpoll.doctor.replica import replica_of
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.model import Owner
+from redis_kvpoll.protocol.lease_commands import MIN_HEARTBEATS
 
 UNNOTICED_HEARTBEATS = 3
 TURNS, TURN_SECONDS = 3, 60.0
@@ -56,8 +57,12 @@ def _unnoticed(facts: Facts, table: TableFacts) -> Observation | None:
     where = "" if replica_of(facts) is None else " at the primary"
     processes = sorted({owner.process for owner in late if owner.process})
     who = ", ".join(processes[:4]) or "its process"
+    ttls = [owner.ttl for owner in table.owners if owner.state == "alive"]
+    sweeper = "no lease is held"
+    if ttls:
+        sweeper = f"an owner is alive: it sweeps within {max(ttls) / MIN_HEARTBEATS:.0f} s, or it hangs"
     advice = (
-        f"no lease is held. See whether {who} runs, and SGLang's agent beside it: one that lives goes on by itself. "
+        f"{sweeper}. See whether {who} runs, and SGLang's agent beside it: one that lives goes on by itself. "
         f"If it is dead, kvpoll reap -n {facts.namespace}{where} fails its rooms, also those that are still served "
         "(run it twice)"
     )

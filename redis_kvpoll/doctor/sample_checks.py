@@ -136,9 +136,11 @@ def rooms_owner(rooms: list[RoomFacts]) -> str:
 
 
 def end_command(room: int, namespace: str) -> str:
-    """Return the command that ends a room on both sides: in SGLang, decode's table decides."""
-    base = deployment(namespace)[0]
-    return f"kvpoll abort {room} -n {namespace if base == namespace else f'{base}-decode'}"
+    """Return the command that ends a room on both sides: in SGLang, decode's table decides if it has the room."""
+    base, _, decode = deployment(namespace)
+    if namespace in (base, decode):
+        return f"kvpoll abort {room} -n {namespace}"
+    return f"kvpoll abort {room} -n {decode} (if decode does not have it: -n {namespace})"
 
 
 CAUSES = {

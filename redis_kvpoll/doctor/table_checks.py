@@ -47,7 +47,7 @@ def absent(facts: Facts) -> Observation:
     own = deployment(facts.namespace)
     roles = [name for name in own if name in (facts.namespaces or ())]
     advice = " or ".join(f"-n {name}" for name in roles) or "check -n; kvpoll namespaces lists what this server has"
-    found = f"namespace {facts.namespace!r} not found: "
+    found = f"namespace {facts.namespace!r} not found on {facts.server}: "
     if roles and facts.namespace == own[0]:  # its processes use those: who watches this name would wait for good
         return problem(f"{found}SGLang's plugin appends the role to KVPOLL_NAMESPACE", "a namespace in use", advice)
     if not roles and losses.may_be_gone(facts):

@@ -82,6 +82,8 @@ _OF_SCRIPT = re.compile(
     r"|,? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
 )
 """What a server adds about the script: the caller knows the operation, not the script."""
+_DENIED_IN_SCRIPT = "The user executing the script "
+"""How Redis before 7.2 begins a denial inside a script, which has no code there."""
 _HIDDEN = (", with args beginning with", " : <redis.")
 """Where a text ends for us. A server repeats the words of a command that it does not know, those of HELLO with the
 password; and redis-py appends its clients, with their options, to what it says of Sentinels."""
@@ -105,6 +107,8 @@ def code_of(error: BaseException) -> str:
         return ""
     if "Protocol error: unauthenticated" in text:
         return "NOAUTH"  # to a command of many or long words
+    if _DENIED_IN_SCRIPT in text:
+        return "NOPERM"
     first = None if code else _FIRST_WORD.match(text)
     found = _WRAPPED_CODE.search(text) if first is None or first[1] == "ERR" else first
     return found[1] if found else ""

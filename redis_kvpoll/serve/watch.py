@@ -64,6 +64,8 @@ class Watch:
         self.examined_at: float | None = None
         self.ticked_at = time.monotonic()
         """When the snapshot was taken, by the clock of this process."""
+        self.counts_since: float | None = None
+        """The server's time from which on failures are counted; None until the table was read whole."""
         self._stuck_after = stuck_after
         self._examine = examine
         self._exists: bool | None = None
@@ -154,6 +156,8 @@ class Watch:
                 self.snapshot = statistics.snapshot()
                 self.history.add(self.snapshot)
                 self.ticked_at = time.monotonic()
+                if self.counts_since is None and self.snapshot.synced:
+                    self.counts_since = self.snapshot.at
 
             began = time.monotonic()
             while not self.snapshot.synced and time.monotonic() < began + FIRST_SECONDS:

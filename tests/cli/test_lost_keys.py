@@ -136,6 +136,13 @@ class TestAllKeys:
         assert "its counters show no loss since then or CONFIG RESETSTAT" in shown
         assert "connected" not in shown, "nobody is"
 
+    def test_absent_namespace_names_its_server(self, server):
+        """KVPOLL_URL may be unset, or name another server than its reader thinks."""
+        for words in (["stats"], ["doctor"]):
+            shown = " ".join(run(server, *words).output.split())
+            assert f"namespace 'prod' not found on {server.tcp}" in shown, words
+        assert run_on_server(server, "namespaces").stderr.startswith(f"{server.tcp} has no namespace of kvpoll's")
+
     def test_other_namespaces_are_listed_to_paste(self, server, lease):
         shown = run(server, "ls", namespace="default")
         assert (shown.exit_code, "This server has: -n prod" in shown.stderr) == (1, True)
@@ -199,7 +206,7 @@ def test_stats_names_the_owner_that_was_lost_last(server, client):
             lease.heartbeat()  # it finds the lease lost
             lease.give_up()
         shown = run(server, "stats", namespace="default").stdout
-    assert "2  owner_lost  owner prefill-#/tp# lost   (last: prefill-0/tp3)" in shown
+    assert "2  owner_lost  owner prefill-#/tp# lost\n                    last: owner prefill-0/tp3 lost\n" in shown
 
 
 class TestRestoredRooms:

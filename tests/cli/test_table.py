@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 
@@ -137,6 +137,23 @@ class TestTable:
             result = run(command, "5", "--redis", url, "-n", "prod")
             assert result.exit_code == 1
             assert "room 5 is not in namespace 'prod'" in result.output
+
+    def test_missing_room_leads_to_where_it_is(self, url, watched):
+        """It may be in the other side's table alone, or have been here. Looking creates nothing."""
+        with StatusStore.from_url(url, namespace="p-prefill") as prefill:
+            prefill.update_status(1, KVPoll.Transferring)
+            with StatusStore.from_url(url, namespace="p-decode") as decode:
+                decode.get(1)
+            for words in (["show", "1"], ["wait", "1"], ["abort", "1"], ["abort", "1", "--dry-run"], ["clear", "1"]):
+                shown = run(*words, "--redis", url, "-n", "p-decode")
+                assert shown.exit_code == 1
+                assert "p-prefill has it, at Transferring: use -n p-prefill" in shown.stderr, words
+                assert "kvpoll history 1 -n p-decode" in shown.stderr, words
+            shown = run("show", "2", "--redis", url, "-n", "p-decode").stderr
+            assert ("has it" in shown, "kvpoll history 2 -n p-decode" in shown) == (False, True)
+        watched[0].delete(*watched[0].keys("kvpoll:{p-prefill}*"))
+        assert run("show", "1", "--redis", url, "-n", "p-decode").exit_code == 1
+        assert watched[0].keys("kvpoll:{p-prefill}*") == []
 
     def test_clear_removes_a_room_and_names_its_status(self, url, store):
         store.update_status(7, KVPoll.Transferring)

@@ -10,7 +10,7 @@ from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.facts import RoomFacts
 from redis_kvpoll.doctor.findings import Level
-from redis_kvpoll.doctor.sample_checks import causes_of
+from redis_kvpoll.doctor.sample_checks import causes_of, end_command
 from redis_kvpoll.protocol import keys
 from tests.support.examining import by_check, doctor_of, examine, live_table, status_of
 from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
@@ -179,6 +179,17 @@ class TestOwners:
             ManualLease(other, ttl=600.0).take()
             assert examine(server.tcp)["leases"].level is NOTE
 
+    def test_late_lease_beside_a_living_owner_is_said_so(self, server, client, store):
+        """Whose lease is much longer, and who sweeps as rarely."""
+        with StatusStore.from_url(server.tcp) as other:
+            ManualLease(store, "a").take()
+            living = ManualLease(other, "b", ttl=3000.0).take()
+            pass_time(client, 100)
+            found = examine(server.tcp)["leases"]
+            living.give_up()
+        assert (found.level, "a is without a heartbeat" in found.found) == (Level.PROBLEM, True)
+        assert found.advice.startswith("an owner is alive: it sweeps within 1000 s, or it hangs. See whether")
+
     def test_limit_is_said_where_no_room_is_stuck(self, server):
         with live_table(server):
             assert "60 s" in examine(server.tcp)["stuck"].found
@@ -198,6 +209,13 @@ class TestOwners:
         advice = examine(server.tcp)["stuck"].advice
         assert "1 at Bootstrapping (decode has not asked for it)" in advice
         assert "1 at Transferring (the network, or a peer that hangs)" in advice
+
+
+def test_room_is_ended_in_decodes_table_if_it_is_there():
+    assert end_command(7, "prod") == "kvpoll abort 7 -n prod"
+    assert end_command(7, "prod-decode") == "kvpoll abort 7 -n prod-decode"
+    from_prefill = "kvpoll abort 7 -n prod-decode (if decode does not have it: -n prod-prefill)"
+    assert end_command(7, "prod-prefill") == from_prefill
 
 
 def test_status_means_something_else_in_the_table_of_decode():

@@ -139,6 +139,9 @@ def test_namespace_without_a_feed_is_read_each_minute(world, start):
     page = serving.until("/", "keeps no feed")
     assert page.row("1")[1] == "Bootstrapping"
     assert "feed_length=0" in serving.get("/feed").text
+    for path in ("/", "/failed"):
+        text = serving.get(path).text
+        assert ("feed_length=0" in text, "No room has failed" in text) == (True, False), path
     assert serving.get("/room/1").status == 200
 
 

@@ -6,6 +6,7 @@ All stores and commands of the other tests run as this user too (see support/ser
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import uuid
 from functools import cache
@@ -340,6 +341,17 @@ class TestDenied:
                 with pytest.raises(ServerRefusedError, match=r"NOPERM.*kvpoll acl prints"):
                     call()
             assert client.dbsize() == 0
+
+    def test_command_that_a_reader_may_not_run_has_a_remedy(self, world, kind):
+        """Inside a script, a Redis before 7.2 denies without the code NOPERM."""
+        server = world.shared(kind)
+        with StatusStore.from_url(server.tcp, namespace="prod") as store, user(server, "--read-only") as (name, word):
+            store.update_status(7, 1)
+            url = f"redis://{name}:{word}@127.0.0.1:{server.port}"
+            for command in (["abort", "7"], ["clear", "7"], ["reap"]):
+                shown = CliRunner().invoke(kvpoll, [*command, "--redis", url, "-n", "prod"], catch_exceptions=False)
+                assert shown.exit_code == 1
+                assert re.match(rf"Error: {command[0]}\b.*: NOPERM .*kvpoll acl prints", shown.stderr), shown.stderr
 
     def test_repeated_rule_replaces_rights_and_keeps_password(self, kind):
         server = real.shared(kind)

@@ -6,7 +6,7 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
 from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, table
-from redis_kvpoll.serve.screens.overview import NO_REASON, reason_row
+from redis_kvpoll.serve.screens.overview import no_failure, no_reason, reason_row
 from redis_kvpoll.serve.view import Cell, Row, View
 
 MOST_ROOMS, MOST_REASONS = 50, 30
@@ -28,11 +28,11 @@ async def view(page: Page) -> View:
     snapshot = page.watch.snapshot
     kinds = sorted((each for each in snapshot.failures.items() if each[1]), key=lambda each: -each[1])
     nothing = {
-        "kinds": "No room has failed since kvpoll serve started.",
+        "kinds": no_failure(page.watch),
         "rooms": "No failed room is in the table now.",
     }
     return View(
-        common(page) | empty(page, reasons=NO_REASON, **nothing),
+        common(page) | empty(page, reasons=no_reason(page.watch), **nothing),
         {
             "namespaces": namespaces(page),
             "kinds": tuple(

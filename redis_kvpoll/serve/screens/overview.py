@@ -6,14 +6,25 @@ from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.history import ENDS, STATUSES
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, status_cell, table
+from redis_kvpoll.serve.screens.base import (
+    UNKNOWN,
+    Page,
+    Screen,
+    common,
+    empty,
+    namespaces,
+    section,
+    status_cell,
+    table,
+)
 from redis_kvpoll.serve.screens.figures import ChartLine, chart
 from redis_kvpoll.serve.view import Cell, Row, View
+from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import LIVE, ReasonCount, RoomRow
+from redis_kvpoll.statistics.totals import REASON_SECONDS
 
 MOST_ROOMS = 25
 MOST_REASONS = 10
-NO_REASON = "No room has failed in the last hour, or since kvpoll serve started."
 COLUMNS = ("Room", "Status", "Status for", "Age", "Expires in", "Owner", "Request")
 
 
@@ -24,7 +35,7 @@ async def view(page: Page) -> View:
     rows = tuple(room_row(page, row, entries.get(row.room)) for row in found)
     reasons = tuple(reason_row(reason, watch.now()) for reason in watch.snapshot.reasons[:MOST_REASONS])
     nothing = "No room is like that." if any(page.query.values()) else "No room is under way."
-    texts = common(page) | empty(page, rooms=nothing, reasons=NO_REASON)
+    texts = common(page) | empty(page, rooms=nothing, reasons=no_reason(page.watch))
     return View(texts, {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings())
 
 
@@ -56,11 +67,30 @@ def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
     )
 
 
+def no_failure(watch: Watch) -> str:
+    """Return what is said where no failure was counted: since when they are."""
+    if not watch.snapshot.has_feed:
+        return "Not known: this namespace keeps no feed (feed_length=0)."
+    if watch.counts_since is None:
+        return UNKNOWN
+    return f"No room has failed since kvpoll serve first read this table, at {formats.moment(watch.counts_since)}."
+
+
+def no_reason(watch: Watch) -> str:
+    """Return what is said where there is no reason: the list has those of the last hour."""
+    since = watch.counts_since
+    if watch.snapshot.has_feed and since is not None and watch.now() - since >= REASON_SECONDS:
+        return "No room has failed in the last hour."
+    return no_failure(watch)
+
+
 def reason_row(reason: ReasonCount, now: float) -> Row:
+    text = reason.last if reason.count == 1 else reason.text
+    last = f" (last: {reason.last})" if reason.last != text else ""
     return Row(
         f"{reason.kind} {reason.text}",
         (
-            Cell(reason.text or "no reason was given"),
+            Cell(f"{text}{last}" or "no reason was given"),
             Cell(reason.kind),
             Cell(formats.count(reason.count)),
             Cell(f"{formats.duration(now - reason.last_at)} ago"),
