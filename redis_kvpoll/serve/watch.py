@@ -92,7 +92,7 @@ class Watch:
     @property
     def state(self) -> State:
         """Whether the numbers are current."""
-        return state_of(self.snapshot, self._failure, self._exists is False)
+        return state_of(self.snapshot, self._failure, self._exists is False, self.examination.findings)
 
     def now(self) -> float:
         """Return the server's time, from which ages are counted; that of the last reading while it is not current.
