@@ -1,8 +1,9 @@
 """``kvpoll abort`` and ``clear``: one room, or all that match.
 
 Invariant: many rooms are changed only after they were counted and the caller has agreed, at most --limit of them, in
-steps, so that no call holds the server up. Each step reads its rooms again: a room that was opened anew since it was
-counted, or does not match any more, stays as it is.
+steps, so that no call holds the server up. A room is read again just before it is changed: one that was opened anew
+since it was counted, or does not match any more, stays as it is. A clear removes only the generation that was read. An
+abort has no such fence: what happens to a room in the one round trip between its read and its abort goes unseen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,14 +28,15 @@ from redis_kvpoll.cli.room import absent, other_side, other_status
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
+from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
-Change = Callable[["StatusStore", list[int]], Iterator[int]]
-"""Changes rooms, and yields after each call how many it has changed."""
+Change = Callable[["StatusStore", Recheck, list[Found]], Iterator[int]]
+"""Changes the rooms that match still, and yields after each call how many it has changed."""
 
 LIMIT = 1000
 MAX_LIMIT = 1_000_000
@@ -75,9 +78,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
     Without ROOM, it shows how many rooms match and asks: kvpoll abort --owner @10.0.0.2: --stuck.
     """
     if room is None:
-        _change_many(
-            url, namespace, wanted, "abort", lambda store, some: _abort_some(store, some, by_hand(reason)), **given
-        )
+        _change_many(url, namespace, wanted, "abort", functools.partial(_abort_some, by_hand(reason)), **given)
         return
     _check_one(wanted)
     if given["dry_run"]:
@@ -168,15 +169,17 @@ def _refuse_success(room: int, status: object) -> None:
         raise click.ClickException(f"room {room} is at Success: abort fails live rooms only")
 
 
-def _abort_some(store: StatusStore, rooms: list[int], reason: str) -> Iterator[int]:
-    """Read each room just before its abort: it may have ended since the step was read."""
-    for room in rooms:
-        if _status(store, room) is not KVPoll.Success:
-            yield int(store.abort(room, reason).outcome is Outcome.FAILED)
+def _abort_some(reason: str, store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[int]:
+    for each in found:
+        for entry in recheck.matching([each]):
+            if _may_change("abort", entry.status):
+                yield int(store.abort(entry.room, reason).outcome is Outcome.FAILED)
 
 
-def _clear_some(store: StatusStore, rooms: list[int]) -> Iterator[int]:
-    yield sum(status is not None for status in store.clear_many(rooms).values())
+def _clear_some(store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[int]:
+    generations = {entry.room: entry.generation for entry in recheck.matching(found)}
+    updates = store._run(fenced_commands.clear_many(generations))
+    yield sum(update.outcome is Outcome.CLEARED for update in updates.values())
 
 
 def _change_many(
@@ -199,7 +202,7 @@ def _change_many(
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
         rooms = [each.row.room for each in found]
         if not dry_run and rooms and not yes:
-            _ask(operation, store, found, clock)
+            _ask(operation, store, found, clock, wants_json)
         shown = with_entries(store, found) if dry_run and not wants_json else []
         changed, skipped = 0, 0
         if not dry_run:
@@ -226,10 +229,11 @@ def _may_change(operation: str, status: KVPoll | None) -> bool:
     return not (operation == "abort" and status is not None and status.is_terminal)
 
 
-def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerClock) -> None:
+def _ask(operation: str, store: StatusStore, found: list[Found], clock: ServerClock, wants_json: bool) -> None:
     if not sys.stdin.isatty():
         leave(NOT_FOUND, f"Error: {_rooms(len(found))} match: confirm with --yes, or look with --dry-run")
-    print_found(with_entries(store, found[:SHOWN]), clock.now())
+    with redirect_stdout(sys.stderr if wants_json else sys.stdout):  # with --json, stdout has nothing but JSON
+        print_found(with_entries(store, found[:SHOWN]), clock.now())
     if len(found) > SHOWN:
         click.echo(f"and {len(found) - SHOWN:,} more", err=True)
     if not click.confirm(f"{operation} {_rooms(len(found))}?", err=True):
@@ -249,9 +253,7 @@ def _change_in_steps(
         for at in range(0, len(found), STEP):
             if at:
                 time.sleep(PAUSE)
-            entries = recheck.matching(found[at : at + STEP])
-            still = [entry.room for entry in entries if _may_change(operation, entry.status)]
-            for count in change(store, still):
+            for count in change(store, recheck, found[at : at + STEP]):
                 changed += count
     except (KVPollError, KeyboardInterrupt):
         more = "; the last call may have changed more"

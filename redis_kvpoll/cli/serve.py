@@ -28,7 +28,7 @@ from redis_kvpoll.cli.options import url_option
 @click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
 @click.option("--password-file", metavar="FILE", help="Lines NAME:PASSWORD: who may see the page and the API.")
 @click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN: which programs may.")
-@click.option("--metrics-token-file", metavar="FILE", help="A token for /metrics; without it /metrics is open.")
+@click.option("--metrics-token-file", metavar="FILE", help="Lines TOKEN: for /metrics alone, which is open without it.")
 @click.option("--no-auth", is_flag=True, help="Show the tables to everyone who can connect.")
 @click.option("--allow-actions", is_flag=True, help="Let users abort and clear rooms on the page.")
 @click.option(
@@ -71,8 +71,8 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
         *(credentials.read_passwords(password_file) if password_file else ()),
         *(credentials.read_tokens(token_file) if token_file else ()),
     ]
-    token = credentials.read_tokens(metrics_token_file)[0] if metrics_token_file else None
-    config = ServeConfig(users=tuple(users), metrics_token=token, **options).checked()
+    tokens = credentials.read_tokens(metrics_token_file) if metrics_token_file else ()
+    config = ServeConfig(users=tuple(users), metrics_tokens=tuple(tokens), **options).checked()
     from redis_kvpoll.serve import examine, listen
 
     if not listen.run(config, examine.examiner):

@@ -11,7 +11,6 @@ from redis_kvpoll.doctor.node_view import NodeView, number, size, when
 NEARLY_FULL, FULL = 0.80, 0.95
 FRAGMENTED, FRAGMENTED_FROM = 1.8, 100 * 2**20
 FORK_SECONDS = 0.2
-OTHERS_SHARE = 0.5
 ENDED = "--status failed --status success --older-than 30s --limit 1000000 --yes"
 """The options that select what has ended. 30 s is well below terminal_ttl, after which the server drops it anyway."""
 STILL_SECONDS = 30.0
@@ -28,17 +27,18 @@ def eviction(view: NodeView) -> Observation:
     return problem(
         f"maxmemory-policy is {policy} with maxmemory {size(limit)}: live rooms may be dropped",
         "noeviction",
-        "CONFIG SET maxmemory-policy noeviction",
+        view.server_wide("CONFIG SET maxmemory-policy noeviction"),
     )
 
 
 def memory(view: NodeView) -> Observation:
     used, limit = number(view.info, "used_memory"), number(view.info, "maxmemory")
     if not limit:
+        advice = view.server_wide(f"CONFIG SET maxmemory {max(1024, math.ceil(2 * used / 2**20))}mb")
         return note(
             f"maxmemory is 0: {size(used)} used, without a limit",
             "a limit",
-            "CONFIG SET maxmemory 1gb: 0.6 KB a room, 0.9 KB with 8 ranks, and 5 to 40 MB for each shard's feed",
+            f"{advice}: 0.6 KB a room, 0.9 KB with 8 ranks, and 5 to 40 MB for each shard's feed",
         )
     share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
     if share > NEARLY_FULL:
@@ -77,7 +77,7 @@ def _whose(view: NodeView) -> str:
 def _more_memory(view: NodeView, limit: float) -> str:
     new = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb"
     raised = f"{new} if its host or pod has that much, also in the server's file"
-    if (share := view.node.kvpoll_share) is not None and share < OTHERS_SHARE:
+    if view.is_others:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"
     if view.facts.table is None:
         return raised
@@ -97,7 +97,8 @@ def evicted(view: NodeView) -> Observation:
         f"server does not know since when: {first}the logs of processes (EvictionWarning, `lost its lease`) and the "
         "metrics of kvpoll serve may tell",
         "0",
-        "raise maxmemory and set maxmemory-policy noeviction; CONFIG RESETSTAT when all owners are back",
+        view.server_wide("raise maxmemory and set maxmemory-policy noeviction")
+        + "; CONFIG RESETSTAT when all owners are back",
     )
 
 
@@ -106,7 +107,7 @@ def persistence(view: NodeView) -> Observation:
     statuses = (RDB_STATUS,) * has_rdb + AOF_STATUSES * has_aof  # others failed before they were off
     failed = next((name for name in statuses if view.info.get(name, "ok") != "ok"), "")
     if failed:
-        advice = f"see its log (is the disk full?), or switch it off: {SWITCH_OFF}"
+        advice = f"see its log (is the disk full?), or switch it off: {view.server_wide(SWITCH_OFF)}"
         if failed == RDB_STATUS and view.node.save is None:
             advice += "; it stays err until a BGSAVE succeeds or the server restarts"
         what = f"the server cannot save ({failed} is {view.info[failed]}): it may refuse all writes"
@@ -117,7 +118,8 @@ def persistence(view: NodeView) -> Observation:
     if has_aof:
         on.append("the AOF is on")
     if on:
-        return note(f"{' and '.join(on)}: not needed, and each fork stops the server", "off", SWITCH_OFF)
+        what = f"{' and '.join(on)}: not needed, and each fork stops the server"
+        return note(what, "off", view.server_wide(SWITCH_OFF))
     if view.node.save is None:
         return unknown("the AOF is off; whether snapshots are on is not known: this user may not call CONFIG GET")
     if view.info.get(RDB_STATUS, "ok") != "ok":
@@ -130,7 +132,7 @@ def fork(view: NodeView) -> Observation:
     found = f"the last fork stopped the server for {1000 * seconds:.0f} ms" if seconds else "no fork"
     if seconds <= FORK_SECONDS:
         return well(found)
-    advice = SWITCH_OFF
+    advice = view.server_wide(SWITCH_OFF)
     if not any(_may_save(view)):
         if not number(view.info, "connected_slaves"):
             return well(f"{found}; persistence is off since, and there is no replica to fork for")

@@ -151,7 +151,8 @@ def replicas(view: NodeView) -> Observation:
         return warning(
             "min-replicas-to-write is set: writes are refused while a replica is away",
             "0",
-            "CONFIG SET min-replicas-to-write 0: here a refused write is worse than a lost one",
+            view.server_wide("CONFIG SET min-replicas-to-write 0")
+            + ": for kvpoll a refused write is worse than a lost one",
         )
     listed = [view.info[name] for name in sorted(view.info) if re.fullmatch(r"slave\d+", name)]
     found = [dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair) for text in listed]

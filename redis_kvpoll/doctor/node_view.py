@@ -10,6 +10,8 @@ from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import Level, Observation, severity, unknown
 
 DAY = 86400
+OTHERS_SHARE = 0.5
+"""The share of kvpoll's keys below which a server counts as somebody else's."""
 NO_INFO = "not known: this user may not call INFO"
 
 
@@ -24,6 +26,20 @@ class NodeView(NamedTuple):
     @property
     def info(self) -> Mapping[str, str]:
         return self.node.info or {}
+
+    @property
+    def is_others(self) -> bool | None:
+        """Whether most keys are not kvpoll's; None if it is not known."""
+        share = self.node.kvpoll_share
+        return None if share is None else share < OTHERS_SHARE
+
+    def server_wide(self, command: str) -> str:
+        """Return the advice to call what changes the whole server: on one that others use, it may cost them data."""
+        if self.is_others is None:
+            return f"if only kvpoll uses this server: {command}"
+        if self.is_others:
+            return f"most keys are others': give kvpoll a server of its own; or, if they agree: {command}"
+        return command
 
 
 NodeCheck: TypeAlias = Callable[[NodeView], Observation]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 
 from redis_kvpoll import validation
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import replies, script_specs
 from redis_kvpoll.protocol.replies import OpenedRoom
-from redis_kvpoll.protocol.script_call import Command, named, only
+from redis_kvpoll.protocol.script_call import Command, by_room, named, only
 
 
 @named
@@ -50,6 +51,15 @@ def record_failure(room: int, generation: int, reason: str) -> Command[bool, boo
 def clear(room: int, generation: int) -> Command[Update, Update]:
     """Clear one generation."""
     return Command("clear", script_specs.CLEAR_FENCED, [room], [str(generation)], replies.clearings, only)
+
+
+def clear_many(generations: Mapping[int, int | None]) -> Command[Update, dict[int, Update]]:
+    """Clear many rooms, each only while it has its generation here; None, of a room made by hand, clears any.
+
+    It is not sent again after a lost reply: the second execution could not tell what the first one has cleared.
+    """
+    items = ["" if generation is None else str(generation) for generation in generations.values()]
+    return Command("clear_many", script_specs.CLEAR, list(generations), items, replies.clearings, by_room)
 
 
 @named

@@ -123,7 +123,11 @@ class MirrorBase(ReplicaHost, ABC):
 
     @property
     def synced(self) -> bool:
-        """Whether this copy is current: all rooms are known, and the feed was read to its end in the last second."""
+        """Whether this copy is current: all rooms are known, and the feed was read to its end in the last second.
+
+        One limit, with ``read_only`` and a ``period``: if an empty feed gets more entries within one period than it
+        keeps, the rooms of the dropped ones are known only after their next change.
+        """
         replica = self._replica
         return replica is not None and not self._closed and replica.is_synced(time.monotonic())
 

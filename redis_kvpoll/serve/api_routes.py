@@ -70,7 +70,8 @@ class ApiRoutes:
         return JSONResponse([json_api.plain(second) for second in found])
 
     async def rooms(self, request: Request) -> Response:
-        return JSONResponse(json_api.rooms(self._service.page(request), _number(request, "limit", DEFAULT_LIMIT)))
+        limit = _number(request, "limit", DEFAULT_LIMIT)
+        return JSONResponse(await json_api.rooms(self._service.page(request), limit))
 
     async def owners(self, request: Request) -> Response:
         return JSONResponse(json_api.plain(self._service.page(request).watch.snapshot.owners))

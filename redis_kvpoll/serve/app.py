@@ -25,10 +25,10 @@ def make_app(service: Service) -> Guard:
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for these alone
         if request.url.path.startswith("/api/"):
-            return JSONResponse({"error": error.detail}, error.status_code)
+            return JSONResponse({"error": error.detail}, error.status_code, error.headers)
         root = service.config.root
         page = layout.message(service.config, f"Error {error.status_code}", error.detail, f"{root}/")
-        return HTMLResponse(page, error.status_code)
+        return HTMLResponse(page, error.status_code, error.headers)
 
     routes = [*PageRoutes(service).routes(), *ApiRoutes(service).routes()]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refuse})

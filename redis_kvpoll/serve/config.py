@@ -24,7 +24,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     users: tuple[User, ...] = ()
-    metrics_token: User | None = None
+    metrics_tokens: tuple[User, ...] = ()
     no_auth: bool = False
     allow_actions: bool = False
     actions_url: str | None = None

@@ -30,7 +30,6 @@ from redis_kvpoll.serve.config import ServeConfig, is_loopback
 from redis_kvpoll.serve.credentials import Credentials
 from redis_kvpoll.serve.guesses import Guesses
 
-COOKIE = "kvpoll_session"
 PROBES = ("/healthz", "/readyz")
 OPEN = ("/login", *PROBES)
 STATIC = "/static/"
@@ -64,7 +63,7 @@ class Guard:
         self._app = app
         self._config = config
         self._credentials = credentials
-        self._metrics = Credentials([config.metrics_token] if config.metrics_token else [])
+        self._metrics = Credentials(config.metrics_tokens)
         self._guesses, self._metrics_guesses = Guesses(), Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +115,7 @@ class Guard:
                 return found
             state["user"] = found
             return None
-        cookie = _session(headers)
+        cookie = self._session(headers)
         state["user"] = self._credentials.check_session(cookie, time.time()) or ""
         if state["user"]:
             state["until"] = self._credentials.session_ends_at(cookie)
@@ -137,6 +136,10 @@ class Guard:
         All secrets of users are compared here. A session's cookie is none: it cannot be guessed.
         """
         return await _user_or_refusal(self._guesses, scope, realm, check)
+
+    def _session(self, headers: Headers) -> str:
+        # SimpleCookie finds nothing beside a cookie that another program of this host has set in its own way.
+        return cookie_parser(headers.get("cookie", "")).get(cookie_name(self._config, headers), "")
 
     def _is_own_name(self, host: str) -> bool:
         if self._credentials or not is_loopback(self._config.host):
@@ -160,6 +163,15 @@ class Guard:
             return False
 
 
+def cookie_name(config: ServeConfig, headers: Headers) -> str:
+    """Return the name of a session's cookie: it has the port, since browsers keep cookies by host alone.
+
+    Else two ``kvpoll serve`` of one host, or two port-forwards, would end each other's sessions.
+    """
+    port = (config.public_host or headers.get("host", "")).rpartition(":")[2]
+    return f"kvpoll_session_{port}" if port.isascii() and port.isdecimal() else "kvpoll_session"
+
+
 async def _user_or_refusal(
     guesses: Guesses, scope: Scope, realm: str, check: Callable[[], str | None]
 ) -> str | Response:
@@ -172,11 +184,6 @@ async def _user_or_refusal(
     await guesses.failed(address)
     log.warning("a request with wrong credentials for %s", realm)
     return _unauthorized(realm)
-
-
-def _session(headers: Headers) -> str:
-    # SimpleCookie finds nothing beside a cookie that another program of this host has set in its own way.
-    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _unauthorized(realm: str) -> Response:

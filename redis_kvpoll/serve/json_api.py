@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -46,16 +47,19 @@ def stats(watch: Watch) -> dict[str, Any]:
     return content
 
 
-def rooms(page: Page, limit: int) -> dict[str, Any]:
+async def rooms(page: Page, limit: int) -> dict[str, Any]:
     """Return the rooms that the address asks for, those that are at their status for the longest first.
 
     ``matching`` is how many there are of them; None where counting them would take a look at each room of the table.
+    A list of ended rooms takes such a look, so it waits for its turn, and raises BusyError if too many wait.
     """
     watch, owner = page.watch, page.query.get("owner") or None
     statuses, longer_than = _statuses(page), _longer_than(page)
-    found = watch.rows(statuses, longer_than, owner, min(limit, MOST_ROOMS))
+    are_live = set(statuses) <= set(LIVE)
+    async with nullcontext() if are_live else watch.list_turns.take():
+        found = watch.rows(statuses, longer_than, owner, min(limit, MOST_ROOMS))
     snapshot, statistics = watch.snapshot, watch.statistics
-    is_counted = owner is None and (not longer_than or set(statuses) <= set(LIVE))
+    is_counted = owner is None and (not longer_than or are_live)
     return {
         "namespace": watch.name,
         "at": snapshot.at,

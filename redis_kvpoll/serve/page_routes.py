@@ -15,7 +15,7 @@ from starlette.routing import Route
 from redis_kvpoll.serve import layout
 from redis_kvpoll.serve.actions import ACTIONS
 from redis_kvpoll.serve.credentials import SESSION_SECONDS
-from redis_kvpoll.serve.guard import COOKIE
+from redis_kvpoll.serve.guard import cookie_name
 from redis_kvpoll.serve.hub import HubFullError
 from redis_kvpoll.serve.screens import SCREENS, TABS
 from redis_kvpoll.serve.screens.base import Page, Screen
@@ -128,7 +128,7 @@ class PageRoutes:
             return HTMLResponse(layout.login(self._config, goal, REFUSALS[user.status_code]), user.status_code)
         response = RedirectResponse(root + goal, 303)
         response.set_cookie(
-            COOKIE,
+            cookie_name(self._config, request.headers),
             credentials.start_session(user, time.time()),
             max_age=SESSION_SECONDS,
             path=root or "/",
@@ -140,7 +140,7 @@ class PageRoutes:
 
     async def logout(self, request: Request) -> Response:
         response = RedirectResponse(f"{self._config.root}/login", 303)
-        response.delete_cookie(COOKIE, path=self._config.root or "/")
+        response.delete_cookie(cookie_name(self._config, request.headers), path=self._config.root or "/")
         return response
 
     async def static(self, request: Request) -> Response:

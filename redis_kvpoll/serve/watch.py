@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -24,6 +24,7 @@ from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
 from redis_kvpoll.serve.history import ChartHistory
+from redis_kvpoll.serve.turns import BusyError, Turns
 from redis_kvpoll.serve.watch_state import ReadFailure, State, state_of
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
@@ -35,10 +36,14 @@ FIRST_CHANGE = 1.0
 """Seconds that a page waits for the feed."""
 LIST_SHARE = 0.02
 """Of a CPU, for each list of rooms that somebody looks at, and for the history of each room."""
-MOST_LISTS = 50
+MOST_LISTS = 200
+"""And histories: more than the pages that the hub makes each second, else each would read its own again."""
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 USE_COMMAND = "kvpoll find looks at all"
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +80,9 @@ class Watch:
         self.statistics: AsyncStatistics | None = None
         self._lists: dict[Hashable, tuple[list[RoomRow], float]] = {}
         self._histories: dict[int, tuple[Entry, list[Change], float]] = {}
+        self._read_turns = Turns()
+        self.list_turns = Turns()
+        """For lists of ended rooms that programs ask for."""
 
     async def run(self) -> None:
         """Follow the table until cancelled."""
@@ -86,7 +94,7 @@ class Watch:
     @property
     def state(self) -> State:
         """Whether the numbers are current."""
-        return state_of(self.snapshot, self._failure, self._exists is False)
+        return state_of(self.snapshot, self._failure, self._exists is False, self.examination.findings)
 
     def now(self) -> float:
         """Return the server's time, from which ages are counted; that of the last reading while it is not current.
@@ -197,9 +205,7 @@ class Watch:
         if began < until:
             return kept
         found = read()
-        if len(self._lists) >= MOST_LISTS:
-            self._lists.clear()
-        self._lists[key] = (found, began + (time.monotonic() - began) / LIST_SHARE)
+        _keep(self._lists, key, (found, began + (time.monotonic() - began) / LIST_SHARE))
         return found
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
@@ -213,29 +219,37 @@ class Watch:
         return {room: entry for room, entry in (await self.store.entries(rooms)).items() if isinstance(entry, Entry)}
 
     async def changes(self, entry: Entry) -> list[Change]:
-        """Return the same as ``read_changes``; nothing while the server does not answer."""
-        with suppress(KVPollError):  # which the state says
+        """Return the same as ``read_changes``; those of before, or none, where that waits, or the server is away."""
+        kept = self._histories.get(entry.room)
+        if kept is not None and self._read_turns.is_taken:
+            return kept[1]
+        with suppress(KVPollError, BusyError):  # the former is in the state
             return await self.read_changes(entry)
         return []
 
     async def read_changes(self, entry: Entry) -> list[Change]:
         """Return the changes of a room that the feed still has; none without a feed.
 
-        A feed is read whole for them. So those of before are returned while the room has not changed, and reading them
-        again would take too much of the CPU.
+        A feed is read whole for them, so that one reads it at a time. Those of before are returned while the room has
+        not changed, and reading them again would take too much of the CPU. Raises BusyError if too many wait.
         """
-        seen, began = replace(entry, ttl=0.0), time.monotonic()
-        kept = self._histories.get(entry.room)
-        if kept is not None and kept[0] == seen and began < kept[2]:
-            return kept[1]
-        try:
-            found = await self.store.history(entry.room)
-        except FeedOffError:
-            return []
-        if len(self._histories) >= MOST_LISTS:
-            self._histories.clear()
-        self._histories[entry.room] = (seen, found, began + (time.monotonic() - began) / LIST_SHARE)
-        return found
+        seen = replace(entry, ttl=0.0)
+        if (kept := self._kept_changes(seen)) is not None:
+            return kept
+        async with self._read_turns.take():
+            if (kept := self._kept_changes(seen)) is not None:  # another one has read them meanwhile
+                return kept
+            began = time.monotonic()
+            try:
+                found = await self.store.history(entry.room)
+            except FeedOffError:
+                return []
+            _keep(self._histories, entry.room, (seen, found, began + (time.monotonic() - began) / LIST_SHARE))
+            return found
+
+    def _kept_changes(self, seen: Entry) -> list[Change] | None:
+        kept = self._histories.get(seen.room)
+        return kept[1] if kept is not None and kept[0] == seen and time.monotonic() < kept[2] else None
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap] | None:
         """Return the last changes of all rooms, the oldest first; None without a feed, or an answer in time."""
@@ -254,7 +268,11 @@ class Watch:
         return found if found or is_empty else None
 
     async def find(self, request: str) -> SearchResult:
-        """Return the rooms of a request, or whose request has this in it."""
+        """Return the rooms of a request, or whose request has this in it; raises BusyError if too many ask."""
+        async with self._read_turns.take():
+            return await self._search(request)
+
+    async def _search(self, request: str) -> SearchResult:
         state, found = self.state, list[Entry]()
         if state.word == "away":
             return SearchResult(found, state.text)
@@ -269,3 +287,11 @@ class Watch:
                 return SearchResult(found[:MOST_FOUND], USE_COMMAND)
         more = USE_COMMAND if len(rows) > MOST_SEARCHED else ""
         return SearchResult(found, state.text if state.word == "reading" else more)
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    """Put in an item as the latest, and drop the oldest of too many."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > MOST_LISTS:
+        del kept[next(iter(kept))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.errors import KVPollError, StoreUnavailableError
 from redis_kvpoll.serve import formats
 from redis_kvpoll.statistics.model import Snapshot
@@ -45,11 +47,16 @@ class ReadFailure(NamedTuple):
         return State("away", "bad", silence if self.is_silence else "The table cannot be read", self.text)
 
 
-def state_of(snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool) -> State:
-    """Return what the last snapshot and the last reading of the settings show."""
+def state_of(
+    snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool, findings: Iterable[Finding] = ()
+) -> State:
+    """Return what the last snapshot and the last reading of the settings show; ``findings`` are the doctor's."""
     if failure is not None:
         return failure.state
     if is_absent and not snapshot.total:
+        for each in findings:
+            if each.check == "settings" and each.level is Level.PROBLEM:  # they alone are gone, or all data is
+                return State("absent", "bad", each.found, each.advice)
         return State("absent", "warn", "Namespace not found", NOT_FOUND)
     if snapshot.error is not None:
         return State("away", "bad", "The table cannot be read", snapshot.error)

@@ -151,7 +151,9 @@ class Snapshot:
     resyncs: int = 0
     """How often the table was read anew since: after a gap, a loss of data, or a failover that lost changes."""
     gaps: int = 0
-    """How often changes may have been missed: the feed was trimmed or lost before it was read."""
+    """How often changes may have been missed: the feed was trimmed or lost before it was read.
+
+    Not counted is what an empty feed gets and drops within one second, before its first entry was read."""
     has_feed: bool = True
     """False for a namespace with feed_length=0: the table is read once a minute, and nothing is known in between, so
     there are no transitions, failures, durations and rates."""

@@ -13,6 +13,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.errors import StoreUnavailableError
+from redis_kvpoll.protocol import fenced_commands
 from tests.support import pace
 
 BOOT, MOVE, DONE, FAILED = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
@@ -96,23 +97,23 @@ class TestEndsEarly:
     """Who has changed a part of the rooms is told how many, before the error."""
 
     @pytest.mark.parametrize(
-        ("words", "method", "done"),
+        ("words", "where", "name", "done"),
         [
-            (["abort", "--status", "bootstrapping"], "abort", "Failed 3 rooms"),
-            (["clear", "--status", "bootstrapping"], "clear_many", "Cleared 100 rooms"),
+            (["abort", "--status", "bootstrapping"], StatusStore, "abort", "Failed 3 rooms"),
+            (["clear", "--status", "bootstrapping"], fenced_commands, "clear_many", "Cleared 100 rooms"),
         ],
     )
     @pytest.mark.parametrize("end", [KeyboardInterrupt, StoreUnavailableError])
-    def test_rooms_that_were_changed_are_counted(self, store, run, monkeypatch, words, method, done, end):
+    def test_rooms_that_were_changed_are_counted(self, store, run, monkeypatch, words, where, name, done, end):
         store.update_many(dict.fromkeys(range(250), BOOT))
-        call, calls = getattr(StatusStore, method), iter(range(4 if method == "abort" else 2))
+        call, calls = getattr(where, name), iter(range(4 if name == "abort" else 2))
 
-        def calling(self, *given):
-            if next(calls) == (3 if method == "abort" else 1):
+        def calling(*given):
+            if next(calls) == (3 if name == "abort" else 1):
                 raise end("the end")
-            return call(self, *given)
+            return call(*given)
 
-        monkeypatch.setattr(StatusStore, method, calling)
+        monkeypatch.setattr(where, name, calling)
         result = run(*words, "--yes")
         said, *rest = result.stderr.splitlines()
         assert (result.exit_code, result.stdout) == (1, "")
@@ -144,7 +145,7 @@ class TestTableChangesMeanwhile:
                     process.kill()
                     os.close(keyboard)
                     os.close(terminal)
-            return process.returncode, out.splitlines()[-1].strip(), errors.strip().splitlines()[-1]
+            return process.returncode, out, errors.strip().splitlines()[-1]
 
         return ask
 
@@ -160,7 +161,7 @@ class TestTableChangesMeanwhile:
             store.abort(3, "another reason")
 
         status, out, error = ask(meanwhile, "clear", "--status", "failed")
-        assert (status, out) == (0, "Cleared 1 room of 3 that matched.")
+        assert (status, out.splitlines()[-1]) == (0, "Cleared 1 room of 3 that matched.")
         assert error.endswith("skipped 2 rooms that changed in the meantime")
         assert store.poll([1, 2, 3]) == [None, BOOT, FAILED]
 
@@ -168,23 +169,50 @@ class TestTableChangesMeanwhile:
         """A room that has moved on is not at the status that was asked for; what has ended is over."""
         store.update_many(dict.fromkeys((1, 2, 3), BOOT))
         _, out, _ = ask(lambda: store.update_many({2: MOVE, 3: DONE}), "abort", "--status", "bootstrapping")
-        assert out == "Failed 1 room of 3 that matched."
+        assert out.splitlines()[-1] == "Failed 1 room of 3 that matched."
         assert store.poll([1, 2, 3]) == [FAILED, MOVE, DONE]
 
-    def test_abort_leaves_what_ends_within_a_step(self, store, run, monkeypatch):
-        """The rooms of a step are read at once, and aborted one by one."""
+    @pytest.mark.parametrize("command", ["abort", "clear"])
+    def test_preview_leaves_stdout_to_the_json(self, store, ask, command):
+        store.update_many(dict.fromkeys((1, 2), BOOT))
+        _, out, _ = ask(lambda: None, command, "--status", "bootstrapping", "--json")
+        assert json.loads(out)["changed"] == 2
+
+    @pytest.mark.parametrize(("becomes", "now"), [(DONE, DONE), (MOVE, MOVE), (None, BOOT)])
+    def test_abort_leaves_what_changes_within_a_step(self, store, run, monkeypatch, becomes, now):
+        """It ends, moves on, or is cleared and opened by the next request, as soon as the first one was aborted."""
         store.update_many(dict.fromkeys((1, 2), BOOT))
         abort = StatusStore.abort
 
         def aborting(self, room, reason):
-            store.update_status(3 - room, DONE)
+            if becomes is None:
+                store.clear(3 - room)
+                store.open(3 - room)
+            else:
+                store.update_status(3 - room, becomes)
             return abort(self, room, reason)
 
         monkeypatch.setattr(StatusStore, "abort", aborting)
         result = run("abort", "--status", "bootstrapping", "--yes")
         assert result.stdout == "Failed 1 room of 2 that matched.\n"
         assert result.stderr == "skipped 1 room that changed in the meantime\n"
-        assert sorted(store.poll([1, 2])) == [FAILED, DONE]
+        assert sorted(store.poll([1, 2])) == sorted([FAILED, now])
+
+    def test_clear_leaves_what_is_opened_anew_at_that_moment(self, store, run, monkeypatch):
+        """Between the read of a step and its clear."""
+        for room in (1, 2):
+            store.open(room).fail("why")
+        clear_many, opened = fenced_commands.clear_many, []
+
+        def clearing(generations):
+            opened.append(store.open(2))  # a Failed room is free for another request
+            return clear_many(generations)
+
+        monkeypatch.setattr(fenced_commands, "clear_many", clearing)
+        result = run("clear", "--status", "failed", "--yes")
+        assert result.stdout == "Cleared 1 room of 2 that matched.\n"
+        assert result.stderr == "skipped 1 room that changed in the meantime\n"
+        assert [store.get(1), opened[0].status()] == [None, BOOT]
 
     def test_abort_by_owner_takes_rooms_that_have_moved_on(self, store, ask):
         with store.lease("prefill-0"):

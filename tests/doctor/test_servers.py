@@ -128,10 +128,40 @@ def test_eviction_policy_is_a_problem(server, admin):
     assert "allkeys-lru with maxmemory 1.0 GB" in found.found
 
 
+class TestOthersKeys:
+    """What changes the whole server may cost those their data whose server it is."""
+
+    @pytest.fixture
+    def broken(self, server, admin):
+        """Eviction, snapshots, and a user who sees both."""
+        admin.config_set("maxmemory-policy", "allkeys-lru")
+        admin.config_set("save", "3600 1")
+        with user_of(server, rule="+config|get") as url:
+            yield url
+
+    @pytest.mark.parametrize(("check", "name"), [("eviction", "maxmemory-policy"), ("persistence", "save")])
+    def test_command_for_the_whole_server_says_whose_it_is(self, admin, broken, check, name):
+        assert examine(broken)[check].advice.startswith(f"CONFIG SET {name}")
+        admin.mset({f"session:{number}": "theirs" for number in range(1000)})
+        advice = examine(broken)[check].advice
+        assert advice.startswith("most keys are others': give kvpoll a server of its own; or, if they agree: CONFIG")
+
+    def test_server_whose_keys_nobody_may_list_is_named(self, server, admin, broken):
+        admin.acl_setuser("eyes", enabled=True, commands=["-scan"])
+        advice = examine(broken)["persistence"].advice
+        assert advice.startswith("if only kvpoll uses this server: CONFIG SET save")
+
+
 class TestMemory:
     def test_no_limit_is_a_note(self, server, admin):
         admin.config_set("maxmemory", 0)
-        assert found_by("memory", server.tcp).level is NOTE
+        found = found_by("memory", server.tcp)
+        assert (found.level, found.advice.partition(":")[0]) == (NOTE, "CONFIG SET maxmemory 1024mb")
+
+    def test_limit_is_never_below_what_is_used(self, disguised):
+        """Pasted, it would refuse each write, or evict what is above it."""
+        disguised.fields |= {"maxmemory": "0", "used_memory": str(3 * 2**30)}
+        assert found_by("memory", disguised.url).advice.startswith("CONFIG SET maxmemory 6144mb:")
 
     @pytest.mark.parametrize(("share", "level"), [(0.87, WARNING), (0.98, PROBLEM)])
     def test_nearly_full_server_is_found(self, server, admin, share, level):

@@ -108,12 +108,13 @@ def test_port_in_use_is_named(launch):
 
 def test_credentials_come_from_files(launch, tmp_path):
     (tmp_path / "passwords").write_text("alice:correct horse\n")
-    (tmp_path / "token").write_text("scrape-scrape-scrape\n")
+    (tmp_path / "token").write_text("scrape-scrape-scrape\nanother-scrape-token\n")
     _, port, _ = launch(f"--password-file={tmp_path / 'passwords'}", f"--metrics-token-file={tmp_path / 'token'}")
     real.until(lambda: is_ready(port), "the start", 60)
     assert ask(port, "/").status == 401
     assert ask(port, "/metrics").status == 401
-    assert ask(port, "/metrics", Authorization="Bearer scrape-scrape-scrape").status == 200
+    for token in ("scrape-scrape-scrape", "another-scrape-token"):
+        assert ask(port, "/metrics", Authorization=f"Bearer {token}").status == 200
     assert ask(port, "/", Authorization="Basic YWxpY2U6Y29ycmVjdCBob3JzZQ==").status == 200
 
 

@@ -8,11 +8,12 @@ import threading
 import time
 
 import pytest
+from starlette.datastructures import Headers
 
 from redis_kvpoll.serve import guesses
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.credentials import Credentials, User
-from redis_kvpoll.serve.guard import Guard
+from redis_kvpoll.serve.guard import Guard, cookie_name
 from tests.support.serving import stream, views
 
 ALICE = User("alice", "correct horse")
@@ -34,7 +35,7 @@ DATA = (
 
 @pytest.fixture
 def closed(serve):
-    return serve(ready=False, users=(ALICE, TOKEN), metrics_token=User("prometheus", "scrape-scrape-scrape"))
+    return serve(ready=False, users=(ALICE, TOKEN), metrics_tokens=(User("prometheus", "scrape-scrape-scrape"),))
 
 
 def log_in(serving, secret=ALICE.secret, goal="/", name="alice"):
@@ -122,7 +123,33 @@ def test_events_of_a_token_do_not_end(closed):
 def test_logout_ends_the_session_of_this_browser(closed):
     answer = closed.post("/logout", Cookie=session(closed), Origin=closed.url)
     assert answer.status == 303
-    assert 'kvpoll_session=""' in answer.headers["set-cookie"]
+    assert f'kvpoll_session_{closed.port}=""' in answer.headers["set-cookie"]
+
+
+def test_servers_of_one_host_have_a_session_each(serve):
+    """A browser keeps cookies by host and name, whatever the port."""
+    other, kept = User("alice", "another horse"), {}
+    servings = [serve(users=(ALICE,)), serve(users=(other,))]
+    for serving, user in zip(servings, (ALICE, other), strict=True):
+        cookie = log_in(serving, user.secret).headers["set-cookie"].partition(";")[0]
+        kept[cookie.partition("=")[0]] = cookie
+    both = "; ".join(kept.values())
+    assert [serving.get("/", Cookie=both).status for serving in servings] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "public_url", "name"),
+    [
+        ("localhost:9464", "", "kvpoll_session_9464"),
+        ("[::1]", "", "kvpoll_session"),
+        ("a:b;c=d", "", "kvpoll_session"),
+        ("127.0.0.1:9464", "https://ops.example:8443/kvpoll", "kvpoll_session_8443"),
+        ("127.0.0.1:9464", "https://ops.example/kvpoll", "kvpoll_session"),
+    ],
+)
+def test_cookie_has_the_port_that_the_browser_sees(host, public_url, name):
+    config = ServeConfig("redis://localhost", ("prod",), public_url=public_url)
+    assert cookie_name(config, Headers({"host": host})) == name
 
 
 @pytest.mark.parametrize(
@@ -283,7 +310,7 @@ def test_name_of_another_site_is_refused_without_users(serving, host):
 
 def test_session_that_is_no_ascii_is_refused(closed):
     """Whoever sends it has no credentials, so it must not make a traceback."""
-    assert closed.get("/", Cookie=r'kvpoll_session="alice:9999999999:\351"').status == 401
+    assert closed.get("/", Cookie=rf'kvpoll_session_{closed.port}="alice:9999999999:\351"').status == 401
 
 
 def test_page_that_is_no_address_has_no_events(serving):

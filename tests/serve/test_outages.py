@@ -6,7 +6,8 @@ import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.serve.config import ServeConfig
-from tests.support import pace, real
+from redis_kvpoll.serve.examine import Examination
+from tests.support import examining, pace, real
 from tests.support.serving import Serving, viewer_url
 
 
@@ -20,8 +21,8 @@ def world():
 def start():
     started = []
 
-    def start(url, **options):
-        serving = Serving(ServeConfig(url, ("prod",), **options))
+    def start(url, examine_of=None):
+        serving = Serving(ServeConfig(url, ("prod",)), examine_of=examine_of)
         serving.start()
         started.append(serving)
         return serving
@@ -129,6 +130,19 @@ def test_absent_namespace_is_named_and_awaited(world, start):
         store.update_status(1, KVPoll.Bootstrapping)
     serving.until("/", "Synced")
     assert all(name in serving.get("/metrics").body for name in series)
+
+
+def test_table_whose_settings_are_gone_is_not_called_absent(world, start, monkeypatch):
+    """They alone were evicted or deleted, and nobody has written them again yet."""
+    examining.be_patient(monkeypatch)
+    monkeypatch.setattr("redis_kvpoll.serve.watch.DOCTOR_INTERVAL", 0.1)
+    server = world.serve()
+    world.open(server.tcp, namespace="prod").update_status(1, KVPoll.Bootstrapping)
+    with server.client() as client:
+        assert client.delete("kvpoll:{prod}:settings") == 1
+    serving = start(viewer_url(server), lambda *of: lambda _: Examination(examining.doctor_of(*of).examine(), "", ""))
+    page = serving.until("/", "the settings of namespace 'prod' are gone (evicted or deleted), its table is not")
+    assert "No process has opened it" not in page.text
 
 
 def test_namespace_without_a_feed_is_read_each_minute(world, start):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore, StoreUnavailableError
+from redis_kvpoll.serve import turns
 from redis_kvpoll.serve.watch_state import State
 from tests.support import pace, real
 from tests.support.serving import tags_of
@@ -217,6 +218,7 @@ def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatc
 
     monkeypatch.setattr(watch.store, "history", counted)
     monkeypatch.setattr("redis_kvpoll.serve.watch.LIST_SHARE", 1e-9)
+    monkeypatch.setattr(turns, "SHARE", 1.0)  # no pause
     handle = store.open(31)
     for _ in range(3):
         assert serving.get("/room/31").row("0")[1] == "Bootstrapping"
@@ -226,6 +228,18 @@ def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatc
     for _ in range(3):
         assert serving.get("/room/31").row("1")[1] == "Transferring"
     assert read == [31, 31]
+
+
+@pytest.mark.parametrize("path", ["/api/rooms/31", "/api/rooms?status=Success", "/find?q=nobody"])
+def test_who_asks_while_too_many_wait_is_turned_away(serving, store, monkeypatch, path):
+    """A page is shown all the same, and so is what costs little."""
+    monkeypatch.setattr(turns, "MOST_WAITING", 0)
+    store.open(31)
+    answer = serving.get(path)
+    assert (answer.status, bool(answer.headers["retry-after"])) == (503, True)
+    assert serving.get("/room/31").status == serving.get("/api/rooms").status == 200
+    monkeypatch.undo()
+    assert serving.get(path).status in (200, 404)
 
 
 def test_absent_room_says_so(serving):

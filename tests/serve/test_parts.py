@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll
-from redis_kvpoll.serve import charts, formats
+from redis_kvpoll import AsyncStatusStore, Entry, KVPoll
+from redis_kvpoll.serve import charts, formats, turns
 from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
+from redis_kvpoll.serve.turns import BusyError, Turns
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.serve.watch import Watch
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, Snapshot
@@ -210,6 +211,61 @@ def test_doctor_is_told_the_lag_behind_a_feed_alone(monkeypatch, has_feed, expec
 
     asyncio.run(run())
     assert told == [expected]
+
+
+class TestReadsOfTheFeed:
+    @pytest.fixture
+    def read(self, monkeypatch):
+        """Reads the histories of rooms, each only once; returns the results, and which rooms were read."""
+        monkeypatch.setattr(turns, "SHARE", 1.0)  # no pause
+        monkeypatch.setattr("redis_kvpoll.serve.watch.LIST_SHARE", 1e-9)
+
+        def read(*groups):
+            return asyncio.run(read_all(groups))
+
+        async def read_all(groups):
+            rooms, results, reading = [], [], []
+
+            async def history(room):
+                assert not reading, "one at a time"
+                reading.append(room)
+                rooms.append(room)
+                await asyncio.sleep(0.001)
+                reading.clear()
+                return []
+
+            async with AsyncStatusStore.from_url("memory://") as store:
+                monkeypatch.setattr(store, "history", history)
+                watch = Watch(store, "prod", 60.0)
+                for group in groups:
+                    calls = [watch.read_changes(Entry(room, BOOT, 0.0, 0.0, 1.0)) for room in group]
+                    results += await asyncio.gather(*calls, return_exceptions=True)
+            return results, rooms
+
+        return read
+
+    def test_one_is_read_at_a_time_and_few_wait(self, read):
+        results, rooms = read(range(10))
+        assert rooms == list(range(1 + turns.MOST_WAITING))
+        assert [type(result) for result in results[len(rooms) :]] == [BusyError] * (10 - len(rooms))
+
+    def test_who_waited_for_the_same_room_takes_what_was_read(self, read):
+        assert read([7, 7, 7])[1] == [7]
+
+    def test_oldest_is_dropped_alone(self, read, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.serve.watch.MOST_LISTS", 2)
+        assert read([1], [2], [3], [2], [3], [1])[1] == [1, 2, 3, 1]
+
+    def test_pause_follows_a_turn(self, monkeypatch):
+        monkeypatch.setattr(turns, "SHARE", 1e-9)
+
+        async def run():
+            all_turns = Turns()
+            async with all_turns.take():
+                await asyncio.sleep(0.001)
+            return all_turns.is_taken
+
+        assert asyncio.run(run())
 
 
 def test_watch_that_breaks_begins_again(monkeypatch, caplog):

@@ -95,6 +95,7 @@ OPERATIONS = {
         room_commands.clear_many([A, B]),
         room_commands.failure_exception(A),
         fenced_commands.clear(A, GENERATION),
+        fenced_commands.clear_many({A: GENERATION, B: None}),
     ],
     "poll": [
         room_commands.get(A, None),
