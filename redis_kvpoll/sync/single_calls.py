@@ -1,6 +1,7 @@
 """The calls on one room that are made most, sent as bytes that are ready; see ``engine/ready_calls``.
 
-Invariant: a call that was sent ends here. One that was not takes the full path from its beginning.
+Invariant: a call that was sent ends here, except a read, which may be repeated. What was not sent takes the full path
+from its beginning.
 """
 
 from __future__ import annotations
