@@ -105,9 +105,12 @@ class StatisticsBase:
             raise self._refuse(operation)
         return self._follower.aggregates
 
-    def _refuse(self, operation: str) -> StoreClosedError:
-        state = "were closed" if self._closed else "are not open: use them in a with statement"
-        return StoreClosedError(f"{operation}: these statistics {state}")
+    def _refuse(self, operation: str, state: str = "are not open: use them in a with statement") -> StoreClosedError:
+        return StoreClosedError(f"{operation}: these statistics {'were closed' if self._closed else state}")
+
+    def _refuse_entry(self) -> StoreClosedError:
+        """Return why they cannot be entered: they were closed, or were entered already."""
+        return self._refuse("statistics", "were entered already")
 
     def _prepare(self, lock: AbstractContextManager[Any], transport: Any) -> StatisticsFollower:
         """Create the follower, which does not run yet. It ends when these statistics are dropped without ``close``."""

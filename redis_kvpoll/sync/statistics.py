@@ -58,7 +58,7 @@ class Statistics(StatisticsBase):
 
     def __enter__(self) -> Self:
         if self._closed or self._thread is not None:
-            raise self._refuse("statistics")
+            raise self._refuse_entry()
         follower = self._prepare(threading.RLock(), self._dispatcher.transport)
         self._thread = FollowerThread(self._dispatcher, follower, self._executor.namespace)
         self._thread.start()

@@ -10,6 +10,12 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll, StoreClosedError, StoreUnavailableError
 from tests.support import pace, real
 
+ENTERED = {
+    "mirror": lambda store: store.mirror(),
+    "failures": lambda store: store.failures(list),
+    "statistics": lambda store: store.statistics(),
+}
+
 
 def following():
     return [task for task in asyncio.all_tasks() if task.get_name().startswith("kvpoll-follow")]
@@ -50,6 +56,23 @@ async def test_second_entry_at_once_is_refused(server, what):
         assert len(following()) == 1
         await opened.aclose()
         assert not following()
+
+
+@pytest.mark.parametrize("what", ENTERED)
+def test_second_entry_is_refused_and_changes_nothing(side, what):
+    opened = ENTERED[what](side.open("memory://"))
+
+    def read():
+        return opened.snapshot() if what == "statistics" else opened.get(1)
+
+    with opened:
+        with pytest.raises(StoreClosedError, match="entered already"):
+            opened.__enter__()
+        read()
+    with pytest.raises(StoreClosedError, match="closed"):
+        opened.__enter__()
+    with pytest.raises(StoreClosedError, match="closed"):
+        read()
 
 
 async def test_mirror_answers_once_it_is_entered(server):

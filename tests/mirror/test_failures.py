@@ -225,8 +225,9 @@ class TestOnServers:
         with failures:
             pass
         assert not failures.synced
-        with pytest.raises(StoreClosedError, match="was closed"):
-            failures.get(1)
+        for use in (lambda: failures.get(1), lambda: failures.on_failure(print)):
+            with pytest.raises(StoreClosedError, match="was closed"):
+                use()
 
 
 class TestOutages:
