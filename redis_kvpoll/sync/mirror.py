@@ -148,7 +148,7 @@ class Mirror(MirrorBase):
         self._prepare(context, threading.RLock(), dispatcher.transport)
         self._threads = [FollowerThread(dispatcher, one, context.namespace) for one in self._followers]
         for thread in self._threads:
-            thread.start()
+            thread.start("mirror")
         while not self._has_begun():
             self._progress.wait()
         self._bind()
