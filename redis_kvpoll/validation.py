@@ -158,11 +158,15 @@ def seconds(value: Any, name: str) -> float:
     return float(value)
 
 
+def seconds_or_zero(value: Any, name: str) -> float:
+    """A duration in seconds, or 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return 0.0 if is_number and value == 0 else seconds(value, name)
+
+
 def timeout(value: Any) -> float | None:
     """The longest wait in seconds; 0 reads once, None waits without a limit."""
-    if value is None:
-        return None
-    return 0.0 if value == 0 and value is not False else seconds(value, "timeout, if not 0 or None,")
+    return None if value is None else seconds_or_zero(value, "timeout, if not 0 or None,")
 
 
 def wait_statuses(values: Iterable[Any]) -> frozenset[KVPoll]:

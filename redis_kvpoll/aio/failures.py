@@ -37,7 +37,7 @@ class AsyncFailures(FailuresBase):
 
     async def __aenter__(self) -> Self:
         if self._closed or self._log is not None:
-            raise self._refuse("failures")
+            raise self._refuse_entry()
         context = await self._dispatcher.run(self._executor.context("failures"))
         self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
         self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]

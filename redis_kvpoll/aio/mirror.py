@@ -78,10 +78,10 @@ class AsyncMirror(MirrorBase):
 
     async def __aenter__(self) -> Self:
         if self._closed or self._replica is not None:
-            raise self._refuse("mirror")
+            raise self._refuse_entry()
         context = await self._dispatcher.run(self._executor.context("mirror"))
         if self._replica is not None:  # another task has entered meanwhile
-            raise self._refuse("mirror")
+            raise self._refuse_entry()
         self._prepare(context, contextlib.nullcontext(), self._dispatcher.transport)
         self._tasks = [FollowerTask(self._dispatcher, one, context.namespace) for one in self._followers]
         try:

@@ -51,7 +51,7 @@ class AsyncStatistics(StatisticsBase):
 
     async def __aenter__(self) -> Self:
         if self._closed or self._task is not None:
-            raise self._refuse("statistics")
+            raise self._refuse_entry()
         follower = self._prepare(contextlib.nullcontext(), self._dispatcher.transport)
         self._task = FollowerTask(self._dispatcher, follower, self._executor.namespace)
         return self

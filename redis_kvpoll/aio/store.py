@@ -193,7 +193,11 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         return statistics
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
-        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened.
+
+        Raises:
+            InvalidInputError: on entry: what ``rooms`` returned is no list of rooms.
+        """
         self._executor.session.check_open("failures")
         self._mirrors.add(failures := AsyncFailures(self._dispatcher, rooms))
         return failures

@@ -65,10 +65,7 @@ class LeaseKeeper:
         Raises:
             LeaseLostError: other processes took the same name at the same time.
         """
-        self._executor.session.check_writable(OPERATION)
-        context = self._context = yield from self._executor.context(OPERATION)
-        self._holder.check_no_lease()
-        self.lost, self._is_given_up, seen = False, False, ""
+        context, seen = (yield from self._reserve()), ""
         for _ in range(TRIES):
             self.incarnation, replies = yield from take(self._executor, context, self.config, seen)
             seen = max((lease_commands.parse_report(reply).incarnation for reply in replies), key=int)
@@ -86,10 +83,7 @@ class LeaseKeeper:
 
     def resume(self, state: LeaseState) -> Flow[None]:
         """Hold a lease that another store took, and fail no room; raise LeaseLostError if it is lost."""
-        self._executor.session.check_writable(OPERATION)
-        context = self._context = yield from self._executor.context(OPERATION)
-        self._holder.check_no_lease()
-        self.lost, self._is_given_up, self.incarnation = False, False, state.incarnation
+        context, self.incarnation = (yield from self._reserve()), state.incarnation
         epochs = dict(state.epochs)
         calls = [self.config.call(context, tag, "renew", self.incarnation, epochs.get(tag, "")) for tag in self._tags]
         replies = yield from self._executor.send_calls(OPERATION, calls)
@@ -100,6 +94,14 @@ class LeaseKeeper:
         self._next_heartbeat, self._touches.due_at = now + self._interval, now
         self._visited = dict.fromkeys(self._tags[1:], now)
         self._holder.attach_lease(self, self.name, self.incarnation)
+
+    def _reserve(self) -> Flow[CallContext]:
+        """Reserve the holder for this lease; return the context. Whoever takes it detaches it again on any error."""
+        self._executor.session.check_writable(OPERATION)
+        context = self._context = yield from self._executor.context(OPERATION)
+        self._holder.reserve(self)
+        self.lost = self._is_given_up = False
+        return context
 
     @property
     def state(self) -> LeaseState:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from redis_kvpoll.engine import tracking
+from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
-from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Outcome, RoomFailure
 from redis_kvpoll.protocol import keys, rank_commands, script_specs
 from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange
@@ -24,33 +24,15 @@ from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call, CallContext
 
 
-class Renewable(Protocol):
-    """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
-
-    lost: bool
-    """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
-
-    @property
-    def heartbeat(self) -> float:
-        """Seconds between two renewals."""
-
-    def renewal(self, tag: str, epoch: str) -> Call:
-        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
-
-    def observe_renewal(self, tag: str, reply: list[Any]) -> object:
-        """Process the reply to ``renewal``."""
-
-    def check(self, operation: str) -> None:
-        """Raise LeaseLostError if it is known to be lost."""
-
-
-class RankMember:
+class RankMember(LeaseHolder):
     """One rank, and the lease under which it takes part, if any."""
 
+    _kind = "rank"
+
     def __init__(self, members: Members, rank: int, world_size: int, rooms: TrackedRooms) -> None:
+        super().__init__()
         self.identity = RankIdentity(rank, world_size)
         self.tracked_rooms = rooms
-        self.lease: Renewable | None = None
         self._members = members
         self._made_of: CallContext | None = None
         self._context: CallContext | None = None
@@ -75,11 +57,6 @@ class RankMember:
 
     # As Recovery, for the keeper of its lease
 
-    def check_no_lease(self) -> None:
-        """Raise InvalidInputError if it holds a lease."""
-        if self.lease is not None:
-            raise InvalidInputError(f"lease: this rank has {self.lease} already")
-
     def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
         """Put it under a lease, and make it a member."""
         self.lease, self.identity = lease, self.identity._replace(owner=owner, incarnation=incarnation)
@@ -89,7 +66,7 @@ class RankMember:
         """End its membership, if it is under this lease."""
         if self.lease is lease:
             self.leave()
-            self.lease = None
+        super().detach_lease(lease)
 
 
 class Members(dict[RankIdentity, RankMember]):

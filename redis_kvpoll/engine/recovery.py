@@ -16,12 +16,12 @@ from typing import Any
 from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
+from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
 from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questions
-from redis_kvpoll.engine.members import Members, Renewable
+from redis_kvpoll.engine.members import Members
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import ObserverEpochs, Session
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
-from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS
 
@@ -29,12 +29,12 @@ UNDER_LEASE = (UPDATE, WRITE, OPEN, SET_PREFIX)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
 
-class Recovery:
+class Recovery(LeaseHolder):
     """The tracked rooms of a store and its lease, and the server and epoch of each shard."""
 
     def __init__(self, session: Session) -> None:
+        super().__init__()
         self.tracked_rooms = TrackedRooms.of(session.identity, bool(session.identity.rank))
-        self.lease: Renewable | None = None
         self.members = Members(self.tracked_rooms)
         """The ranks for which this store speaks besides itself."""
         self.losses = DataLossLog(session.namespace)
@@ -53,22 +53,16 @@ class Recovery:
 
     # The lease
 
-    def check_no_lease(self) -> None:
-        """Raise InvalidInputError if this store holds a lease."""
-        if self.lease is not None:
-            raise InvalidInputError(f"lease: this store has {self.lease} already; one store holds one lease at a time")
-
     def attach_lease(self, lease: Renewable, owner: str, incarnation: str) -> None:
-        """Put this store under a lease; raise InvalidInputError if it already holds one."""
-        self.check_no_lease()
+        """Put this store under the lease for which it is reserved."""
         self.lease = lease
         self._session.set_owner(owner, incarnation)
 
     def detach_lease(self, lease: Renewable) -> None:
         """Take this store from under a lease. Does nothing if it is not under this one."""
         if self.lease is lease:
-            self.lease = None
             self._session.set_owner("", "")
+        super().detach_lease(lease)
 
     # A call: whether the shard is current, the server to send it to, and its reply
 

@@ -76,7 +76,7 @@ class LeaseConfig:
         with validation.of("lease"):
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
             interval = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
-            if interval > seconds / MIN_HEARTBEATS:
+            if round(MIN_HEARTBEATS * interval * 1000) > round(seconds * 1000):  # 3 * 0.1 is above 0.3
                 what = (
                     f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {interval:g} s"
                 )

@@ -175,12 +175,10 @@ def entry(room: int) -> Command[Entry | None, Entry | None]:
     return Command("entry", script_specs.ENTRY, [validation.room(room)], [], replies.entries, only)
 
 
-def status_filter(status: KVPoll | int | None) -> KVPoll | None:
-    """Return the status by which ``rooms`` filters; None for all."""
-    try:
+def status_filter(status: KVPoll | int | None, operation: str) -> KVPoll | None:
+    """Return the status by which ``rooms`` or ``rows`` filters; None for all."""
+    with validation.of(operation):
         return None if status is None else validation.status(status)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"rooms: {error}") from None
 
 
 # Lists of rooms

@@ -24,6 +24,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol import failures, keys
@@ -77,14 +78,14 @@ class FailureLog:
     def held(self, tag: str) -> list[int]:
         """Return the rooms of a shard that the process holds."""
         namespace, shards = self.context.namespace, self.context.shards
-        return [room for room in self._rooms() if keys.tag(namespace, shards, room) == tag]
+        return [room for room in self._held_rooms() if keys.tag(namespace, shards, room) == tag]
 
     def deliver(self, found: Sequence[RoomFailure]) -> None:
         """Take the failures of held rooms; remember those of others for a while only."""
         known = self.latest.copy()  # before ``held``, which lacks the rooms that are opened from now on
         if not found and not known:
             return
-        held = set(self._rooms())
+        held = set(self._held_rooms())
         for failure in found:
             kept = self.latest.get(failure.room)
             if kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason):
@@ -97,6 +98,12 @@ class FailureLog:
             for room, failure in known.items():
                 if room not in held and self.latest.get(room) is failure:
                     del self.latest[room]
+
+    def _held_rooms(self) -> list[int]:
+        """Return what ``rooms`` does, checked: a room as a str would be no failure's, without a word."""
+        found = self._rooms()
+        with validation.of("failures: what rooms= returned"):
+            return validation.rooms(found)
 
     def opened(self, found: Iterable[RoomFailure]) -> None:
         """Take the failures that an open of this process was told."""

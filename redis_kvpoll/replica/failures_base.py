@@ -51,9 +51,11 @@ class FailuresBase(WriteObserver, ABC):
     def on_failure(self, callback: Callable[[RoomFailure], object]) -> Callable[[], None]:
         """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.
 
-        The follower's own thread or task calls it, so it must be short; its exceptions are logged. A failure may be
-        told twice, after an outage. Returns a function that ends the calls.
+        It may be registered before entry, too. The follower's own thread or task calls it, so it must be short; its
+        exceptions are logged. A failure may be told twice, after an outage. Returns a function that ends the calls.
         """
+        if self._closed:
+            raise self._refuse("on_failure")
         return self._listeners.add(callback)
 
     @property
@@ -101,7 +103,7 @@ class FailuresBase(WriteObserver, ABC):
     def _prepare(self, context: CallContext, lock: AbstractContextManager[Any], transport: Any) -> None:
         """Create the log, and followers that do not run yet."""
         if self._log is not None:  # another thread or task has entered meanwhile
-            raise self._refuse("failures")
+            raise self._refuse_entry()
         self._log = log = FailureLog(followed(context, "failures"), self._rooms, lock)
         host, limit, can_block = WeakHost(self), transport.limit, transport.can_block
         self._followers = [
@@ -115,9 +117,12 @@ class FailuresBase(WriteObserver, ABC):
             raise self._refuse("failures")
         return have_begun(follower.health for follower in self._followers)
 
-    def _refuse(self, operation: str) -> StoreClosedError:
-        state = "was closed" if self._closed else "is not open: use it in a with statement"
-        return StoreClosedError(f"{operation}: this follower of failures {state}")
+    def _refuse(self, operation: str, state: str = "is not open: use it in a with statement") -> StoreClosedError:
+        return StoreClosedError(f"{operation}: this follower of failures {'was closed' if self._closed else state}")
+
+    def _refuse_entry(self) -> StoreClosedError:
+        """Return why it cannot be entered: it was closed, or was entered already."""
+        return self._refuse("failures", "was entered already")
 
 
 def read_since(failures: FailuresBase, room: int, moment: float) -> RoomFailure | None:

@@ -53,13 +53,14 @@ class MirrorBase(ReplicaHost, ABC):
 
         A dict look-up: it needs neither the server nor a clock, and does not check its argument (an unhashable one
         raises TypeError, as for a dict). While ``synced`` is False it is the last known status. It includes at once
-        what this store has written.
+        what this store has written, except what ``reap`` or the end of its lease has failed: that comes with the feed.
         """
         # Only for a mirror that is not open: _bind replaces this method by the dict's own get.
         return self._open_replica("get").statuses.get(room, default)
 
     def poll(self, rooms: Iterable[int]) -> list[KVPoll | None]:
         """The status of each room in the given order, None when it is absent: one dict look-up per room."""
+        self._open_replica("poll")
         try:
             return list(map(self.get, rooms))
         except TypeError as error:  # the look-ups do not check their argument
@@ -112,11 +113,13 @@ class MirrorBase(ReplicaHost, ABC):
     def on_change(self, callback: Callable[[int, KVPoll | None], object]) -> Callable[[], None]:
         """Register ``callback(room, status)`` for each change of a status, which is None when the room is gone.
 
-        The mirror's own thread or task calls it for one change at a time, in the order of the shard's changes. These
-        include changes by this process and, after an outage, the differences from before; not the rooms that exist when
-        the mirror opens. The mirror waits for the callback, so it must be short; its exceptions are logged. Returns a
-        function that ends the calls.
+        It may be registered before entry, too. The mirror's own thread or task calls it for one change at a time, in
+        the order of the shard's changes. These include changes by this process and, after an outage, the differences
+        from before; not the rooms that exist when the mirror opens. The mirror waits for the callback, so it must be
+        short; its exceptions are logged. Returns a function that ends the calls.
         """
+        if self._closed:
+            raise self._refuse("on_change")
         end = self._listeners.add(callback)
         self._listen()
         return end
@@ -152,9 +155,12 @@ class MirrorBase(ReplicaHost, ABC):
     def _open_replica(self, operation: str) -> Replica:
         """Return the replica, all rooms known; StoreClosedError when the mirror is not open."""
 
-    def _refuse(self, operation: str) -> StoreClosedError:
-        state = "was closed" if self._closed else "is not open: use it in a with statement"
-        return StoreClosedError(f"{operation}: this mirror {state}")
+    def _refuse(self, operation: str, state: str = "is not open: use it in a with statement") -> StoreClosedError:
+        return StoreClosedError(f"{operation}: this mirror {'was closed' if self._closed else state}")
+
+    def _refuse_entry(self) -> StoreClosedError:
+        """Return why it cannot be entered: it was closed, or was entered already."""
+        return self._refuse("mirror", "was entered already")
 
     def _notify(self) -> None:
         """Call the listeners. The lock is free: they may read, and use the store."""

@@ -87,7 +87,7 @@ def _longer_than(page: Page) -> float:
     if not text:
         return page.watch.snapshot.stuck_after if page.query.get("stuck") else 0.0
     try:
-        return 0.0 if float(text) == 0 else validation.seconds(float(text), "longer_than")
+        return validation.seconds_or_zero(float(text), "longer_than")
     except (ValueError, InvalidInputError):
         raise HTTPException(400, f"longer_than: {text[:80]!r} is not a number of seconds") from None
 

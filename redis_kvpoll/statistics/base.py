@@ -32,7 +32,7 @@ class StatisticsBase:
         self._executor = executor
         with validation.of("statistics"):
             self._stuck_after = validation.seconds(stuck_after, "stuck_after")
-            self._lookback = 0.0 if lookback == 0 else validation.seconds(lookback, "lookback, if not 0,")
+            self._lookback = validation.seconds_or_zero(lookback, "lookback, if not 0,")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
                 raise InvalidInputError("share is a number above 0, and at most 1")
         self._share = float(share)
@@ -62,7 +62,7 @@ class StatisticsBase:
         aggregates = self._aggregates("rooms")
         with validation.of("rooms"):
             chosen = [validation.status(status) for status in statuses]
-            seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
+            seconds = validation.seconds_or_zero(longer_than, "longer_than, if not 0,")
             if owner is not None and not isinstance(owner, str):
                 raise InvalidInputError(f"owner is the name of a lease, not {type(owner).__name__}")
             most = min(validation.count(limit, "limit"), MAX_ROWS)
@@ -76,7 +76,7 @@ class StatisticsBase:
         aggregates = self._aggregates("count")
         with validation.of("count"):
             chosen = [validation.status(status) for status in statuses]
-            seconds = 0.0 if longer_than == 0 else validation.seconds(longer_than, "longer_than, if not 0,")
+            seconds = validation.seconds_or_zero(longer_than, "longer_than, if not 0,")
         return aggregates.count(time.monotonic(), chosen, seconds)
 
     def latest(self, status: KVPoll | int, limit: int = 50) -> list[RoomRow]:
@@ -105,9 +105,12 @@ class StatisticsBase:
             raise self._refuse(operation)
         return self._follower.aggregates
 
-    def _refuse(self, operation: str) -> StoreClosedError:
-        state = "were closed" if self._closed else "are not open: use them in a with statement"
-        return StoreClosedError(f"{operation}: these statistics {state}")
+    def _refuse(self, operation: str, state: str = "are not open: use them in a with statement") -> StoreClosedError:
+        return StoreClosedError(f"{operation}: these statistics {'were closed' if self._closed else state}")
+
+    def _refuse_entry(self) -> StoreClosedError:
+        """Return why they cannot be entered: they were closed, or were entered already."""
+        return self._refuse("statistics", "were entered already")
 
     def _prepare(self, lock: AbstractContextManager[Any], transport: Any) -> StatisticsFollower:
         """Create the follower, which does not run yet. It ends when these statistics are dropped without ``close``."""

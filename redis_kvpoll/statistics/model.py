@@ -1,7 +1,7 @@
 """What statistics give: a snapshot of the aggregates of one namespace's table, and rows of rooms.
 
-Invariant: all values are plain and immutable, so a snapshot may be passed to any thread, and turned into JSON by
-``dataclasses.asdict``. Times are Unix times of the Redis server, ages and durations are seconds.
+Invariant: all values are plain and immutable, so a snapshot may be passed to any thread. Times are Unix times of the
+Redis server, ages and durations are seconds.
 
 To add a number: give it a field here, and set it in ``aggregates.py``.
 """

@@ -43,13 +43,13 @@ class Failures(FailuresBase):
 
     def __enter__(self) -> Self:
         if self._closed or self._log is not None:
-            raise self._refuse("failures")
+            raise self._refuse_entry()
         context = self._dispatcher.run(self._executor.context("failures"))
         self._prepare(context, threading.RLock(), self._dispatcher.transport)
-        self._threads = [FollowerThread(self._dispatcher, one, context.namespace) for one in self._followers]
         try:
+            self._threads = [FollowerThread(self._dispatcher, one, context.namespace) for one in self._followers]
             for thread in self._threads:
-                thread.start()
+                thread.start("failures")
             while not self._has_begun():
                 self._progress.wait()
         except BaseException:

@@ -48,6 +48,15 @@ class Signal:
             self._wakeups.get(timeout=seconds)
 
 
+def start_thread(thread: threading.Thread, operation: str) -> None:
+    """Start a thread that an operation needs; raise KVPollError if this process may have no more of them."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        remedy = "raise the limit of its threads (ulimit -u, the pids limit of its container), or use fewer"
+        raise KVPollError(f"{operation}: this process can start no thread ({error}): {remedy}") from error
+
+
 class ThreadTurn:
     """The turn of a thread to call the listeners that it shares with other threads."""
 
@@ -72,8 +81,9 @@ class FollowerThread:
         self._stopping = Signal()
         self._thread = threading.Thread(target=self._run, name=f"kvpoll-follow-{namespace}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    def start(self, operation: str) -> None:
+        """Start the thread, for an operation that its error names."""
+        start_thread(self._thread, operation)
 
     def stop(self) -> None:
         """Stop the thread, and wait for its end."""
@@ -87,7 +97,7 @@ class FollowerThread:
 
     def join(self) -> None:
         """Wait for the end of the thread, unless it is the current one or has not started."""
-        if self._thread.ident is not None and not self.is_current:
+        if self._thread.is_alive() and not self.is_current:
             self._thread.join(JOIN_TIMEOUT)
 
     @property

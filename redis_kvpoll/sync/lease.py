@@ -12,7 +12,7 @@ from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.follower import JOIN_TIMEOUT, Signal
+from redis_kvpoll.sync.follower import JOIN_TIMEOUT, Signal, start_thread
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
@@ -58,16 +58,17 @@ class Lease(LeaseBase):
 
     def __enter__(self) -> Self:
         self._executor.recovery.check_no_lease()
-        try:
-            self._dispatcher.run(self._keeper.take())
-        except BaseException:
-            self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no thread renews it
-            raise
         self._stopping = stopping = _Stop()
         thread = threading.Thread(target=self._keep, args=(stopping,), name=f"kvpoll-lease-{self.name}", daemon=True)
-        self._thread = thread
-        self._is_held, self._forked_from = True, None
-        thread.start()  # it ends at once if a signal handler has closed the lease by now
+        try:
+            self._dispatcher.run(self._keeper.take())
+            self._thread = thread
+            self._is_held, self._forked_from = True, None
+            start_thread(thread, "lease")  # it ends at once if a signal handler has closed the lease by now
+        except BaseException:
+            self._keeper.abandon()  # it may have been taken, and nobody renews it
+            self.close()  # its thread may run by now
+            raise
         return self
 
     def __exit__(
@@ -93,7 +94,7 @@ class Lease(LeaseBase):
     def _stop(self) -> None:
         self._stopping.set()
         thread, self._thread = self._thread, None
-        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(JOIN_TIMEOUT)  # it may need a lock of the caller's, as in follower.py
 
     def after_fork(self) -> None:

@@ -33,14 +33,14 @@ class Listing(ABC):
 
         It uses SCAN: a room that is created or removed during it may be included or not.
         """
-        return self._rooms(status_filter(status))
+        return self._rooms(status_filter(status, "rooms"))
 
     def rows(self, status: KVPoll | int | None = None) -> Iterator[RoomRow]:
         """The rooms of the namespace, or those at one status, with their times and owners; each once, in no order.
 
         As ``rooms``, with one more round trip per shard and page of the scan. A corrupt room has the status None.
         """
-        return self._rows(status_filter(status))
+        return self._rows(status_filter(status, "rows"))
 
     def counts(self) -> dict[KVPoll, int]:
         """The number of rooms at each status."""

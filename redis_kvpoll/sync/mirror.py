@@ -27,13 +27,14 @@ class Mirror(MirrorBase):
     follows the change feed over a connection of its own (on Redis Cluster a thread and a connection for each shard); on
     exit they end. Reads make no call: ``synced`` is True while they are current. While it is False (the server cannot
     be reached or was restarted, or the feed was trimmed before it was read), ``get`` returns the last known status, and
-    the thread resyncs. Many threads may share a mirror. After ``fork``, the child starts its own at the first use.
+    the thread resyncs. Many threads may share a mirror. After ``fork``, the child starts its own at the first ``get``,
+    ``poll`` or other read, or ``wait``: until then it is not synced, and calls no function of ``on_change``.
 
     A room that goes without a change in the feed (removed by hand, evicted, expired early) is found by a slow sweep of
     1,000 rooms per second: it is shown for rooms / 1,000 seconds, or for 5 s if that is longer.
 
-    Its methods raise StoreClosedError before entry and after ``close``. Entry may raise what every call of the store
-    may raise, and FeedOffError: the namespace was opened with feed_length=0.
+    Its methods raise StoreClosedError before entry (but for ``on_change``) and after ``close``. Entry may raise what
+    every call of the store may raise, and FeedOffError: the namespace was opened with feed_length=0.
     """
 
     def __init__(self, dispatcher: Dispatcher, rooms: Callable[[int], bool] | None, period: float | None) -> None:
@@ -105,9 +106,10 @@ class Mirror(MirrorBase):
         self._stop()
 
     def __enter__(self) -> Self:
-        if self._closed:
-            raise self._refuse("mirror")
-        self._begin()
+        with self._starting:
+            if self._closed or self._is_open or self._was_open:
+                raise self._refuse_entry()
+            self._begin()
         return self
 
     def __exit__(
@@ -146,7 +148,7 @@ class Mirror(MirrorBase):
         self._prepare(context, threading.RLock(), dispatcher.transport)
         self._threads = [FollowerThread(dispatcher, one, context.namespace) for one in self._followers]
         for thread in self._threads:
-            thread.start()
+            thread.start("mirror")
         while not self._has_begun():
             self._progress.wait()
         self._bind()

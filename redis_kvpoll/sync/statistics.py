@@ -58,10 +58,14 @@ class Statistics(StatisticsBase):
 
     def __enter__(self) -> Self:
         if self._closed or self._thread is not None:
-            raise self._refuse("statistics")
-        follower = self._prepare(threading.RLock(), self._dispatcher.transport)
-        self._thread = FollowerThread(self._dispatcher, follower, self._executor.namespace)
-        self._thread.start()
+            raise self._refuse_entry()
+        try:
+            follower = self._prepare(threading.RLock(), self._dispatcher.transport)
+            self._thread = FollowerThread(self._dispatcher, follower, self._executor.namespace)
+            self._thread.start("statistics")
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

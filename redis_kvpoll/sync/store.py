@@ -69,8 +69,9 @@ class StatusStore(StoreBase, Table, Listing):
             ``rooms(status)`` use the consensus.
         world_size: the number of ranks, 1 to 1,024. A room with another number is refused.
         read_only: write nothing, not even the settings: for a replica, a server that refuses writes, or a user who may
-            only read (``kvpoll acl --read-only``). A namespace that does not exist is empty.
-            With ``shards``, a table whose settings alone are gone is read.
+            only read (``kvpoll acl --read-only``). A namespace that does not exist is empty; ``mirror()`` and
+            ``failures()`` raise InvalidInputError on entry. With ``shards``, a table whose settings alone are gone is
+            read.
 
     Every method may raise, besides what it names:
         InvalidInputError: an argument was refused; nothing was sent.
@@ -226,7 +227,11 @@ class StatusStore(StoreBase, Table, Listing):
         return statistics
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
-        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened."""
+        """Follow what becomes Failed of the rooms that ``rooms`` returns: those held, and those being opened.
+
+        Raises:
+            InvalidInputError: on entry: what ``rooms`` returned is no list of rooms.
+        """
         self._executor.session.check_open("failures")
         self._mirrors.add(failures := Failures(self._dispatcher, rooms))
         return failures

@@ -161,7 +161,7 @@ class WaitRegistry(ReplicaHost):
         self._starting.add(me)
         try:
             if self._threads.setdefault(tags[0], thread) is thread:
-                thread.start()
+                thread.start("wait")
         except BaseException:
             self._threads.pop(tags[0], None)
             raise

@@ -1,4 +1,4 @@
-"""Signal handlers that end a lease while their own thread uses it or its store, at any place."""
+"""Signal handlers that end a lease while a thread uses it or its store, or interrupt its entry: at any place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
+from redis_kvpoll import KVPoll, KVPollError, LeaseLostError, StatusStore
 from tests.support import interrupts, real
 from tests.support.internals import dispatcher_lock_of, dispatcher_of, queue_of
 from tests.support.own_threads import own_threads
@@ -17,6 +17,8 @@ from tests.support.own_threads import own_threads
 BOOT = KVPoll.Bootstrapping
 WHERE = ("/sync/lease.py", "/engine/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
 interrupted_at = functools.partial(interrupts.interrupted_at, where=WHERE)
+IN_ENTRY = ("/sync/lease.py", "/engine/lease", "/engine/recovery.py", "/sync/dispatcher.py", "/sync/follower.py")
+"""Not in Python's own code: a thread whose start is interrupted there may wait for ever."""
 
 
 def update(store, lease):
@@ -44,6 +46,51 @@ def is_sending(thread):
 def server():
     with real.World("sync") as world:
         yield world.shared()
+
+
+def works_without_lease(store):
+    """Whether a store is under no lease, and may take one."""
+    real.until(lambda: not heartbeats(), "no thread is left")
+    store.update_status(1, BOOT)
+    owner = store.entry(1).owner
+    store.clear(1)
+    with store.lease("prefill-1") as lease:
+        lease.check()
+    return owner is None
+
+
+def test_entry_that_is_interrupted_is_undone(server):
+    def enter_at(number):
+        with StatusStore.from_url(server.tcp, deadline=60.0) as store:
+            lease = store.lease("prefill-0", ttl=60.0)
+            was_interrupted = interrupts.interrupted_at(number, lease.__enter__, interrupt, IN_ENTRY)
+            if not was_interrupted:
+                lease.close()
+            assert works_without_lease(store)
+            return was_interrupted
+
+    def interrupt():
+        raise interrupts.Interrupted
+
+    interrupts.every_place(enter_at)
+
+
+NO_THREAD = RuntimeError("can't start new thread")
+ENDS = {
+    "no thread": (NO_THREAD, KVPollError, "^lease: this process can start no thread .can't start new thread.: "),
+    "interrupted": (interrupts.Interrupted(), interrupts.Interrupted, ""),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_entry_whose_thread_fails_to_start_is_undone(server, end):
+    error, raised, text = ENDS[end]
+    with StatusStore.from_url(server.tcp) as store:
+        starts = interrupts.failing_start("kvpoll-lease", error, after=end == "interrupted")
+        with starts, pytest.raises(raised, match=text):
+            store.lease("prefill-0", ttl=60.0).__enter__()
+        assert not store.owners(), "it was given up"
+        assert works_without_lease(store)
 
 
 @pytest.mark.parametrize("name", CALLS)

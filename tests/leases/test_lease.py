@@ -108,6 +108,13 @@ class TestHeldLease:
         assert not client.exists(LEASES)
         assert other.lease("prefill-0", 5.0, 5 / 3).heartbeat == 5 / 3
 
+    def test_heartbeat_of_a_third_of_ttl_is_taken(self):
+        for tenths in range(1, 200):
+            ttl, heartbeat = 3 * tenths / 10, tenths / 10
+            assert lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat).heartbeat == heartbeat
+            with pytest.raises(InvalidInputError, match="at most a third of ttl"):
+                lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat + 0.001)
+
     def test_heartbeats_extend_ttl_of_live_rooms(self, held, client, other):
         held.store.update_many(dict.fromkeys(range(1200), BOOT) | {2000: DONE})
         other.update_status(3000, BOOT)

@@ -7,8 +7,16 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, KVPoll, StoreClosedError, StoreUnavailableError
+from redis_kvpoll import AsyncStatusStore, KVPoll, KVPollError, StatusStore, StoreClosedError, StoreUnavailableError
 from tests.support import pace, real
+from tests.support.interrupts import failing_start
+from tests.support.own_threads import own_threads
+
+ENTERED = {
+    "mirror": lambda store: store.mirror(),
+    "failures": lambda store: store.failures(list),
+    "statistics": lambda store: store.statistics(),
+}
 
 
 def following():
@@ -50,6 +58,46 @@ async def test_second_entry_at_once_is_refused(server, what):
         assert len(following()) == 1
         await opened.aclose()
         assert not following()
+
+
+@pytest.mark.parametrize("what", ENTERED)
+def test_second_entry_is_refused_and_changes_nothing(side, what):
+    opened = ENTERED[what](side.open("memory://"))
+
+    def read():
+        return opened.snapshot() if what == "statistics" else opened.get(1)
+
+    with opened:
+        with pytest.raises(StoreClosedError, match="entered already"):
+            opened.__enter__()
+        read()
+    with pytest.raises(StoreClosedError, match="closed"):
+        opened.__enter__()
+    with pytest.raises(StoreClosedError, match="closed"):
+        read()
+
+
+@pytest.mark.parametrize("what", [*ENTERED, "wait"])
+def test_process_without_threads_is_told_so(what):
+    with StatusStore.from_url("memory://") as store:
+        store.update_status(1, KVPoll.Bootstrapping)
+        with (
+            failing_start("kvpoll-follow", RuntimeError("can't start new thread")),
+            pytest.raises(KVPollError, match=f"^{what}: this process can start no thread"),
+        ):
+            store.wait(1, timeout=30) if what == "wait" else ENTERED[what](store).__enter__()
+        assert not own_threads("kvpoll-follow")
+        assert store.wait(1, KVPoll.Bootstrapping) is KVPoll.Bootstrapping
+
+
+def test_statistics_whose_entry_is_interrupted_end():
+    with StatusStore.from_url("memory://") as store:
+        statistics = store.statistics()
+        with failing_start("kvpoll-follow", KeyboardInterrupt(), after=True), pytest.raises(KeyboardInterrupt):
+            statistics.__enter__()
+        real.until(lambda: not own_threads("kvpoll-follow"), "no thread is left")
+        with pytest.raises(StoreClosedError):
+            statistics.snapshot()
 
 
 async def test_mirror_answers_once_it_is_entered(server):

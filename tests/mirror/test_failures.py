@@ -12,6 +12,7 @@ import pytest
 from redis_kvpoll import FeedOffError, InvalidInputError, KVPoll, StatusStore, StoreClosedError
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
+from tests.support.fuzzing import Index
 
 BOOT, MOVE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Failed
 FAILED = keys.failed("default")
@@ -196,6 +197,21 @@ class TestOnServers:
             with pytest.raises(InvalidInputError, match="on_failure: it takes a function"):
                 failures.on_failure(1)
 
+    @pytest.mark.parametrize("shards", [1, 2])
+    def test_held_rooms_that_are_none_end_the_entry(self, side, server, shards):
+        store = side.over(server, shards=shards)
+        for rooms in (["8"], ["x"], [-1], [2**70], [None], [8, True], 8):
+            failures = store.failures(lambda rooms=rooms: rooms)
+            with pytest.raises(InvalidInputError, match=r"^failures: what rooms= returned: "), failures:
+                pass
+
+    def test_held_room_may_be_an_index(self, side, server, peer):
+        store = side.over(server)
+        peer.update_status(8, BOOT)
+        with store.failures(lambda: [Index(8)]) as failures:
+            peer.abort(8, "why")
+            real.until(lambda: failures.get(8), "told")
+
     def test_namespace_without_feed_is_refused(self, side, server):
         store = side.over(server, feed_length=0)
         with pytest.raises(FeedOffError), store.failures(list):
@@ -209,8 +225,9 @@ class TestOnServers:
         with failures:
             pass
         assert not failures.synced
-        with pytest.raises(StoreClosedError, match="was closed"):
-            failures.get(1)
+        for use in (lambda: failures.get(1), lambda: failures.on_failure(print)):
+            with pytest.raises(StoreClosedError, match="was closed"):
+                use()
 
 
 class TestOutages:

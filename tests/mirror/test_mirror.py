@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 
 import pytest
@@ -252,13 +253,17 @@ class TestLifecycle:
         mirror = store.mirror()
         assert not mirror.synced
         assert mirror.lag == float("inf")
+        mirror.on_change(lambda room, status: None)
+        with pytest.raises(StoreClosedError, match=r"^poll: "):
+            mirror.poll([])
         for use in (lambda: mirror.get(1), lambda: mirror.poll([1]), lambda: mirror.wait(1)):
             with pytest.raises(StoreClosedError, match="is not open: use it in a with statement"):
                 use()
         mirror.close()
         mirror.close()
         assert not mirror.synced
-        for use in (lambda: mirror.get(1), lambda: mirror.poll([1]), lambda: mirror.wait(1), mirror.__enter__):
+        listen = functools.partial(mirror.on_change, print)
+        for use in (lambda: mirror.get(1), lambda: mirror.poll([]), lambda: mirror.wait(1), mirror.__enter__, listen):
             with pytest.raises(StoreClosedError, match="was closed"):
                 use()
 

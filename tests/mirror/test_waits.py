@@ -18,6 +18,7 @@ from redis_kvpoll import (
 )
 from redis_kvpoll.sync.waits import poll
 from tests.support import pace, real
+from tests.support.fuzzing import NoTruth
 from tests.support.internals import replica_of
 from tests.support.mirrors import following, sleeping, threads_that_follow
 
@@ -121,7 +122,10 @@ class TestWaiting:
 
     @pytest.mark.parametrize(
         ("arguments", "timeout"),
-        [((-1,), None), (("1",), None), ((1, 7), None), ((1, "Success"), None), ((1,), -1), ((1,), "1"), ((1,), True)],
+        [
+            *((wrong, None) for wrong in ((-1,), ("1",), (1, 7), (1, "Success"))),
+            *(((1,), wrong) for wrong in (-1, "1", True, False, 0j, NoTruth())),
+        ],
     )
     def test_bad_arguments_are_refused(self, waits, arguments, timeout):
         with pytest.raises(InvalidInputError, match=r"^wait: "):

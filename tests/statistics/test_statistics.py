@@ -17,10 +17,12 @@ from redis_kvpoll import (
 from redis_kvpoll.protocol import acl
 from redis_kvpoll.statistics.model import FAILURES, REFUSED, Histogram
 from tests.support import pace, real
+from tests.support.fuzzing import NoTruth
 from tests.support.statistics import counts, settled, synced
 
 BOOT, WAITING, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success
 FAILED = KVPoll.Failed
+NO_DURATIONS = [-1, "x", False, 0j, NoTruth()]
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_rooms_are_counted_as_they_are_listed(store):
 
 def test_count_of_what_is_no_status_is_refused(store):
     with store.statistics() as statistics:
-        for statuses, longer_than in (([7], 0.0), (5, 0.0), ([BOOT], -1.0), ([BOOT], "x")):
+        for statuses, longer_than in (([7], 0.0), (5, 0.0), *(([BOOT], bad) for bad in NO_DURATIONS)):
             with pytest.raises(InvalidInputError, match=r"^count: "):
                 statistics.count(statuses, longer_than=longer_than)
 
@@ -309,7 +311,10 @@ def test_statistics_are_used_in_a_with_statement(store):
 
 @pytest.mark.parametrize(
     "options",
-    [{"stuck_after": 0}, {"lookback": -1}, {"share": 0}, {"share": 2}, {"share": "all"}, {"stuck_after": "1"}],
+    [
+        *({"stuck_after": 0}, {"stuck_after": "1"}, {"share": 0}, {"share": 2}, {"share": "all"}),
+        *({"lookback": bad} for bad in NO_DURATIONS),
+    ],
 )
 def test_wrong_options_are_refused(store, options):
     with pytest.raises(InvalidInputError, match="statistics: "):
@@ -317,7 +322,11 @@ def test_wrong_options_are_refused(store, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"statuses": 5}, {"statuses": [9]}, {"longer_than": "x"}, {"owner": []}, {"limit": -1}]
+    "options",
+    [
+        *({"statuses": 5}, {"statuses": [9]}, {"owner": []}, {"limit": -1}),
+        *({"longer_than": bad} for bad in NO_DURATIONS),
+    ],
 )
 def test_rooms_of_no_status_or_number_are_refused(store, options):
     with store.statistics() as statistics, pytest.raises(InvalidInputError, match=r"^rooms: "):

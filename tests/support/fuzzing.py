@@ -56,6 +56,19 @@ class NoDimensions:
         raise TypeError("iteration over a 0-d array")
 
 
+class NoTruth:
+    """Like a numpy array: what it is compared with gives no truth value."""
+
+    def __eq__(self, other):
+        return self
+
+    def __hash__(self):
+        return 0
+
+    def __bool__(self):
+        raise ValueError("the truth value of an array is ambiguous")
+
+
 ODD = {"many digits": 10**400, "index": Index(1), "bad index": Index(-1), "hostile": Hostile(), "0-d": NoDimensions()}
 ODD |= {"status": KVPoll.Failed, "class": object, "policy": "compat"}
 scalars = st.one_of(

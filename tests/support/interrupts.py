@@ -5,9 +5,11 @@ Python runs them between two steps of a thread: when a function begins, and when
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
+from unittest.mock import patch
 
 from redis_kvpoll import StoreClosedError
 from tests.support import pace
@@ -41,6 +43,21 @@ def interrupted_at(number, call, handler, where):
     finally:
         sys.setprofile(None)
     return was_handled
+
+
+@contextlib.contextmanager
+def failing_start(name, error, *, after=False):
+    """Let each start of a thread whose name begins so raise ``error``: in its place, or once the thread runs."""
+    start = threading.Thread.start
+
+    def failing(thread):
+        if after or not thread.name.startswith(name):
+            start(thread)
+        if thread.name.startswith(name):
+            raise error
+
+    with patch.object(threading.Thread, "start", failing):
+        yield
 
 
 def completes(work):

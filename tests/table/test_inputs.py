@@ -23,6 +23,7 @@ from tests.support.leasing import ManualLease, record
 NO_ROOM = [True, False, "1", b"1", "", 1.0, math.nan, math.inf, None, -1, 2**64, HUGE, -HUGE, (), [1], {}, object()]
 NO_ROOM += [1j, decimal.Decimal(1), Index(-1), Index(2**64), Hostile(), random, int, "\x1b[31m"]
 NO_STATUS = [True, False, "Success", "4", b"4", 4.0, math.nan, None, -1, 5, HUGE, (), [], {}, Index(5), Hostile()]
+NO_FILTER = [bad for bad in NO_STATUS if bad is not None]
 NO_REASON = ["", " ", "\n\t", None, b"why", 1, True, [], ValueError("why")]
 NO_LENGTH = [True, "1", 1.0, math.nan, None, -1, 2**53, HUGE, [], Index(-1), Hostile()]
 NO_LIST = ["12", "", b"12", bytearray(b"12"), None, 1, 1.0, True, object(), NoDimensions(), Hostile(), int]
@@ -77,7 +78,7 @@ CALLS = [
     ("set_decode_prefix_len", lambda bad: (1, bad), NO_LENGTH, "a decode prefix length"),
     *[(name, lambda bad: ([1, bad],), NO_ROOM, "a room") for name in ("touch", "clear_many", "poll")],
     *[(name, lambda bad: (bad,), NO_LIST, "it takes a list of rooms") for name in ("touch", "clear_many", "poll")],
-    ("rooms", lambda bad: (bad,), [bad for bad in NO_STATUS if bad is not None], "a status"),
+    *[(name, lambda bad: (bad,), NO_FILTER, "a status") for name in ("rooms", "rows")],
     ("tail", lambda bad: (bad,), NO_COUNT, "last"),
 ]
 OPTIONS = [
