@@ -52,7 +52,7 @@ class FailuresBase(WriteObserver, ABC):
         """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.
 
         The follower's own thread or task calls it, so it must be short; its exceptions are logged. A failure may be
-        told twice, after an outage. Returns a function that ends the calls.
+        told twice, at the start or after an outage. Returns a function that ends the calls.
         """
         return self._listeners.add(callback)
 
