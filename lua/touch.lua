@@ -1,9 +1,9 @@
 -- Give each live room, and its decode prefix length, a full TTL again. Times are milliseconds.
 -- A terminal room is left to expire: only its clear is outstanding.
 --
--- KEYS     feed, owned; each: room, prefix
+-- KEYS     feed, epoch, owned; each: room, prefix
 -- ARGV     feed_length, ttl_ms
--- REPLY    feed_id; each: kept
+-- REPLY    feed_id, epoch; each: kept
 -- FEED     ttl_ms, status
 -- INCLUDE  order, room_id, feed
 --
@@ -11,14 +11,14 @@
 -- For a key of another type (made by hand), the error replaces kept; so does an unknown status. The other rooms are
 -- processed.
 
-local reply = {false}
-for i = 3, #KEYS, 2 do
+local reply = {false, redis.call('HGET', KEYS[2], 'epoch')}
+for i = 4, #KEYS, 2 do
   local status = redis.pcall('HGET', KEYS[i], 'status')
   local kept = 0
   if not status then
-    local removed = redis.pcall('ZREM', KEYS[2], room_id(KEYS[i]))
-    if type(removed) == 'table' and type(redis.pcall('ZCARD', KEYS[2])) ~= 'table' then  -- as in write_room.lua
-      redis.call('ZREM', KEYS[2], room_id(KEYS[i]))
+    local removed = redis.pcall('ZREM', KEYS[3], room_id(KEYS[i]))
+    if type(removed) == 'table' and type(redis.pcall('ZCARD', KEYS[3])) ~= 'table' then  -- as in write_room.lua
+      redis.call('ZREM', KEYS[3], room_id(KEYS[i]))
     end
     kept = removed == 1 and -2 or -1
   elseif not ORDER[status] then
@@ -31,5 +31,5 @@ for i = 3, #KEYS, 2 do
     changes[n + 4], changes[n + 5] = false, false
     kept, renew = 1, true
   end
-  reply[(i + 1) / 2] = kept
+  reply[i / 2 + 1] = kept
 end

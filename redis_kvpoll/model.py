@@ -81,8 +81,8 @@ class Consensus(NamedTuple):
     """The combined status of a room's ranks.
 
     It is Failed if any rank is, Bootstrapping while a rank is missing, else the lowest status. The version grows with
-    every write of a rank, so the later of two results has the higher (generation, version). Without ranks it is the
-    room's own status, with version 0. An absent room has None, 0 and 0.
+    every write of a rank, so the later of two results has the higher (generation, version), unless a failover has lost
+    a write between them. Without ranks it is the room's own status, with version 0. An absent room has None, 0 and 0.
     """
 
     status: KVPoll | None

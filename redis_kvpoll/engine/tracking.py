@@ -168,14 +168,17 @@ def observe_cleared(
 
 def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here, gone = rooms.in_shard(call.tag), list[int]()
+    if not rooms_here and -2 not in reply:
+        return  # nothing to learn, and the loop is slow
     for room, kept in zip(call.rooms, reply, strict=True):
         tracked = rooms_here.get(room)
         if kept == 1 and tracked:
             tracked.until = now + rooms.ttl
-        elif kept == -2 or (kept == -1 and rooms.holds(call.tag, room, now)):
+        elif (kept == -2 or (kept == -1 and rooms.holds(call.tag, room, now))) and not (
+            tracked and tracked.awaiting_since is not None  # its creator brings it back
+        ):
             gone.append(room)
-            if tracked and tracked.awaiting_since is None:
-                del rooms_here[room]
+            rooms_here.pop(room, None)
     if gone:
         shown = ", ".join(map(str, gone[:3])) + (", ..." if len(gone) > 3 else "")
         logger.warning(

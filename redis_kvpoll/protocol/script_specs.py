@@ -172,10 +172,11 @@ POLL_OWN = replace(POLL, for_rank=POLL_RANK)
 CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
 TOUCH = ScriptSpec(
     load("touch"),
-    first=("feed", "owned"),
+    first=("feed", "epoch", "owned"),
     keys=("room", "prefix"),
     once=("feed_length", "ttl_ms"),
     reply=("kept",),
+    epoch=True,
     max_rooms=500,
 )
 ENTRY = ScriptSpec(

@@ -80,14 +80,18 @@ class FailureLog:
         namespace, shards = self.context.namespace, self.context.shards
         return [room for room in self._held_rooms() if keys.tag(namespace, shards, room) == tag]
 
-    def deliver(self, found: Sequence[RoomFailure]) -> None:
-        """Take the failures of held rooms; remember those of others for a while only."""
+    def deliver(self, found: Sequence[RoomFailure], of_rooms: bool = False) -> None:
+        """Take the failures of held rooms; remember those of others for a while only.
+
+        ``of_rooms``: as the rooms say now. What they say may be known; an entry is read once, and under compat it may
+        be the next failure of a generation that had left Failed.
+        """
         known = self.latest.copy()  # before ``held``, which lacks the rooms that are opened from now on
         if not found and not known:
             return
-        held = set(self._held_rooms())
+        held, may_be_known = set(self._held_rooms()), of_rooms or self.context.policy == "strict"
         for failure in found:
-            kept = self.latest.get(failure.room)
+            kept = self.latest.get(failure.room) if may_be_known else None
             if kept is not None and kept[:2] == failure[:2] and failure.reason in (None, kept.reason):
                 continue
             self._remember(failure)
@@ -195,7 +199,7 @@ class FailureFollower(FollowerSession):
             if position is None:
                 position = number_of(feed_id)
                 self._log.starts_afresh()
-            self._log.deliver(failures.of_rooms(rooms, reply))
+            self._log.deliver(failures.of_rooms(rooms, reply), of_rooms=True)
         assert position is not None  # noqa: S101 - it was asked once at least
         return position
 

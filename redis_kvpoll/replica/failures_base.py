@@ -52,7 +52,8 @@ class FailuresBase(WriteObserver, ABC):
         """Register ``callback(failure)`` for each failure of a held room, and for a reason that comes later.
 
         It may be registered before entry, too. The follower's own thread or task calls it, so it must be short; its
-        exceptions are logged. A failure may be told twice, after an outage. Returns a function that ends the calls.
+        exceptions are logged. A failure may be told twice, at the start or after an outage. Returns a function that
+        ends the calls.
         """
         if self._closed:
             raise self._refuse("on_failure")

@@ -1,6 +1,7 @@
 """Rooms of a living owner that go before their time: its next touch says so. Blocking and asyncio.
 
-The server's clock may have been set forward, or somebody has removed them.
+The server's clock may have been set forward, or somebody has removed them. A touch that finds all data gone restores
+them instead.
 """
 
 from __future__ import annotations
@@ -72,3 +73,23 @@ def test_touch_without_lease_reports_held_room(store, client, caplog):
     assert "1 rooms" in said
     assert store.touch([1, 2, 3]) == 1
     assert len(gone(caplog)) == 1
+
+
+def test_touch_after_loss_of_all_data_restores_rooms(store, client, caplog):
+    room = store.open(1)
+    room.update(MOVE)
+    client.flushall()
+    assert store.touch([1]) == 1
+    assert not gone(caplog)
+    assert room.update(DONE).outcome is Outcome.ADVANCED
+
+
+def test_touch_reports_no_room_that_awaits_its_creator(make_store, client, caplog):
+    opened, other = make_store().open(1), make_store()
+    attached = other.attach(1)
+    client.flushall()
+    assert other.touch([1]) == 0
+    assert not gone(caplog)
+    assert 1 in tracked_rooms_of(other).in_shard("default")
+    assert opened.status() is BOOT
+    assert attached.update(MOVE).outcome is Outcome.ADVANCED

@@ -91,6 +91,19 @@ class TestOnServers:
             real.until(lambda: len(told.found) == 2, "told")
             assert told.shown() == [(1, None), (1, "the reason")]
 
+    def test_next_failure_of_a_generation_is_told(self, side, server, peer):
+        """Under compat, a plain update takes a room out of Failed."""
+        told, store = Told(1), side.over(server, policy="compat")
+        peer.open(1, "rid")
+        with following(store, told):
+            for _ in range(2):
+                peer.abort(1, "why")
+                peer.update_status(1, MOVE)
+            peer.update_status(1, FAIL)
+            real.until(lambda: len(told.found) == 3, "told")
+            assert told.shown() == [(1, "why"), (1, "why"), (1, None)]
+            assert len({found.generation for found in told.found}) == 1
+
     def test_open_that_finds_room_failed_is_known_at_once(self, side, server, peer):
         """Another rank has failed it before: no entry is to come."""
         told, store = Told(2), side.over(server, rank=1, world_size=2)

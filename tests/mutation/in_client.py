@@ -478,6 +478,13 @@ IN_THE_CLIENT = [
         "mirror/test_failures.py::TestOnServers::test_failure_of_held_room_is_told[sync-fakeredis]",
     ),
     (
+        "the next failure of a generation that had left Failed is not told",
+        "replica.failures:FailureLog.deliver",
+        'of_rooms or self.context.policy == "strict"',
+        "True",
+        "mirror/test_failures.py::TestOnServers::test_next_failure_of_a_generation_is_told[sync-fakeredis]",
+    ),
+    (
         "a room that is opened Failed is not known as that",
         "replica.failures_base:FailuresBase.observe_write",
         "call.spec is OPEN",

@@ -167,6 +167,24 @@ class TestMovingSlots:
         finally:
             cluster.finish_moving(TAG)
 
+    @pytest.mark.parametrize(
+        ("read", "answer"),
+        [
+            (lambda store, old, new: store.poll([old, new]), [KVPoll.Bootstrapping, None]),
+            (lambda store, old, new: store.entry(old).status, KVPoll.Bootstrapping),
+            (lambda store, old, new: store.attach(old).status(), KVPoll.Bootstrapping),
+        ],
+        ids=["poll", "entry", "attach"],
+    )
+    def test_read_of_several_keys_waits_for_end_of_move(self, store, cluster, monkeypatch, read, answer):
+        """One of the keys is absent: the other room, or the decode prefix length."""
+        old, new, *_ = HERE
+        store.update_status(old, 1)
+        cluster.start_moving(TAG)
+        pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving(TAG))  # TRYAGAIN until then
+        assert read(store, old, new) == answer
+        assert len(pauses) == 2
+
     @pytest.mark.parametrize("moved", ["room", "feed"])
     @pytest.mark.parametrize(
         ("change", "answer"),

@@ -63,6 +63,17 @@ class TestWorldSize:
         make_store().attach(ROOM).clear()
         assert not room_keys(client), "a store without a rank clears the whole room"
 
+    def test_calls_for_operators_take_any_world_size(self, ranks, make_store):
+        first, second = ranks(2)
+        for one in (first, second):
+            one.update_status(ROOM, MOVE)
+        other = make_store(rank=0, world_size=3)
+        assert other.touch([ROOM]) == 1
+        assert other.abort(ROOM).outcome is Outcome.FAILED
+        assert first.collect(ROOM) == {0: FAIL, 1: FAIL}
+        assert other.clear(ROOM) is FAIL
+        assert (first.get(ROOM), second.get(ROOM)) == (None, FAIL)
+
     def test_store_without_rank_works_on_whole_room(self, ranks, store, client):
         first, second = ranks(2)
         for one in (first, second):
