@@ -43,8 +43,8 @@ class OpenTable(NamedTuple):
 def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
     """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
 
-    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here. A
-    refusal names it, too: of a user who may not write, the first read is refused, for it renews the settings.
+    ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here. A refusal names
+    it, too: what a server refuses first to a user who may not write is a read, as it renews the settings.
     """
     from redis_kvpoll.doctor.replica import read_replica
 
