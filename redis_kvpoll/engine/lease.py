@@ -97,9 +97,9 @@ class LeaseKeeper:
 
     def _reserve(self) -> Flow[CallContext]:
         """Reserve the holder for this lease; return the context. Whoever takes it detaches it again on any error."""
+        self._holder.reserve(self)  # before anything is waited for: who enters first holds it
         self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
-        self._holder.reserve(self)
         self.lost = self._is_given_up = False
         return context
 

@@ -79,11 +79,11 @@ _FIRST_WORD = re.compile(r"([A-Z]{3,})\b")
 _WRAPPED_CODE = re.compile(rf"(?:[ :]|-)({'|'.join(_BY_CODE)})\b")
 _OF_SCRIPT = re.compile(
     r"^(ERR )?Error running script \([^)]*\): (@user_script: ?\d+: )*-?"
-    r"|,? script: [0-9a-f]{40}, on @user_script:\d+\.?$"
+    r"|,? script: ([0-9a-f]{40}, )?on @user_script:\d+\.?$"
 )
 """What a server adds about the script: the caller knows the operation, not the script."""
-_DENIED_IN_SCRIPT = "The user executing the script "
-"""How Redis before 7.2 begins a denial inside a script, which has no code there."""
+_DENIED_IN_SCRIPT = ("The user executing the script ", "ACL failure in script: ")
+"""How a denial inside a script begins, which has no code there: before Redis 7.2, and from it on (Valkey, too)."""
 _HIDDEN = (", with args beginning with", " : <redis.")
 """Where a text ends for us. A server repeats the words of a command that it does not know, those of HELLO with the
 password; and redis-py appends its clients, with their options, to what it says of Sentinels."""
@@ -107,7 +107,7 @@ def code_of(error: BaseException) -> str:
         return ""
     if "Protocol error: unauthenticated" in text:
         return "NOAUTH"  # to a command of many or long words
-    if _DENIED_IN_SCRIPT in text:
+    if any(words in text for words in _DENIED_IN_SCRIPT):
         return "NOPERM"
     first = None if code else _FIRST_WORD.match(text)
     found = _WRAPPED_CODE.search(text) if first is None or first[1] == "ERR" else first

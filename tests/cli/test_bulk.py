@@ -145,7 +145,7 @@ class TestTableChangesMeanwhile:
                     process.kill()
                     os.close(keyboard)
                     os.close(terminal)
-            return process.returncode, out, errors.strip().splitlines()[-1]
+            return process.returncode, out, errors.strip().rpartition("\n")[2]
 
         return ask
 

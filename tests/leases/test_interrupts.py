@@ -78,7 +78,7 @@ def test_entry_that_is_interrupted_is_undone(server):
 NO_THREAD = RuntimeError("can't start new thread")
 ENDS = {
     "no thread": (NO_THREAD, KVPollError, "^lease: this process can start no thread .can't start new thread.: "),
-    "interrupted": (interrupts.Interrupted(), interrupts.Interrupted, ""),
+    "interrupted": (interrupts.Interrupted(), interrupts.Interrupted, None),
 }
 
 

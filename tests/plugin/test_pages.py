@@ -230,7 +230,7 @@ class Together:
 
 
 @pytest.mark.parametrize(("queue", "together"), [(Alone, False), (Together, True), (None, False), (object, False)])
-def test_ranks_that_release_pages_together_are_known_by_the_source(queue, together):
+def test_ranks_that_release_pages_together_are_known(queue, together):
     assert holds.releases_together(queue) is together
 
 

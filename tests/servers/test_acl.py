@@ -343,7 +343,7 @@ class TestDenied:
             assert client.dbsize() == 0
 
     def test_command_that_a_reader_may_not_run_has_a_remedy(self, world, kind):
-        """Inside a script, a Redis before 7.2 denies without the code NOPERM."""
+        """Inside a script, a server denies without the code NOPERM."""
         server = world.shared(kind)
         with StatusStore.from_url(server.tcp, namespace="prod") as store, user(server, "--read-only") as (name, word):
             store.update_status(7, 1)
