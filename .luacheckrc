@@ -8,7 +8,7 @@ local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",
   "corrupt_field", "is_number", "is_above",
   "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
-  "merge", "write_room", "MAX_FIELDS", "clear_rank", "read_quick", "add_quick", "clear_quick", "write_quick",
+  "merge", "write_room", "MAX_FIELDS", "clear_rank", "remove_room", "read_quick", "add_quick", "clear_quick", "write_quick",
   "number", "done", "found", "is_clear", "append_quick", "list_quick",
   "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",

@@ -3,17 +3,18 @@
 -- KEYS     feed, epoch, owned, cleared; each: room, prefix
 -- ARGV     feed_length, rank, world_size; each: generation
 -- REPLY    feed_id, epoch; each: outcome, status, reason
--- FEED     absent, status, rank
--- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, -3 WORLD_SIZE, -4 CORRUPT
+-- FEED     status, rank, absent
+-- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, 8 ENDED, -3 WORLD_SIZE, -4 CORRUPT
 -- INCLUDE  order, numbers, counts, read_fields, room_id, rank_view, refused, feed
 --
 -- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
--- status, for the consensus of the others; the last rank removes the key. A rank without a status in a Failed room has
--- seen it Failed, so it clears that. A rank's clear drops only its own decode prefix length: another rank's may already
--- belong to the next request. The generation of a room that a replay created is kept for a day, so that a late replay
--- does not create it once more. A key of another type (made by hand) is removed, since nothing else removes it; only a
--- rank cannot clear a room whose status is unknown: CORRUPT, with that.
+-- status, for the consensus of the others; the last rank removes the key: ENDED. Of a room that a replay created, a
+-- rank may be yet to come: the key goes once world_size ranks have cleared, else by its TTL. A rank without a status in
+-- a Failed room has seen it Failed, so it clears that. A rank's clear drops only its own decode prefix length: another
+-- rank's may already belong to the next request. The generation of a room that a replay created is kept for a day, so
+-- that a late replay does not create it once more. A key of another type (made by hand) is removed, since nothing else
+-- removes it; only a rank cannot clear a room whose status is unknown: CORRUPT, with that.
 
 local DAY_MS = '86400000'
 
@@ -42,15 +43,18 @@ for i = 1, #ARGV - 3 do
     elseif has_ranks then
       local counts = parse_counts(fields[9], fields[5]) or count_ranks(read_fields(room))
       if not fields[5] then counts[0] = counts[0] + 1 end
-      is_removed = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
-      if not is_removed then
+      local is_last = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
+      is_removed = is_last and not (fields[8] and counts[5] + 1 < (tonumber(fields[4]) or 0))
+      if is_removed then
+        outcome = 8
+        if redis.pcall('HGET', prefix, 'generation') == fields[3] then redis.call('DEL', prefix) end
+      else
         redis.call('HSET', room, cleared_field, fields[5] or 'Failed', 'counts', format_cleared(counts))
         redis.call('HDEL', room, status_field, lease_field)
+        if is_last then redis.pcall('ZREM', KEYS[3], room_id(room)) end  -- nobody is left whose lease would touch it
         local n = #changes
         changes[n + 1], changes[n + 2], changes[n + 3] = room, fields[1], false
         changes[n + 4], changes[n + 5] = false, {'rank:' .. rank, 'absent'}
-      elseif redis.pcall('HGET', prefix, 'generation') == fields[3] then
-        redis.call('DEL', prefix)
       end
     end
   else

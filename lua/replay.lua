@@ -5,7 +5,7 @@
 --          incarnation, author; each: generation, request, status, reason, length, role, loss, opened,
 --          written, updated_ms
 -- REPLY    feed_id, epoch; each: outcome, status, opened
--- FEED     ttl_ms, status, first, request, reason, rank, owner
+-- FEED     ttl_ms, status, first, request, reason, rank, absent, owner
 -- CODES    1 CREATED, 2 ADVANCED, 3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE, -2 LEASE, -3 WORLD_SIZE,
 --          -4 CORRUPT
 -- INCLUDE  ensure_epoch, is_lease_lost, is_above, read_room, none_exist, corrupt_field, rank_view, order,
@@ -61,6 +61,9 @@ for i = 1, count do
       fields = replace_room(room, prefix, fields, generation, ARGV[at + 1], ARGV[at + 9], are_new)
       openings[#changes / 5 + 1] = i
     end
+    if fields.status == 'Failed' and not fields[status_field] and role ~= 'cleared' and ORDER[incoming] then
+      incoming = 'Failed'  -- as in open.lua: the rank is there, and sees that
+    end
     if incoming == 'Failed' then
       outcome = fields[status_field] == 'Failed' and 3 or 4
     elseif fields.status ~= 'Failed' and (ORDER[incoming] or 0) > (ORDER[fields[status_field]] or 0) then
@@ -74,7 +77,7 @@ for i = 1, count do
     if ARGV[at + 4] ~= '' then store_length(prefix, ARGV[at + 4], generation) end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and ORDER[incoming] then
-      clear_replayed(room, fields, incoming, outcome ~= 3)
+      clear_replayed(room, prefix, fields, incoming, outcome ~= 3)
       status = false
     end
   end

@@ -54,6 +54,13 @@ class Refusal(enum.Enum):
     CORRUPT = -4
 
 
+class Ending(enum.Enum):
+    """What a script says of a clear that ended a room. The value is a reply code next to Outcome's."""
+
+    ENDED = 8
+    """CLEARED by the last rank: the key was deleted. Callers get CLEARED."""
+
+
 class Update(NamedTuple):
     """The result of a write: what the call did, and the status that the room has now.
 

@@ -1,27 +1,12 @@
 -- Clear a room for one of its ranks, as clear.lua does through a generation.
 --
--- INCLUDE  caller, changes, order, numbers, counts, room_id, rank_view, read_room
+-- INCLUDE  caller, changes, order, counts, room_id, rank_view, read_room, remove_room
 --
 -- KEYS begin with feed, epoch, leases, owned, cleared.
-
-local DAY_MS = '86400000'
 
 local function add_change(room, status, words)
   local n = #changes
   changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4], changes[n + 5] = room, status, false, false, words
-end
-
-local function remove_room(room, prefix, generation)
-  if redis.pcall('HGET', prefix, 'generation') == generation then redis.call('DEL', prefix) end
-  local is_replayed = redis.call('HEXISTS', room, 'replayed') == 1
-  redis.call('DEL', room)
-  if is_replayed and is_number(generation) then
-    if type(redis.pcall('HLEN', KEYS[5])) == 'table' then redis.call('DEL', KEYS[5]) end
-    redis.call('HSET', KEYS[5], room_id(room), generation)
-    redis.call('PEXPIRE', KEYS[5], DAY_MS)
-  end
-  redis.pcall('ZREM', KEYS[4], room_id(room))
-  add_change(room, 'absent', false)
 end
 
 -- Returns the outcome and the rank's status before, or what replaces it; and whether that refuses a late message, which
@@ -38,12 +23,16 @@ local function clear_rank(room, prefix, generation)
   if not view then return 6, false end
   local counts = parse_counts(fields.counts)
   if not own then counts[0] = counts[0] + 1 end
-  if counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1 then
-    remove_room(room, prefix, generation)
-  else
-    redis.call('HSET', room, cleared_field, own or 'Failed', 'counts', format_cleared(counts))
-    redis.call('HDEL', room, status_field, lease_field)
-    add_change(room, fields.status, {'rank:' .. rank, 'absent'})
+  local is_last = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
+  local is_replayed = is_last and redis.call('HEXISTS', room, 'replayed') == 1
+  if is_last and not (is_replayed and counts[5] + 1 - world_size < 0) then
+    remove_room(room, prefix, generation, is_replayed)
+    add_change(room, 'absent', false)
+    return 8, view
   end
+  redis.call('HSET', room, cleared_field, own or 'Failed', 'counts', format_cleared(counts))
+  redis.call('HDEL', room, status_field, lease_field)
+  if is_last then redis.pcall('ZREM', KEYS[4], room_id(room)) end
+  add_change(room, fields.status, {'rank:' .. rank, 'absent'})
   return 7, view
 end

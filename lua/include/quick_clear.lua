@@ -27,7 +27,7 @@ local function clear_quick(room, prefix, id)
   if is_over then
     redis.call('DEL', room)
     redis.pcall('ZREM', KEYS[4], id)
-    changed = 0
+    outcomes[changed], changed = '8' .. string.sub(outcomes[changed], 2), 0
     return append_quick('absent', id, false)
   end
   redis.call('HSET', room, 'counts', table.concat(counts, ' '), unpack(entry, 1, size))

@@ -26,7 +26,6 @@ KEPT = 64
 
 _id = attrgetter("id")
 _WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
-_CLEARED = Outcome.CLEARED.value
 
 
 class Mark(NamedTuple):
@@ -170,7 +169,7 @@ def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
         outcome = reply[at * len(spec.reply)]
         if outcome in _WRITTEN:
             return Mark(feed_id, call.rooms[at], reply[at * len(spec.reply) + 1] or b"")
-        if outcome == _CLEARED:
+        if outcome in specs.CLEARED:
             return Mark(feed_id, call.rooms[at], b"absent")
     return None
 
@@ -179,6 +178,6 @@ def _mark_of_ranks(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | N
     """Return the mark of the last entry of a call of WRITE_RANKS: of the last rank of the last room that it changed."""
     for room, outcomes in zip(reversed(call.rooms), reversed(reply), strict=True):
         for code, text in reversed(outcomes_of(outcomes)):
-            if code in _WRITTEN or code == _CLEARED:
-                return Mark(feed_id, room, b"absent" if code == _CLEARED else text)
+            if code in _WRITTEN or code in specs.CLEARED:
+                return Mark(feed_id, room, b"absent" if code in specs.CLEARED else text)
     return None

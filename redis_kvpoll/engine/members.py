@@ -17,7 +17,7 @@ from redis_kvpoll.engine import tracking
 from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
-from redis_kvpoll.model import Outcome, RoomFailure
+from redis_kvpoll.model import Ending, Outcome, RoomFailure
 from redis_kvpoll.protocol import keys, rank_commands, script_specs
 from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange
 from redis_kvpoll.protocol.replies import parse_status
@@ -139,7 +139,10 @@ class Members(dict[RankIdentity, RankMember]):
         for room, words, outcomes in zip(call.rooms, call.items, reply, strict=True):
             changes, told = rank_commands.sent_changes(words), rank_commands.outcomes_of(outcomes)
             for change, found in zip(changes, told, strict=False):  # an error replaces them all
-                if member := self.get(change.identity):
+                if change.clears and found[0] == Ending.ENDED.value:
+                    for rooms, _ in self.holders:
+                        rooms.end(call.tag, room, change.generation)
+                elif member := self.get(change.identity):
                     _observe_rank(member.tracked_rooms, call.tag, room, change, found, mark, now)
 
 

@@ -114,6 +114,12 @@ class TrackedRooms:
         if tracked is not None and tracked.generation == generation:
             tracked.role = "creator"
 
+    def end(self, tag: str, room: int, generation: int) -> None:
+        """Forget a generation, because its last rank has cleared it: nobody is left for whom a status would count."""
+        tracked = self.in_shard(tag).get(room)
+        if tracked is not None and tracked.generation == generation:
+            del self._shards[tag][room]
+
     def fail(self, tag: str, room: int, generation: int, reason: str, now: float) -> None:
         """Note that a generation has failed, as a follower's thread has read: it is brought back as Failed."""
         tracked = self.in_shard(tag).get(room)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from redis_kvpoll.engine.marks import Mark
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.engine.tracked_state import TrackedRoom
-from redis_kvpoll.model import KVPoll, Outcome, Refusal
+from redis_kvpoll.model import Ending, KVPoll, Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call
@@ -154,9 +154,11 @@ def observe_cleared(
     tracked = rooms_here.get(room)
     if tracked is None or (fence and int(fence) != tracked.generation):
         return
-    if rooms.has_rank and code in _GONE and tracked.status is not None:
+    if code == Ending.ENDED.value:
+        rooms.end(tag, room, tracked.generation)
+    elif rooms.has_rank and code in _GONE and tracked.status is not None:
         # The rank's last status still counts for the others, also if an earlier clear has done it, maybe one whose
-        # reply was lost. If all have cleared, or the room is over, the replay is ignored.
+        # reply was lost. If all have cleared since, or the room is over, the replay is ignored.
         tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
         if code == Outcome.CLEARED.value:
             rooms.mark(tag, room, tracked, mark)

@@ -140,7 +140,7 @@ def _of_room(operation: str, room: int, outcomes: Any) -> list[Answer]:
 
 def _answer(operation: str, room: int, code: int, status: Any) -> Answer:
     try:
-        if code == Outcome.CLEARED.value:
+        if code in script_specs.CLEARED:
             return Update(Outcome.CLEARED, replies.parse_status(status))
         return replies.updates(operation, [room], [code, status])[0]
     except KVPollError as error:

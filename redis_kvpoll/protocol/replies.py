@@ -20,7 +20,7 @@ from redis_kvpoll.errors import (
 from redis_kvpoll.model import Consensus, Entry, KVPoll, Outcome, Refusal, Update
 from redis_kvpoll.protocol.rank_replies import rank_leases_in, ranks_in
 from redis_kvpoll.protocol.script_call import ScriptSpec
-from redis_kvpoll.protocol.script_specs import ATTACH, CLEAR, CONSENSUS, ENTRY, OPEN, UPDATE
+from redis_kvpoll.protocol.script_specs import ATTACH, CLEAR, CLEARED, CONSENSUS, ENTRY, OPEN, UPDATE
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
@@ -86,7 +86,10 @@ def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll |
 
 def clearings(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     _check_refusals(operation, rooms, CLEAR, reply)
-    return [Update(Outcome(code), _STATUSES.get(name)) for code, name, _ in CLEAR.rows(reply)]
+    return [
+        Update(Outcome.CLEARED if code in CLEARED else Outcome(code), _STATUSES.get(name))
+        for code, name, _ in CLEAR.rows(reply)
+    ]
 
 
 def failures(operation: str, rooms: list[int], reply: list[Any]) -> list[KVTransferError]:

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from redis_kvpoll.errors import InvalidInputError
-from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.model import Ending, Outcome, Refusal
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scripts import Script
 from redis_kvpoll.validation import Mode, Policy
@@ -101,7 +101,7 @@ class ScriptSpec:
     once: tuple[str, ...] = ()
     item: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
-    codes: tuple[Outcome | Refusal, ...] = ()
+    codes: tuple[Outcome | Ending | Refusal, ...] = ()
     """The possible codes of a room in the reply, if its first field is a code."""
     prefix_in_prefill: bool = False
     """Whether a prefix key follows each room key, in mode prefill only."""

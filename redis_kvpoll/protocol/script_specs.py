@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.model import Ending, Outcome, Refusal
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
@@ -28,6 +28,8 @@ def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
     ]
 
 
+CLEARED = frozenset({Outcome.CLEARED.value, Ending.ENDED.value})
+"""The codes of a clear that has cleared something."""
 _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED)
 
 WRITE = ScriptSpec(
@@ -154,13 +156,13 @@ CLEAR = ScriptSpec(
     once=("feed_length", "rank", "world_size"),
     item=("generation",),
     reply=("outcome", "status", "reason"),
-    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
+    codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Ending.ENDED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     repeatable=False,
     max_rooms=500,
     may_stop=True,
     statuses_after=lambda reply: [
-        None if code == Outcome.CLEARED.value else status
+        None if code in CLEARED else status
         for code, status in zip(reply[::3], _reported_statuses(3)(reply), strict=True)
     ],
 )

@@ -126,6 +126,7 @@ class TestMarkOf:
             (room_commands.update_many({1: 2, 2: 2}), [1, WAIT, 3, WAIT], (1, WAIT)),
             (room_commands.update_status(1, 2), [3, WAIT], None),
             (room_commands.clear(1), [7, WAIT, None], (1, b"absent")),
+            (room_commands.clear(1), [8, WAIT, None], (1, b"absent")),
             (room_commands.clear(1), [5, None, None], None),
             (room_commands.touch([1]), [1], (None, b"")),
             (fenced_commands.open(1, "rid", 2, 0), [1, WAIT, b"55", b"0", None, b"rid", b"100-7"], (1, WAIT)),

@@ -24,7 +24,7 @@ from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.rank_commands import RankChange
 from tests.support import cluster, pace
 from tests.support.feeds import entries, words
-from tests.support.internals import marks_of, transport_of
+from tests.support.internals import executor_of, marks_of, transport_of
 from tests.support.leasing import begin_long_ago, record
 from tests.support.servers import rooms_on_server
 
@@ -157,6 +157,21 @@ class TestLossOfData:
             assert rooms_on_server(client).keys() == {A}
             await it.clear(A, generation, 1)
             assert not rooms_on_server(client)
+
+    @pytest.mark.parametrize("is_replayed", [False, True])
+    @pytest.mark.parametrize("calls", [[(0, 1, 2)], [(0, 2), (1,)]])
+    async def test_room_that_all_have_cleared_is_forgotten(self, server, client, calls, is_replayed):
+        """By all members, so that no loss of data replays it."""
+        async with grouped(server.async_client()) as it:
+            generation = await it.open(A)
+            if is_replayed:
+                client.flushall()
+                await it.say(A, generation, INPUT)
+            for ranks in calls:
+                found = await it.clear(A, generation, *ranks)
+                assert {answer.outcome for answer in found} == {Outcome.CLEARED}
+            assert not rooms_on_server(client)
+            assert not any(len(rooms) for rooms, _ in executor_of(it.store).recovery.members.holders)
 
     async def test_rank_that_clears_again_still_counts(self, server, client):
         async with grouped(server.async_client()) as it:

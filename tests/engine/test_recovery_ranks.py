@@ -6,7 +6,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.protocol import replies, script_specs
-from redis_kvpoll.protocol.keys import rooms
+from redis_kvpoll.protocol.keys import owned, rooms
 from redis_kvpoll.protocol.script_call import Command
 from tests.support import leasing, real
 from tests.support.feeds import words
@@ -76,6 +76,25 @@ class TestRanks:
             assert words(client)[-1] == ["1", "Bootstrapping", "rank:0", "absent"]
             assert execute(store, replay) == [Update(Outcome.UNCHANGED, None)]
             assert len(words(client)) == 3
+
+    @pytest.mark.parametrize("known", [KVPoll.Transferring, KVPoll.Success])
+    def test_last_replayed_clear_removes_the_room(self, server, client, known):
+        """A failover lost that clear, and maybe a status before it."""
+        with (
+            StatusStore(server.store_client(), rank=0, world_size=2) as store,
+            StatusStore(server.store_client(), rank=1, world_size=2) as other,
+        ):
+            room = store.open(A, request="rid")
+            room.update(KVPoll.Success)
+            other.open(A, request="rid").update(known)
+            item = [str(room.generation), "rid", "Success", "", "", "cleared", *LOST]
+            replay = Command("replay", script_specs.REPLAY, [A], item, outcomes, lambda _, found: found)
+            execute(store, replay)
+            assert words(client)[-1][2:] == ["rank:0", "absent"]
+            execute(other, replay)
+            assert words(client)[-1] == ["1", "absent"]
+            assert A not in rooms_on_server(client)
+            assert other.open(A, request="next").status() is KVPoll.Bootstrapping
 
     def test_replayed_higher_generation_restarts_room_in_feed(self, server, client):
         with StatusStore(server.store_client(), rank=0, world_size=2) as store:
@@ -168,6 +187,59 @@ class TestRanks:
         until_at_success(stores[0])
         held[1].clear()
         assert A not in rooms_on_server(client)
+
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_rank_that_clears_first_after_a_loss_still_counts(self, make_store, client, plain):
+        """Its clear does not take the room away from a rank that has yet to replay it."""
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[0].update(KVPoll.Success)
+        held[1].update(KVPoll.Transferring)
+        client.flushall()
+        assert held[0].status() is KVPoll.Success
+        if plain:
+            assert stores[0].clear(A) is KVPoll.Success
+        else:
+            assert held[0].clear() == Update(Outcome.CLEARED, KVPoll.Success)
+        assert held[1].update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
+        assert stores[1].consensus([A])[0].status is KVPoll.Success
+        held[1].clear()
+        assert A not in rooms_on_server(client)
+
+    def test_cleared_room_awaits_a_rank_until_its_ttl(self, make_store, client):
+        """If that rank never replays it, no lease keeps it."""
+        keeper = leasing.ManualLease(make_store(rank=0, world_size=2)).take()
+        room = keeper.store.open(A, request="rid")
+        client.flushall()
+        assert room.status() is KVPoll.Bootstrapping
+        assert client.zscore(owned("default"), str(A)) is not None
+        room.clear()
+        assert 0 < client.pttl(rooms("default", [A])[0]) <= 900_000
+        assert client.zscore(owned("default"), str(A)) is None
+
+    def test_live_rank_of_a_room_that_failed_counts(self, make_store, client):
+        """Another rank has replayed it as Failed: this one sees that, as if it opened the room now."""
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[1].update(KVPoll.Transferring)
+        held[0].fail("why")
+        client.flushall()
+        for store in stores:
+            store.open(B, request="other")  # a call, by which it detects the loss
+        assert stores[0].collect(A) == {0: KVPoll.Failed, 1: KVPoll.Failed}
+        assert stores[1].failure_reason(A) == "why"
+        held[0].clear()
+        assert held[1].status() is KVPoll.Failed
+        held[1].clear()
+        assert A not in rooms_on_server(client)
+
+    def test_last_rank_that_clears_forgets_the_room(self, make_store, client):
+        stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
+        held = [store.open(A, request="rid") for store in stores]
+        held[0].clear()
+        assert held[1].clear() == Update(Outcome.CLEARED, KVPoll.Bootstrapping)
+        assert [A in tracked_rooms_of(store).in_shard("default") for store in stores] == [True, False]
+        assert held[1].clear() == Update(Outcome.STALE, None)
 
     def test_later_generation_by_an_adopted_handle_is_recovered(self, make_store, client):
         """A rank that has cleared a room still tracks it, as its last status counts; then it is told of the next."""

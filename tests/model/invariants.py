@@ -226,8 +226,13 @@ def _observe_replay(step: Effect) -> Iterator[str]:
 
 
 def _end(step: Effect) -> Iterator[str]:
-    if step.before.room and not step.after.room and not step.operation.clears:
+    cleared = {f"cleared:{step.rank}", *(name for name in step.before.room if name.startswith("cleared:"))}
+    have_all_cleared = len(cleared) >= int(step.before.room.get("world_size", "1"))
+    repeats_last_clear = step.replays and step.process.held.role == b"cleared" and have_all_cleared
+    if step.before.room and not step.after.room and not (step.operation.clears or repeats_last_clear):
         yield f"{step.operation.name} removed the room"
+    if step.rank and "replayed" in step.before.room and not step.after.room and not have_all_cleared:
+        yield f"the replayed room went with {cleared} alone"
     others = [name for name in step.before.room if name.startswith("status:") and name != f"status:{step.rank}"]
     if step.rank and others and not step.after.room and step.operation.saying is None:
         yield f"the room went with the clear of one rank, and {others} had not cleared"

@@ -130,6 +130,7 @@ MUTATIONS = [
         "counts[4] - counts[5] <= 9",
         "went with the clear of one rank",
     ),
+    ("2 ranks, loss", "strict", "clear", "not (fields[8] and", "not (false and", "the replayed room went with"),
     ("2 ranks", "strict", "abort", "name, 'Failed', 'Failed'", "'reason', 'x', 'x'", ""),
     (
         "2 ranks, one for both",

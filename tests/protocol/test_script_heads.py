@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from redis_kvpoll.model import Outcome, Refusal
+from redis_kvpoll.model import Ending, Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
@@ -29,7 +29,7 @@ FAST_PATHS = ("advance", "quick_open")
 """Those that come before all else and define nothing."""
 OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
 MAX_LINES = 80
-ENUM = {code.value: code.name for code in (*Outcome, *Refusal)}
+ENUM = {code.value: code.name for code in (*Outcome, *Ending, *Refusal)}
 
 
 class TestHeads:
@@ -156,7 +156,7 @@ class TestHeads:
         assert codes(name).items() <= ENUM.items()
 
     def test_codes_are_unique(self):
-        assert len(ENUM) == len(Outcome) + len(Refusal)
+        assert len(ENUM) == len(Outcome) + len(Ending) + len(Refusal)
         assert {code for name in NAMES for code in codes(name)} == ENUM.keys()
 
 

@@ -176,6 +176,11 @@ def cleared_by_us(client, context):
     send(client, room_commands.clear(A), context)
 
 
+def cleared_by_another(client, context):
+    by_another_rank("Transferring", "Success")(client, context)
+    send(client, room_commands.clear(A), table("rank", rank="1"))
+
+
 def with_field(name, value):
     """A room with a field that was set by hand."""
 
@@ -205,7 +210,8 @@ def fills(context):
     found += [with_field("version", "v1"), with_field("status", "Done")]
     if context.rank:
         found += [by_another_rank(None, "Transferring"), by_another_rank("Success", "Bootstrapping")]
-        found += [by_another_rank(None, "Failed"), by_another_rank("Success", "Failed"), cleared_by_us]
+        found += [by_another_rank(None, "Failed"), by_another_rank("Success", "Failed")]
+        found += [cleared_by_us, cleared_by_another]
     if context.owner:
         found += [lease_lost, with_a_lost_lease]
     return found
