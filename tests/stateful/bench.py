@@ -223,6 +223,7 @@ class Loss:
         reasons = {None, was.reason, *was.reasons}
         assert fields.get("reason") in reasons, (room, fields)
         there = Life(was.world_size, world.now, life=was.life, request=was.request, creators=was.creators)
+        there.is_replayed = True
         there.reasons, there.remembered = reasons, was.remembered
         there.live, there.cleared = ranks(fields, "status:"), ranks(fields, "cleared:")
         there.status = there.consensus() if was.world_size else was.status

@@ -256,8 +256,9 @@ class Process(StoreOracle):
         current = self.table.rooms.get(room)
         previous = super().clear(room)
         lengths = self.table.lengths.get(room)
-        if room not in self.table.rooms:
+        if room not in self.table.rooms or (current.world_size and not current.live):
             self.table.owned.pop(room, None)
+        if room not in self.table.rooms:
             if current and lengths and lengths.life == current.life:
                 del self.table.lengths[room]
         if current:

@@ -47,6 +47,13 @@ class Room:
     """The number of the room's generation. This and what follows is for tests/stateful, and 0 or None elsewhere."""
     request: str | None = None
     owner: str | None = None
+    is_replayed: bool = False
+    """Whether it came back after a loss of data; then some of its ranks may be yet to come."""
+
+    @property
+    def is_over(self):
+        """Whether no rank that has not cleared is there or yet to come."""
+        return not self.live and (not self.is_replayed or len(self.cleared) >= self.world_size)
 
     def counts(self):
         """How many ranks are at each status, Failed last, and how many have cleared."""
@@ -223,7 +230,7 @@ class StoreOracle:
         if previous is not None:
             if is_of_a_rank:
                 current.cleared[self.rank] = current.live.pop(self.rank, FAILED)
-            if not is_of_a_rank or not current.live:
+            if not is_of_a_rank or current.is_over:
                 del table.rooms[room]
         return previous
 
