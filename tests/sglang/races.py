@@ -18,6 +18,8 @@ LONGEST = 0.0004
 """Seconds of the longest pause between two lines."""
 LATE = (KVPoll.Transferring, KVPoll.Success, KVPoll.Failed)
 """Statuses that must not bring back a cleared room."""
+SENDERS: list[Sender] = []
+"""Those of rooms that end Failed, kept as a request keeps its sender: a Failed room without one ends in the table."""
 
 Call = Callable[[], Any]
 
@@ -28,7 +30,7 @@ def run(name: str, manager: Any, address: str, first: int, trials: int) -> int:
 
 
 def _failed_lost(manager: Any, address: str, room: int, chance: random.Random) -> bool:
-    Sender(manager, address, room)
+    SENDERS.append(Sender(manager, address, room))
     status = chance.choice((KVPoll.WaitingForInput, KVPoll.Transferring, KVPoll.Success))
     _run_together(
         chance,

@@ -258,9 +258,8 @@ class Process(StoreOracle):
         lengths = self.table.lengths.get(room)
         if room not in self.table.rooms or (current.world_size and not current.live):
             self.table.owned.pop(room, None)
-        if room not in self.table.rooms:
-            if current and lengths and lengths.life == current.life:
-                del self.table.lengths[room]
+        if room not in self.table.rooms and current and lengths and lengths.life == current.life:
+            del self.table.lengths[room]
         if current:
             if previous is not None and self.rank in current.cleared and self.number in current.creators:
                 current.remembered[self.rank] = self.table.now + self.table.ttl
