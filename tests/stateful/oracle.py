@@ -33,7 +33,7 @@ class Life(Room):
     remembered: dict[int, float] = field(default_factory=dict)
     """By rank that has cleared it: until when its process would recover its last status."""
     reasons: set[str | None] = field(default_factory=set)
-    """The reasons that it had before losses of data: a store that did not replay then may know one."""
+    """Its reasons before losses of data, and those given for a failure that had one: who gave one may replay first."""
 
 
 @dataclass(eq=False)
@@ -179,8 +179,10 @@ class Process(StoreOracle):
 
     def abort(self, room, *reason):
         done = super().abort(room, *reason)
-        if done.outcome is Outcome.FAILED and self.table.rooms[room].world_size:
-            self.table.rooms[room].parts.clear()
+        if done.outcome is Outcome.FAILED:
+            self.table.rooms[room].reasons.update(reason)
+            if self.table.rooms[room].world_size:
+                self.table.rooms[room].parts.clear()
         return done
 
     def check_lease(self, operation, rooms=()):
@@ -231,6 +233,7 @@ class Process(StoreOracle):
         previous = world.write(current, status if self.rank is None else current.consensus())
         if current.status == FAILED:
             current.reason = current.reason or reason
+            current.reasons.add(reason)
             if previous != FAILED:
                 current.failed_by = current.failed_by or self.author
 
