@@ -158,8 +158,7 @@ class AgentChannel:
             try:
                 connection, agent = self._source.connect(self._newer_than)
             except Exception as error:
-                is_service = isinstance(self._source, ServicePath)
-                self._fail(str(error), self._timing.service_pause if is_service else self._timing.longest_pause)
+                self._fail(str(error))
                 continue
             link = self._latest = Link(connection, agent)
             try:
@@ -272,14 +271,17 @@ class AgentChannel:
             self._call(self._on_away)
         self._short_ones = 0 if link.has_lasted else self._short_ones + link.is_welcome
         if self._failures or not link.is_welcome or self._short_ones > 1:
-            self._fail(link.refusal or "it ended the connection", self._timing.longest_pause)
+            self._fail(link.refusal or "it ended the connection", is_refused=bool(link.refusal))
 
-    def _fail(self, why: str, longest_pause: float) -> None:
+    def _fail(self, why: str, *, is_refused: bool = False) -> None:
         """Log each reason of several failures once, and pause. Ticks go on."""
+        where, longest_pause = "", self._timing.longest_pause
+        if isinstance(self._source, ServicePath):
+            where = f" at {self._source.path}"
+            longest_pause = longest_pause if is_refused else self._timing.service_pause
         self._failures += 1
         if why not in self._logged:
             self._logged.add(why)
-            where = f" at {self._source.path}" if isinstance(self._source, ServicePath) else ""
             logger.warning("redis_kvpoll: no connection to the agent%s: %s; trying again", where, why)
             self._is_warned = True
         end = time.monotonic() + min(longest_pause, 0.025 * 2 ** min(self._failures, 20))

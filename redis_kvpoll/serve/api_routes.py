@@ -89,7 +89,7 @@ class ApiRoutes:
         room = page.room or 0
         try:
             entry = await page.watch.store.entry(room)
-            changes = await page.watch.read_changes(entry) if entry else []
+            changes = await page.watch.changes.read(entry) if entry else []
         except CorruptEntryError as error:
             return JSONResponse({"error": str(error)}, 422)
         except KVPollError as error:

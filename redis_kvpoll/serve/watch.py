@@ -11,20 +11,20 @@ import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import FeedOffError, KVPollError
+from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.settings import SCHEMA, Settings
 from redis_kvpoll.serve.examine import Examination, Examine, in_daemon_thread
 from redis_kvpoll.serve.history import ChartHistory
-from redis_kvpoll.serve.turns import BusyError, Turns
+from redis_kvpoll.serve.room_changes import RoomChanges, keep, pause_end
+from redis_kvpoll.serve.turns import Turns
 from redis_kvpoll.serve.watch_state import ReadFailure, State, state_of
 from redis_kvpoll.statistics.model import BOUNDS, Histogram, RoomRow, Snapshot
 
@@ -34,16 +34,9 @@ FIRST_INTERVAL, FIRST_SECONDS = 0.1, 5.0
 DOCTOR_INTERVAL = 60.0
 FIRST_CHANGE = 1.0
 """Seconds that a page waits for the feed."""
-LIST_SHARE = 0.02
-"""Of a CPU, for each list of rooms that somebody looks at, and for the history of each room."""
-MOST_LISTS = 200
-"""And histories: more than the pages that the hub makes each second, else each would read its own again."""
 MOST_SEARCHED, SEARCH_PAGE, MOST_FOUND = 20_000, 500, 50
 """Rooms that a search for a request reads, and how many at once."""
 USE_COMMAND = "kvpoll find looks at all"
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +72,8 @@ class Watch:
         self._round_trips_sum = 0.0
         self.statistics: AsyncStatistics | None = None
         self._lists: dict[Hashable, tuple[list[RoomRow], float]] = {}
-        self._histories: dict[int, tuple[Entry, list[Change], float]] = {}
         self._read_turns = Turns()
+        self.changes = RoomChanges(store, self._read_turns)
         self.list_turns = Turns()
         """For lists of ended rooms that programs ask for."""
 
@@ -205,7 +198,7 @@ class Watch:
         if began < until:
             return kept
         found = read()
-        _keep(self._lists, key, (found, began + (time.monotonic() - began) / LIST_SHARE))
+        keep(self._lists, key, (found, pause_end(began)))
         return found
 
     async def entries(self, rooms: list[int]) -> dict[int, Entry]:
@@ -217,39 +210,6 @@ class Watch:
 
     async def _read(self, rooms: list[int]) -> dict[int, Entry]:
         return {room: entry for room, entry in (await self.store.entries(rooms)).items() if isinstance(entry, Entry)}
-
-    async def changes(self, entry: Entry) -> list[Change]:
-        """Return the same as ``read_changes``; those of before, or none, where that waits, or the server is away."""
-        kept = self._histories.get(entry.room)
-        if kept is not None and self._read_turns.is_taken:
-            return kept[1]
-        with suppress(KVPollError, BusyError):  # the former is in the state
-            return await self.read_changes(entry)
-        return []
-
-    async def read_changes(self, entry: Entry) -> list[Change]:
-        """Return the changes of a room that the feed still has; none without a feed.
-
-        A feed is read whole for them, so that one reads it at a time. Those of before are returned while the room has
-        not changed, and reading them again would take too much of the CPU. Raises BusyError if too many wait.
-        """
-        seen = replace(entry, ttl=0.0)
-        if (kept := self._kept_changes(seen)) is not None:
-            return kept
-        async with self._read_turns.take():
-            if (kept := self._kept_changes(seen)) is not None:  # another one has read them meanwhile
-                return kept
-            began = time.monotonic()
-            try:
-                found = await self.store.history(entry.room)
-            except FeedOffError:
-                return []
-            _keep(self._histories, entry.room, (seen, found, began + (time.monotonic() - began) / LIST_SHARE))
-            return found
-
-    def _kept_changes(self, seen: Entry) -> list[Change] | None:
-        kept = self._histories.get(seen.room)
-        return kept[1] if kept is not None and kept[0] == seen and time.monotonic() < kept[2] else None
 
     async def latest_changes(self, most: int) -> list[Change | FeedGap] | None:
         """Return the last changes of all rooms, the oldest first; None without a feed, or an answer in time."""
@@ -287,11 +247,3 @@ class Watch:
                 return SearchResult(found[:MOST_FOUND], USE_COMMAND)
         more = USE_COMMAND if len(rows) > MOST_SEARCHED else ""
         return SearchResult(found, state.text if state.word == "reading" else more)
-
-
-def _keep(kept: dict[K, V], key: K, value: V) -> None:
-    """Put in an item as the latest, and drop the oldest of too many."""
-    kept.pop(key, None)
-    kept[key] = value
-    if len(kept) > MOST_LISTS:
-        del kept[next(iter(kept))]

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def test_the_channel_names_the_path_and_the_next_agent(engine, path, run, caplog
     until(lambda: caplog.text.count("connected to agent") == 2, "the next agent", 30)
 
 
-def test_a_service_that_was_away_for_long_is_found_soon(engine, path, run):
+@pytest.mark.parametrize("is_starting", [False, True], ids=["away", "ends as soon as it listens"])
+def test_a_service_that_was_away_for_long_is_found_soon(engine, path, run, is_starting):
     """It has to be found within the lease. Where each try may start an agent, the pauses grow."""
 
     class Counted(ServicePath):
@@ -112,6 +114,10 @@ def test_a_service_that_was_away_for_long_is_found_soon(engine, path, run):
 
         def connect(self, newer_than):
             self.tries += 1
+            if is_starting and self.tries <= 15:
+                here, there = socket.socketpair()
+                there.close()
+                return here, 0
             return super().connect(newer_than)
 
     source = Counted(path)

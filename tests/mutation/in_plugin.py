@@ -178,9 +178,23 @@ IN_THE_PLUGIN = [
     (
         "prefill goes on writing into pages that were given away for another rank's failure",
         f"{_PLUGIN}.pages:tell_to_stop",
-        "if is_own_end or defers(receiver)",
-        "if True or defers(receiver)",
+        "if is_own_end or not has_asked",
+        "if True or not has_asked",
         "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks",
+    ),
+    (
+        "one rank of decode holds its pages, and another gives them away",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "_may_hold(receiver)",
+        "defers(receiver)",
+        "plugin/test_pages.py::TestTellingPrefill::test_where_only_an_aborted_rank_holds_pages_nobody_is_told",
+    ),
+    (
+        "prefill stops for an abort on decode between two of its stages",
+        f"{_PLUGIN}.peer_failures:PeerFailures.decide",
+        "and not is_of_sglang",
+        "and False",
+        "plugin/test_peers.py::test_stages_of_decode_are_failed_by_their_own_failures_alone[by hand]",
     ),
     (
         "a failure in the table splits the stages of decode",

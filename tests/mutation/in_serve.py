@@ -127,4 +127,11 @@ IN_SERVE = [
         "if False:",
         "serve/test_pages.py::test_failed_page_leaves_out_what_was_cleared_meanwhile",
     ),
+    (
+        "the page of a room shows the times of its former life",
+        "serve.room_changes:RoomChanges.known",
+        "kept is None or (kept[0].generation, kept[0].status) != (entry.generation, entry.status)",
+        "kept is None",
+        "serve/test_parts.py::TestReadsOfTheFeed::test_page_of_a_room_waits_for_no_turn",
+    ),
 ]

@@ -98,7 +98,7 @@ class TestDeferring:
         assert not failures.is_prolonged(receiver)
 
     def test_longer_hold_can_be_switched_off(self, registry):
-        failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_own_limit=True)
+        failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_ranks=True)
         failures.end(ROOM, 1, "lost", True)
         assert receiver.poll() == FAIL
         registry.statuses.pop(ROOM)
@@ -113,12 +113,12 @@ class TestDeferring:
 
     def test_failure_of_another_rank_is_held(self, registry):
         """Its Failed comes by SGLang's minimum over ranks; the room is cleared before its pages are held."""
-        failures, receiver = failing(registry, is_deferring=True, has_own_limit=True)
+        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
         registry.statuses.pop(ROOM)
         assert failures.is_prolonged(receiver)
 
     def test_own_failure_of_a_rank_is_held_as_by_sglang(self, registry):
-        failures, receiver = failing(registry, is_deferring=True, has_own_limit=True)
+        failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
         registry.statuses[ROOM] = FAIL
         registry.statuses.pop(ROOM)
         assert not failures.is_prolonged(receiver)
@@ -192,6 +192,12 @@ class TestTellingPrefill:
         _, receiver = failing(registry, is_deferring=True)
         assert self.told(registry, receiver) == 0
 
+    def test_where_only_an_aborted_rank_holds_pages_nobody_is_told(self, registry):
+        """As in 0.5.19: this rank would hold its pages, and the other one give them away."""
+        _, receiver = failing(registry)
+        receiver.kv_mgr.enable_deferred_decode_kv_release = True
+        assert self.told(registry, receiver) == 0
+
     def test_next_life_is_left_alone(self, registry):
         _, receiver = failing(registry)
         registry.statuses.pop(ROOM)
@@ -217,21 +223,6 @@ class TestEither:
         failures.end(ROOM, 1, "lost", True)
         failures.end_by_hand(ROOM, 2, "its receiver is not known")
         assert (receiver.poll(), receiver.aborts) == (WAIT, 0)
-
-
-class Alone:
-    def resolve_deferred_releases(self):
-        """Each rank gives its pages away."""
-
-
-class Together:
-    def resolve_deferred_releases(self):
-        return all_reduce_flags(op=ReduceOp.MIN)  # noqa: F821 - only its source is read
-
-
-@pytest.mark.parametrize(("queue", "together"), [(Alone, False), (Together, True), (None, False), (object, False)])
-def test_ranks_that_release_pages_together_are_known(queue, together):
-    assert holds.releases_together(queue) is together
 
 
 class Queue:

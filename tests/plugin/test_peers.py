@@ -7,6 +7,7 @@ import pytest
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.integrations.sglang import peer_failures, peers
 from redis_kvpoll.integrations.sglang.compat import identify
+from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import local_channel, pace, real
 from tests.support.standin import joined, learn_servers, manager, session_of
 
@@ -56,6 +57,34 @@ def test_address_of_an_ipv6_host_matches_its_owner():
 def test_failure_concerns_its_author_or_instance(failed_by, owner, concerned):
     """This rank is served by tp1; a sibling's failure comes from the decode rank that the sibling serves."""
     assert peers.concerns(failed_by, owner, {("10.0.0.2", 40000)}, [TP0, TP1, OTHER_DP]) is concerned
+
+
+STAGE, NO_STAGE = "decode/h:1/tp0/pp1@10.0.0.2:40000", "decode/h:1/tp0@10.0.0.2:40000"
+
+
+@pytest.mark.parametrize(
+    ("owner", "failed_by", "reason", "is_passed_on"),
+    [
+        (STAGE, f"{STAGE} rank 1", "no route", True),
+        (STAGE, None, "Aborted by hand: slow", False),
+        (STAGE, f"{STAGE} rank 1", f"owner {STAGE} lost", False),
+        (NO_STAGE, None, "Aborted by hand: slow", True),
+        (NO_STAGE, f"{NO_STAGE} rank 1", f"owner {NO_STAGE} lost", True),
+    ],
+    ids=["own failure", "by hand", "lost lease", "one stage by hand", "one stage lost"],
+)
+def test_stages_of_decode_are_failed_by_their_own_failures_alone(owner, failed_by, reason, is_passed_on):
+    """Prefill stops halfway: one stage may have its pages, and another not, so that their batches differ."""
+    registry, failed = RoomRegistry(lambda: None), []
+    registry.statuses[ROOM] = MOVE
+    number = registry.current_life(ROOM)
+
+    def fail(*found):
+        failed.append(found)
+
+    found = peer_failures.PeerFailures("decode", registry, lambda _: {peers.address_of(owner)}, print, fail)
+    found.decide(ROOM, number, failed_by, owner, reason, [owner])
+    assert bool(failed) is is_passed_on
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_room_that_did_not_change_reads_the_feed_once(serving, store, monkeypatc
         return history(room)
 
     monkeypatch.setattr(watch.store, "history", counted)
-    monkeypatch.setattr("redis_kvpoll.serve.watch.LIST_SHARE", 1e-9)
+    monkeypatch.setattr("redis_kvpoll.serve.room_changes.SHARE_OF_EACH", 1e-9)
     monkeypatch.setattr(turns, "SHARE", 1.0)  # no pause
     handle = store.open(31)
     for _ in range(3):

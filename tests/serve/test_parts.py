@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from redis_kvpoll import AsyncStatusStore, Entry, KVPoll
+from redis_kvpoll import AsyncStatusStore, Entry, KVPoll, StoreUnavailableError
 from redis_kvpoll.serve import charts, formats, turns
 from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
 from redis_kvpoll.serve.markup import join, tag
+from redis_kvpoll.serve.room_changes import RoomChanges
 from redis_kvpoll.serve.turns import BusyError, Turns
 from redis_kvpoll.serve.view import Cell, Row, View
 from redis_kvpoll.serve.watch import Watch
@@ -218,7 +219,7 @@ class TestReadsOfTheFeed:
     def read(self, monkeypatch):
         """Reads the histories of rooms, each only once; returns the results, and which rooms were read."""
         monkeypatch.setattr(turns, "SHARE", 1.0)  # no pause
-        monkeypatch.setattr("redis_kvpoll.serve.watch.LIST_SHARE", 1e-9)
+        monkeypatch.setattr("redis_kvpoll.serve.room_changes.SHARE_OF_EACH", 1e-9)
 
         def read(*groups):
             return asyncio.run(read_all(groups))
@@ -238,7 +239,7 @@ class TestReadsOfTheFeed:
                 monkeypatch.setattr(store, "history", history)
                 watch = Watch(store, "prod", 60.0)
                 for group in groups:
-                    calls = [watch.read_changes(Entry(room, BOOT, 0.0, 0.0, 1.0)) for room in group]
+                    calls = [watch.changes.read(Entry(room, BOOT, 0.0, 0.0, 1.0)) for room in group]
                     results += await asyncio.gather(*calls, return_exceptions=True)
             return results, rooms
 
@@ -253,8 +254,42 @@ class TestReadsOfTheFeed:
         assert read([7, 7, 7])[1] == [7]
 
     def test_oldest_is_dropped_alone(self, read, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.serve.watch.MOST_LISTS", 2)
+        monkeypatch.setattr("redis_kvpoll.serve.room_changes.MOST_KEPT", 2)
         assert read([1], [2], [3], [2], [3], [1])[1] == [1, 2, 3, 1]
+
+    def test_page_of_a_room_waits_for_no_turn(self):
+        """While others read, it shows what was read of the same life and status, or nothing."""
+
+        async def run():
+            all_turns = Turns()
+            async with AsyncStatusStore.from_url("memory://") as store:
+                changes = RoomChanges(store, all_turns)
+                handle = await store.open(7)
+                first = await store.entry(7)
+                read = await changes.known(first)
+                async with all_turns.take():
+                    kept = await changes.known(first)
+                    await handle.update(KVPoll.Transferring)
+                    moved = await changes.known(await store.entry(7))
+                    await handle.clear()
+                    await store.open(7)
+                    reused = await changes.known(await store.entry(7))
+                return read, kept, moved, reused
+
+        read, kept, moved, reused = asyncio.run(run())
+        assert [change.status for change in read] == [BOOT]
+        assert (kept, moved, reused) == (read, None, None)
+
+    def test_page_of_a_room_says_nothing_of_what_it_could_not_read(self, monkeypatch):
+        async def fail(_):
+            raise StoreUnavailableError("history")
+
+        async def run():
+            async with AsyncStatusStore.from_url("memory://") as store:
+                monkeypatch.setattr(store, "history", fail)
+                return await RoomChanges(store, Turns()).known(Entry(7, BOOT, 0.0, 0.0, 1.0))
+
+        assert asyncio.run(run()) is None
 
     def test_pause_follows_a_turn(self, monkeypatch):
         monkeypatch.setattr(turns, "SHARE", 1e-9)

@@ -174,14 +174,15 @@ class TestDeferring:
         until(lambda: deferring.decode.poll(ROOM + 1), [KVPoll.Failed])
         assert deferring.until_held(ROOM) > DAY / 2
 
-    def test_failure_of_another_rank_is_held_as_by_sglang(
+    def test_failure_of_another_rank_is_held_until_sglangs_timeout(
         self, host: Host, environment: dict[str, str], tables: dict[str, StatusStore]
     ) -> None:
-        """If the table has failed it there, the limit there is later, and the ranks release pages together."""
+        """The table has failed it there, and SGLang's minimum fails it here before this rank has heard of it."""
         with Deployment(host, environment) as deployment:
             pages = Pages(deployment, tables, tp_size=2, tp_rank=0)
             pages.transfer(ROOM)
-            assert pages.decode.iterate(ROOM)["held"] == {str(ROOM): HOLD}
+            held = pages.decode.iterate(ROOM)["held"]
+            assert held[str(ROOM)] > DAY / 2
 
     def test_complete_room_stays(self, deferring: Pages) -> None:
         deferring.transfer(ROOM)

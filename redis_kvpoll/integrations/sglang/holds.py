@@ -10,7 +10,6 @@ Invariant: no limit is ever earlier than the one that SGLang has set.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -24,18 +23,6 @@ LIMIT = -3
 """Where the limit is in an entry of ``_deferred_releases``: a tuple with one more item in front from 0.5.22 on."""
 ROUNDING = 0.001
 """Seconds; more than what is lost in adding and subtracting a time limit."""
-
-
-def releases_together(queue: Any) -> bool:
-    """Return whether the ranks of decode give held pages away together, once the limits of all are over.
-
-    By the source of a DecodeTransferQueue: from 0.5.23 on it asks all ranks. False if it cannot be read.
-    """
-    try:
-        source = inspect.getsource(inspect.unwrap(queue.resolve_deferred_releases))
-    except (AttributeError, OSError, TypeError):
-        return False
-    return "all_reduce" in source and "ReduceOp.MIN" in source
 
 
 def around_defer(original: Callable[..., Any], queue: Any, decode_req: Any, *args: Any, **kwargs: Any) -> Any:

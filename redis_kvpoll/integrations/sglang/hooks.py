@@ -234,11 +234,6 @@ def can_hold_pages() -> bool:
     return HOLD_HOOKS.keys() <= _applied()
 
 
-def transfer_queue() -> Any:
-    """Return the class of decode's queue of transfers; None in a process without a scheduler."""
-    return getattr(sys.modules.get(f"{_PACKAGE}.decode"), "DecodeTransferQueue", None)
-
-
 def knows_requests(role: str) -> bool:
     """Return whether a hook that tells a room's request is applied."""
     return not REQUEST_HOOKS[role].keys().isdisjoint(_applied())

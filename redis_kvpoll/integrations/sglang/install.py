@@ -27,7 +27,7 @@ from redis_kvpoll.integrations.sglang.compat import (
     has_consensus_store,
     identify,
 )
-from redis_kvpoll.integrations.sglang.holds import releases_together, until_told
+from redis_kvpoll.integrations.sglang.holds import until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
 from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave, leave_by_hand
@@ -143,7 +143,7 @@ def _bind_decode(manager: Any, worker: TableWorker) -> RoleHooks:
         worker.registry,
         can_hold=hooks.can_hold_pages(),
         holds_long=worker.settings.long_hold,
-        has_own_limit=worker.identity.world_size > 1 and not releases_together(hooks.transfer_queue()),
+        has_ranks=worker.identity.world_size > 1,
     )
     return RoleHooks(failures.end, end_by_hand=failures.end_by_hand)
 

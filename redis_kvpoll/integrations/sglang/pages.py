@@ -66,25 +66,27 @@ def defers(receiver: Any) -> bool:
 
     0.5.19 and 0.5.20 hold only what ``receiver.abort`` has ended, so they count as not deferring.
     """
-    is_on = getattr(receiver.kv_mgr, "enable_deferred_decode_kv_release", False) is True
-    return is_on and callable(getattr(receiver, "ensure_abort_notified", None))
+    return _may_hold(receiver) and callable(getattr(receiver, "ensure_abort_notified", None))
+
+
+def _may_hold(receiver: Any) -> bool:
+    return getattr(receiver.kv_mgr, "enable_deferred_decode_kv_release", False) is True
 
 
 class DecodeFailures:
     """Ends requests of one decode manager for failures in the table.
 
     ``registry`` is its RoomRegistry. ``can_hold``: whether SGLang's queue of held pages is hooked. ``holds_long`` is
-    False if who runs SGLang has switched the longer hold off. ``has_own_limit``: whether this process is one of several
-    ranks, each of which gives pages away when its own limit is over.
+    False if who runs SGLang has switched the longer hold off. ``has_ranks``: whether this process is one of several.
     """
 
-    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_own_limit: bool = False) -> None:
+    def __init__(self, registry: Any, *, can_hold: bool, holds_long: bool = True, has_ranks: bool = False) -> None:
         self.can_hold = can_hold
         self.lost_nodes: dict[str, float] = {}
         """By prefill's bootstrap address: when SGLang's own heartbeat has found it lost, in monotonic seconds."""
         self._registry = registry
         self._holds_long = holds_long
-        self._has_own_limit = has_own_limit
+        self._has_ranks = has_ranks
         self._receivers: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def add(self, receiver: Any) -> None:
@@ -102,10 +104,11 @@ class DecodeFailures:
     def is_prolonged(self, receiver: Any) -> bool:
         """Return whether to hold the pages of a request, which has just failed, for longer than SGLang does.
 
-        SGLang's ranks fail a request together. What another rank has failed may have come from the table there: where
-        each rank has a limit of its own, this one must be as late.
+        SGLang's ranks fail a request together. What another rank has failed may have come from the table there. From
+        0.5.23 on they also give its pages away together, but a rank whose prefill has acknowledged waits only for
+        the others' limits: so each rank whose prefill is silent needs the later one itself.
         """
-        is_from_another = self._has_own_limit and self._registry.last_status(receiver.bootstrap_room) != FAILED
+        is_from_another = self._has_ranks and self._registry.last_status(receiver.bootstrap_room) != FAILED
         if is_from_another and self._holds_long:
             receiver.kvpoll_failed_at = time.monotonic()
         return getattr(receiver, "kvpoll_failed_at", None) is not None
@@ -156,12 +159,13 @@ def tell_to_stop(receiver: Any, registry: Any) -> None:
     """Tell prefill to stop writing into the pages of a request that another rank has failed: they are given away.
 
     SGLang's ranks fail a request together. Where decode defers, SGLang itself tells prefill then; elsewhere only a rank
-    that was aborted does.
+    that was aborted does. 0.5.19 and 0.5.20 can hold the pages of a rank that tells it, and then only of that one.
     """
     room = receiver.bootstrap_room
     is_current = registry.current_life(room) == receiver.kvpoll_life
     is_own_end = not is_current or dict.get(registry.statuses, room) in (FAILED, SUCCESS)
-    if is_own_end or defers(receiver) or getattr(receiver, "init_time", 0.0) is None:
+    has_asked = getattr(receiver, "init_time", 0.0) is not None
+    if is_own_end or not has_asked or _may_hold(receiver):
         return
     has_reason = room in registry.reasons
     getattr(receiver, "ensure_abort_notified", receiver.abort)()

@@ -2,19 +2,24 @@
 
 A failure is passed on only if it concerns the processes that serve the room (see peers), and still holds when the room
 is read. Until SGLang says who serves it, the failure waits.
+
+Where decode has several stages, prefill is told only what a process of SGLang's has failed itself: see ``pages.leave``.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection
 
 from redis_kvpoll.agent.merge import FAILED, SUCCESS
-from redis_kvpoll.integrations.sglang.peers import Address, concerns, without_address
+from redis_kvpoll.integrations.sglang.peers import Address, address_of, concerns, has_stages, without_address
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
 _OWNER = re.compile(r"^owner (prefill|decode)/(\S+)")
 """The start of the table's reason for a room whose owner was lost."""
+
+logger = logging.getLogger("redis_kvpoll")
 
 
 def for_people(reason: str) -> str:
@@ -69,9 +74,14 @@ class PeerFailures:
         self, room: int, number: int, failed_by: str | None, owner: str | None, reason: str | None, owners: list[str]
     ) -> None:
         """Fail a room that was read, if its failure concerns who serves it."""
-        peers = self._peers_of(room) or ()
-        if self._is_undecided(room, number) and concerns(failed_by, owner, peers, owners):
-            self._fail(room, number, for_people(reason or f"failed on the {self._role} side"))
+        peers, reason = self._peers_of(room) or (), reason or f"failed on the {self._role} side"
+        is_of_sglang = address_of(failed_by) is not None and not _OWNER.match(reason)
+        if not self._is_undecided(room, number) or not concerns(failed_by, owner, peers, owners):
+            return
+        if self._role == "decode" and has_stages(owner) and not is_of_sglang:
+            logger.debug("redis_kvpoll: room %d goes on, as decode has several stages: %s", room, reason)
+        else:
+            self._fail(room, number, for_people(reason))
 
     def _is_undecided(self, room: int, number: int) -> bool:
         is_open = self._registry.current_life(room) == number

@@ -33,6 +33,12 @@ def instance_of(owner: str | None) -> str | None:
     return found["instance"] if found else None
 
 
+def has_stages(owner: str | None) -> bool:
+    """Return whether a process, by its name as an owner, is one of several stages of a pipeline."""
+    found = _OWNER.match(owner or "")
+    return found is not None and "/pp" in found["ranks"]
+
+
 def without_address(text: str) -> str:
     """Return a text without the addresses of the owners in it, for people."""
     return re.sub(r"(?<=[\w\]])@\S+:\d+", "", text)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from redis_kvpoll.errors import CorruptEntryError, KVPollError
 from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.protocol.feed import Change
 from redis_kvpoll.protocol.periods import Period, periods
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.charts import HEIGHT, WIDTH, Drawing
@@ -47,11 +48,13 @@ _SIDES = {"prefill": "decode", "decode": "prefill"}
 async def view(page: Page) -> View:
     room, watch = page.room or 0, page.watch
     found = await read(watch, room)
+    changes: list[Change] | None = []
     lived: list[Period] = []
     if isinstance(found, Entry):
-        lived += periods(await watch.changes(found), True, watch.now(), found.opened_at)
+        changes = await watch.changes.known(found)
+        lived += periods(changes or [], True, watch.now(), found.opened_at)
     texts = common(page) | _facts(page, found, lived) | {"room_other_side": await _other_side(page, room)}
-    texts |= empty(page, periods=NO_TIMES, ranks="This room has no ranks.")
+    texts |= empty(page, periods=NOT_READ if changes is None else NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
     if isinstance(found, Entry):
         tables["periods"] = tuple(_period_row(number, period) for number, period in enumerate(lived))
@@ -185,6 +188,7 @@ def body(page: Page, view: View) -> Html:
 
 
 NO_TIMES = "The feed has no change of this room: it keeps only the latest changes, or none."
+NOT_READ = "The changes of this room are not read yet. The page adds them as soon as they are."
 
 
 def _bar(view: View) -> Html:
