@@ -1,7 +1,7 @@
 -- The clear of a rank that a replay repeats: the rank's last status still counts for the others. The last one
 -- removes the room, if no rank is yet to come.
 --
--- INCLUDE  caller, changes, order, counts, remove_room
+-- INCLUDE  caller, changes, order, counts, room_id, remove_room
 
 -- last: its last status, which a room that has failed may not have. has_change: whether the last change is one of this
 -- room.
@@ -17,6 +17,9 @@ local function clear_replayed(room, prefix, fields, last, has_change)
   end
   redis.call('HSET', room, cleared_field, own or last, 'counts', format_cleared(counts))
   redis.call('HDEL', room, status_field, lease_field)
+  if counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 0 then
+    redis.pcall('ZREM', KEYS[4], room_id(room))  -- as in clear_rank.lua
+  end
   if not has_change then
     changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = room, fields.status, false, false
   end

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
-from redis_kvpoll.aio.lease import AsyncLease, never
+from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine import reaper
+from redis_kvpoll.engine.lease_holder import never
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
@@ -19,7 +20,7 @@ class HostedLease(AsyncLease):
 
     def __init__(self, store: AsyncStatusStore, config: LeaseConfig, stands_still: Callable[[], bool] = never) -> None:
         super().__init__(store._dispatcher, config)
-        self._stands_still = stands_still
+        self._keeper.stands_still = stands_still
         store._leases.add(self)
 
     @property

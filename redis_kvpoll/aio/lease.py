@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,11 +22,6 @@ LOOK_SECONDS = 0.05
 logger = logging.getLogger("redis_kvpoll.leases")
 
 
-def never() -> bool:
-    """Whether a holder stands still that is this process."""
-    return False
-
-
 class AsyncLease(LeaseBase):
     """Lease for asyncio: an async context manager, with ``aclose``.
 
@@ -41,7 +35,6 @@ class AsyncLease(LeaseBase):
         forkable.add(self)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stands_still: Callable[[], bool] = never
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
@@ -77,7 +70,7 @@ class AsyncLease(LeaseBase):
     async def _keep(self) -> None:
         stopping, keeper = self._stopping, self._keeper
         while not await _is_set(stopping, keeper.seconds_until_heartbeat()):
-            if self._stands_still():
+            if keeper.stands_still():
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
             try:

@@ -17,9 +17,10 @@ from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
 from redis_kvpoll._process import this_process
 from redis_kvpoll.aio.callers import LastingTask, result_of
-from redis_kvpoll.aio.lease import LOOK_SECONDS, never
+from redis_kvpoll.aio.lease import LOOK_SECONDS
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.lease_holder import never
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
 from redis_kvpoll.engine.rank_group import RankGroup
@@ -75,8 +76,6 @@ class AsyncRankGroup:
         self._group = RankGroup(self._dispatcher.executor)
         self._on_lost = on_lost
         self._keepers: dict[RankIdentity, LeaseKeeper] = {}
-        self._stands_still: dict[RankIdentity, Callable[[], bool]] = {}
-        """Of those that speak for another process: whether that does, so that its lease is not renewed."""
         self._opening: dict[tuple[int, str], asyncio.Future[None]] = {}
         self._together: tuple[list[RankChange], asyncio.Task[list[Answer]]] | None = None
         """The changes of this turn, and the call that will have them."""
@@ -120,12 +119,13 @@ class AsyncRankGroup:
     ) -> RankLease:
         config = replace(config, process=config.process or this_process())
         keeper = LeaseKeeper(self._dispatcher.executor, config, member)
+        keeper.stands_still = stands_still
         try:
             await self._dispatcher.run(keeper.take() if former is None else keeper.resume(former))
         except BaseException:
             member.detach_lease(keeper)
             raise
-        self._keepers[member.identity], self._stands_still[member.identity] = keeper, stands_still
+        self._keepers[member.identity] = keeper
         self._changed.set()
         if self._task is None:
             self._start()
@@ -144,7 +144,6 @@ class AsyncRankGroup:
 
     def forget(self, identity: RankIdentity) -> LeaseKeeper | None:
         """Renew a rank's lease no more."""
-        self._stands_still.pop(identity, None)
         return self._keepers.pop(identity, None)
 
     async def end_as_lost(self, keeper: LeaseKeeper) -> None:
@@ -226,7 +225,7 @@ class AsyncRankGroup:
     async def _keep(self) -> None:
         while True:
             self._changed.clear()
-            due_in = min((self._due_in(identity) for identity in self._keepers), default=None)
+            due_in = min(map(_due_in, self._keepers.values()), default=None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due_in):
                     await self._changed.wait()
@@ -234,14 +233,9 @@ class AsyncRankGroup:
             due = [
                 (identity, keeper)
                 for identity, keeper in self._keepers.items()
-                if keeper.may_send_heartbeat and not self._stands_still[identity]()
+                if keeper.may_send_heartbeat and not keeper.stands_still()
             ]
             await asyncio.gather(*(self._send_heartbeat(identity, keeper) for identity, keeper in due))
-
-    def _due_in(self, identity: RankIdentity) -> float:
-        """Return the seconds until a rank's lease must be looked at."""
-        seconds = self._keepers[identity].seconds_until_heartbeat()
-        return max(seconds, LOOK_SECONDS) if self._stands_still[identity]() else seconds
 
     async def _send_heartbeat(self, identity: RankIdentity, keeper: LeaseKeeper) -> None:
         try:
@@ -269,7 +263,7 @@ class AsyncRankGroup:
         self._task = None
         for keeper in self._keepers.values():
             keeper.abandon()
-        self._keepers, self._stands_still = {}, {}
+        self._keepers = {}
         self._group.members.clear()
 
     async def __aenter__(self) -> Self:
@@ -279,3 +273,9 @@ class AsyncRankGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _due_in(keeper: LeaseKeeper) -> float:
+    """Return the seconds until a rank's lease must be looked at."""
+    seconds = keeper.seconds_until_heartbeat()
+    return max(seconds, LOOK_SECONDS) if keeper.stands_still() else seconds

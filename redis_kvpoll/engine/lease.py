@@ -11,10 +11,12 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.lease_holder import never
 from redis_kvpoll.engine.lease_shards import OPERATION, end, take
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.engine.members import RankMember
@@ -54,6 +56,7 @@ class LeaseKeeper:
         self._visited: dict[str, float] = {}
         """When the lease was last renewed in each shard but the first."""
         self._is_failing = False
+        self.stands_still: Callable[[], bool] = never
 
     @property
     def name(self) -> str:

@@ -6,15 +6,23 @@ process that lives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.protocol.script_call import Call
 
 
+def never() -> bool:
+    """Whether the process stands still for which a holder speaks, if that is its own."""
+    return False
+
+
 class Renewable(Protocol):
     """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
 
+    stands_still: Callable[[], bool]
+    """Whether the process stands still for which its holder speaks: then its lease expires, as if nobody did."""
     lost: bool
     """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
 

@@ -139,11 +139,11 @@ class Members(dict[RankIdentity, RankMember]):
         for room, words, outcomes in zip(call.rooms, call.items, reply, strict=True):
             changes, told = rank_commands.sent_changes(words), rank_commands.outcomes_of(outcomes)
             for change, found in zip(changes, told, strict=False):  # an error replaces them all
+                if member := self.get(change.identity):
+                    _observe_rank(member.tracked_rooms, call.tag, room, change, found, mark, now)
                 if change.clears and found[0] == Ending.ENDED.value:
                     for rooms, _ in self.holders:
-                        rooms.end(call.tag, room, change.generation)
-                elif member := self.get(change.identity):
-                    _observe_rank(member.tracked_rooms, call.tag, room, change, found, mark, now)
+                        rooms.end(call.tag, room, change.generation, now)
 
 
 def _observe_rank(

@@ -278,7 +278,10 @@ class Recovery(LeaseHolder):
         if time.monotonic() < shard.renew_leases_at:
             return True
         leases = [lease for lease in (self.lease, *self.members.leases) if lease is not None and not lease.lost]
+        is_first = shard.renew_leases_at == 0.0  # since a loss: then it is not there at all
         for lease in leases:
+            if not is_first and lease.stands_still():
+                continue
             reply = yield from attempts.send_script(call := lease.renewal(tag, ""), self.servers.get(tag))
             if (report := self.accept_reply(call, None, (), reply)) is None:
                 return False

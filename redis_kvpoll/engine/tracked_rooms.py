@@ -22,6 +22,8 @@ CREATOR_POLL_INTERVAL = 0.05
 """Seconds between replays of such a room."""
 MAX_REPLAYS_PER_SECOND = 10_000
 """The limit for rooms that await their creator, so that their replays do not delay other calls."""
+RECENT = 60.0
+"""Seconds: no replica is further behind, as in survival.lua."""
 SWEEP_EVERY = 1000
 """New rooms between two removals of expired ones."""
 
@@ -114,11 +116,14 @@ class TrackedRooms:
         if tracked is not None and tracked.generation == generation:
             tracked.role = "creator"
 
-    def end(self, tag: str, room: int, generation: int) -> None:
-        """Forget a generation, because its last rank has cleared it: nobody is left for whom a status would count."""
+    def end(self, tag: str, room: int, generation: int, now: float) -> None:
+        """Note that the last rank of a generation has cleared it.
+
+        Nobody is left for whom a status would count, but a server that is behind may still have the room.
+        """
         tracked = self.in_shard(tag).get(room)
         if tracked is not None and tracked.generation == generation:
-            del self._shards[tag][room]
+            tracked.is_over, tracked.until = True, min(tracked.until, now + RECENT)
 
     def fail(self, tag: str, room: int, generation: int, reason: str, now: float) -> None:
         """Note that a generation has failed, as a follower's thread has read: it is brought back as Failed."""
@@ -200,7 +205,7 @@ class TrackedRooms:
     def data_lost(self, tag: str, now: float) -> int:
         """Note that a shard has lost all data. Returns the number of rooms that are to be replayed."""
         self._restart_waits(tag, now)
-        self._to_replay[tag] = dict.fromkeys(self.in_shard(tag), "data")
+        self._to_replay[tag] = {room: "data" for room, tracked in self.in_shard(tag).items() if not tracked.is_over}
         return len(self._to_replay[tag])
 
     def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:

@@ -38,6 +38,8 @@ class TrackedRoom:
     """The entry of its last change by this store. A replay is none."""
     is_clearing: bool = False
     """Whether a clear was sent, and has no reply yet. Such a room is not created again."""
+    is_over: bool = False
+    """Whether its last rank has cleared it. Then it matters only to a server that has lost that."""
     awaiting_since: float | None = None
     """Since when the replay awaits the creator; None if it does not."""
 

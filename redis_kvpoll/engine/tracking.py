@@ -24,7 +24,7 @@ CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
 WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 """The outcomes of writes that changed a room."""
-_GONE = frozenset({Outcome.CLEARED.value, Outcome.STALE.value, Outcome.SKIPPED.value})
+_GONE = frozenset({*specs.CLEARED, Outcome.STALE.value, Outcome.SKIPPED.value})
 """The outcomes of clears after which the caller has no part in the room."""
 
 
@@ -154,16 +154,16 @@ def observe_cleared(
     tracked = rooms_here.get(room)
     if tracked is None or (fence and int(fence) != tracked.generation):
         return
-    if code == Ending.ENDED.value:
-        rooms.end(tag, room, tracked.generation)
-    elif rooms.has_rank and code in _GONE and tracked.status is not None:
+    if rooms.has_rank and code in _GONE and tracked.status is not None:
         # The rank's last status still counts for the others, also if an earlier clear has done it, maybe one whose
         # reply was lost. If all have cleared since, or the room is over, the replay is ignored.
         tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl
-        if code == Outcome.CLEARED.value:
+        if code in specs.CLEARED:
             rooms.mark(tag, room, tracked, mark)
         else:
             rooms.unmark(tag, room)
+        if code == Ending.ENDED.value:
+            rooms.end(tag, room, tracked.generation, now)
     elif tracked.awaiting_since is None:
         del rooms_here[room]
 

@@ -238,14 +238,15 @@ class FailureFollower(FollowerSession):
     def _take(self, found: dict[bytes, Any], is_proved: bool, now: float, asked_at: float) -> bool:
         is_end, count = True, 0
         delivered: list[RoomFailure] = []
-        for number, stream in enumerate(self._streams):
-            entries = found.get(stream.encode(), ())
+        read = [found.get(stream.encode(), ()) for stream in self._streams]
+        for entries in read:
             for _, words in entries:
                 delivered += failures.parse_entry(words)
+            is_end, count = is_end and len(entries) < ENTRIES, count + len(entries)
+        self._log.deliver(delivered)  # first: if ``rooms`` fails, the next session reads them again
+        for number, entries in enumerate(read):
             if entries:
                 self._positions[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]
-            is_end, count = is_end and len(entries) < ENTRIES, count + len(entries)
-        self._log.deliver(delivered)
         self._continuity.read(self._positions, count, is_proved, is_end, asked_at)
         if is_proved and is_end:
             self._log.prove(self.tags, now)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from contextlib import asynccontextmanager
 
 import pytest
+from redis.asyncio import Redis
 
 from redis_kvpoll import (
     AsyncStatusStore,
@@ -20,9 +22,11 @@ from redis_kvpoll import (
     Update,
 )
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
+from redis_kvpoll.engine.tracked_rooms import RECENT
 from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.rank_commands import RankChange
-from tests.support import cluster, pace
+from tests.support import cluster, pace, real
+from tests.support.backup import Backup
 from tests.support.feeds import entries, words
 from tests.support.internals import executor_of, marks_of, transport_of
 from tests.support.leasing import begin_long_ago, record
@@ -161,7 +165,7 @@ class TestLossOfData:
     @pytest.mark.parametrize("is_replayed", [False, True])
     @pytest.mark.parametrize("calls", [[(0, 1, 2)], [(0, 2), (1,)]])
     async def test_room_that_all_have_cleared_is_forgotten(self, server, client, calls, is_replayed):
-        """By all members, so that no loss of data replays it."""
+        """By all members, so that no loss of data replays it; only a server that is behind gets it, for a minute."""
         async with grouped(server.async_client()) as it:
             generation = await it.open(A)
             if is_replayed:
@@ -171,7 +175,27 @@ class TestLossOfData:
                 found = await it.clear(A, generation, *ranks)
                 assert {answer.outcome for answer in found} == {Outcome.CLEARED}
             assert not rooms_on_server(client)
-            assert not any(len(rooms) for rooms, _ in executor_of(it.store).recovery.members.holders)
+            holders = [rooms for rooms, _ in executor_of(it.store).recovery.members.holders]
+            untils = [rooms.in_shard("default")[A].until for rooms in holders if rooms]
+            assert max(untils) <= time.monotonic() + RECENT
+            assert sum(rooms.data_lost("default", 0.0) for rooms in holders) == 0
+
+    async def test_server_that_lacks_the_last_clear_ends_the_room(self):
+        with real.World("sync") as world:
+            server = world.serve()
+            async with Redis.from_url(server.tcp) as async_client, grouped(async_client) as it:
+                generation = await it.open(A)
+                await it.say(A, generation, MOVE, MOVE, MOVE)
+                with server.client() as client:
+                    older = Backup(client)
+                await it.say(A, generation, DONE, DONE, DONE)
+                await it.clear(A, generation, 0, 2)
+                await it.clear(A, generation, 1)
+                server = world.restart(server)
+                with server.client(decode_responses=True) as client:
+                    older.restore(client)
+                    await it.open(B, "other")
+                    assert rooms_on_server(client) == {B: "Bootstrapping"}
 
     async def test_rank_that_clears_again_still_counts(self, server, client):
         async with grouped(server.async_client()) as it:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
+from redis_kvpoll.engine.tracked_rooms import RECENT
 from redis_kvpoll.protocol import replies, script_specs
 from redis_kvpoll.protocol.keys import owned, rooms
 from redis_kvpoll.protocol.script_call import Command
@@ -217,6 +220,21 @@ class TestRanks:
         assert 0 < client.pttl(rooms("default", [A])[0]) <= 900_000
         assert client.zscore(owned("default"), str(A)) is None
 
+    def test_replayed_clear_lists_the_room_under_no_lease(self, make_store, client):
+        """The rank for which it waits never comes: a lease that lists the room would keep it."""
+        first, second = (
+            leasing.ManualLease(make_store(rank=rank, world_size=3), f"prefill-{rank}").take() for rank in range(2)
+        )
+        held = [lease.store.open(A, request="rid") for lease in (first, second)]
+        held[1].update(KVPoll.Transferring)
+        held[1].clear()
+        client.flushall()
+        assert held[0].status() is KVPoll.Bootstrapping
+        held[0].clear()
+        second.store.open(B)
+        assert client.hget(rooms("default", [A])[0], "cleared:1") == "Transferring"
+        assert client.zscore(owned("default"), str(A)) is None
+
     def test_live_rank_of_a_room_that_failed_counts(self, make_store, client):
         """Another rank has replayed it as Failed: this one sees that, as if it opened the room now."""
         stores = [make_store(rank=rank, world_size=2) for rank in range(2)]
@@ -238,7 +256,8 @@ class TestRanks:
         held = [store.open(A, request="rid") for store in stores]
         held[0].clear()
         assert held[1].clear() == Update(Outcome.CLEARED, KVPoll.Bootstrapping)
-        assert [A in tracked_rooms_of(store).in_shard("default") for store in stores] == [True, False]
+        assert [tracked_rooms_of(store).data_lost("default", 0.0) for store in stores] == [1, 0]
+        assert tracked_rooms_of(stores[1]).in_shard("default")[A].until <= time.monotonic() + RECENT
         assert held[1].clear() == Update(Outcome.STALE, None)
 
     def test_later_generation_by_an_adopted_handle_is_recovered(self, make_store, client):

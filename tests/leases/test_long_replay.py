@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from redis_kvpoll.engine import tracked_rooms
 from tests.support.internals import executor_of
 from tests.support.leasing import ManualLease, now_ms, pass_time, record
@@ -11,7 +13,9 @@ from tests.support.leasing import ManualLease, now_ms, pass_time, record
 HEARTBEAT = 0.01
 
 
-def test_leases_are_renewed_while_rooms_are_replayed(store, client, monkeypatch):
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_leases_are_renewed_while_rooms_are_replayed(store, client, monkeypatch, stands_still):
+    """Once, if the process stands still for which it is: its rooms need it, but it must not last."""
     monkeypatch.setattr(tracked_rooms, "MAX_REPLAYED", 1)
     lease = ManualLease(store, ttl=5.0, heartbeat=HEARTBEAT).take()
     for room in range(4):
@@ -27,8 +31,9 @@ def test_leases_are_renewed_while_rooms_are_replayed(store, client, monkeypatch)
 
     client.flushall()
     monkeypatch.setattr(losses, "restored", take_long)
+    lease.keeper.stands_still = lambda: stands_still
     store.open(9)
     *_, last_heartbeat, _ = record(client)
     assert replayed == [1, 1, 1, 1]
-    assert now_ms(client) - last_heartbeat < 5_000
-    assert not lease.heartbeat().lost
+    assert (now_ms(client) - last_heartbeat > 5_000) is stands_still
+    assert lease.keeper.lost is False

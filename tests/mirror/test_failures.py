@@ -218,6 +218,19 @@ class TestOnServers:
             with pytest.raises(InvalidInputError, match=r"^failures: what rooms= returned: "), failures:
                 pass
 
+    def test_failure_at_a_moment_of_wrong_rooms_is_told_later(self, side, server, peer):
+        """An entry is read once: the follower does not go on behind one that it could not tell."""
+        given, told = [[1]], Told(1)
+        peer.update_status(1, BOOT)
+        with side.over(server).failures(lambda: given.pop() if len(given) > 1 else given[0]) as failures:
+            failures.on_failure(told.found.append)
+            given.append([1, -1])
+            peer.abort(1, "why")
+            real.until(lambda: len(given) == 1, "the wrong rooms are asked for")
+            real.until(lambda: told.found, "told")
+            assert told.shown() == [(1, "why")]
+            real.until(lambda: failures.synced, "synced")
+
     def test_held_room_may_be_an_index(self, side, server, peer):
         store = side.over(server)
         peer.update_status(8, BOOT)

@@ -117,7 +117,7 @@ IN_THE_AGENT = [
     (
         "the lease of a rank that stands still is renewed",
         "aio.rank_group:AsyncRankGroup._keep",
-        "and not self._stands_still[identity]()",
+        "and not keeper.stands_still()",
         "",
         "agent/test_shared_table.py::TestEnds::test_rank_that_stands_still_loses_its_lease_alone",
     ),

@@ -24,7 +24,7 @@ IN_RECOVERY = [
         "engine.recovery:Recovery._renew_leases",
         "if time.monotonic() < shard.renew_leases_at:",
         "if shard.renew_leases_at:",
-        "leases/test_long_replay.py::test_leases_are_renewed_while_rooms_are_replayed[sync-fakeredis]",
+        "leases/test_long_replay.py::test_leases_are_renewed_while_rooms_are_replayed[sync-fakeredis-False]",
     ),
     (
         "what a group was clearing is replayed",
@@ -385,5 +385,33 @@ IN_RECOVERY = [
         "if #changes == 0 then reply[1]",
         "if false then reply[1]",
         "protocol/test_script_replies.py::test_script_does_what_its_head_says[fakeredis-replay-none]",
+    ),
+    (
+        "a last clear that a failover has lost is not repeated",
+        "engine.tracked_rooms:TrackedRooms.server_changed",
+        "elif tracked.written is None or",
+        "elif not tracked.is_over and tracked.written is None or not tracked.is_over and",
+        "engine/test_recovery.py::TestReconnect::test_other_server_that_lacks_the_last_clears_ends_the_room[sync-4]",
+    ),
+    (
+        "rooms that are over are replayed after a loss of all data",
+        "engine.tracked_rooms:TrackedRooms.data_lost",
+        "if not tracked.is_over",
+        "if True",
+        "engine/test_recovery_ranks.py::TestRanks::test_last_rank_that_clears_forgets_the_room[sync-fakeredis]",
+    ),
+    (
+        "a replayed clear leaves its room to a lease",
+        "replay.lua",
+        "- counts[5] <= 0 then",
+        "- counts[5] < 0 then",
+        "engine/test_recovery_ranks.py::TestRanks::test_replayed_clear_lists_the_room_under_no_lease[sync-fakeredis]",
+    ),
+    (
+        "recovery keeps the lease of a process that stands still",
+        "engine.recovery:Recovery._renew_leases",
+        "if not is_first and lease.stands_still():",
+        "if False:",
+        "leases/test_long_replay.py::test_leases_are_renewed_while_rooms_are_replayed[sync-fakeredis-True]",
     ),
 ]
