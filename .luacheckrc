@@ -7,7 +7,7 @@ max_line_length = 120
 local included = {
   "ORDER", "now_ms", "now_us", "read_clock", "ensure_epoch", "room_id", "rank_fields", "rank_view", "read_fields",
   "corrupt_field", "is_number", "is_above",
-  "consensus_of_ranks", "parse_counts", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
+  "consensus_of_ranks", "parse_counts", "ranks_left", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
   "merge", "write_room", "MAX_FIELDS", "clear_rank", "remove_room", "read_quick", "add_quick", "clear_quick", "write_quick",
   "number", "done", "found", "is_clear", "append_quick", "list_quick",
   "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",

@@ -43,7 +43,7 @@ for i = 1, #ARGV - 3 do
     elseif has_ranks then
       local counts = parse_counts(fields[9], fields[5]) or count_ranks(read_fields(room))
       if not fields[5] then counts[0] = counts[0] + 1 end
-      local is_last = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
+      local is_last = ranks_left(counts) <= 1
       is_removed = is_last and not (fields[8] and is_number(fields[4]) and counts[5] + 1 - fields[4] < 0)
       if is_removed then
         outcome = 8

@@ -23,7 +23,7 @@ local function clear_rank(room, prefix, generation)
   if not view then return 6, false end
   local counts = parse_counts(fields.counts)
   if not own then counts[0] = counts[0] + 1 end
-  local is_last = counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 1
+  local is_last = ranks_left(counts) <= 1
   local is_replayed = is_last and redis.call('HEXISTS', room, 'replayed') == 1
   if is_last and not (is_replayed and counts[5] + 1 - world_size < 0) then
     remove_room(room, prefix, generation, is_replayed)

@@ -17,7 +17,7 @@ local function clear_replayed(room, prefix, fields, last, has_change)
   end
   redis.call('HSET', room, cleared_field, own or last, 'counts', format_cleared(counts))
   redis.call('HDEL', room, status_field, lease_field)
-  if counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5] <= 0 then
+  if ranks_left(counts) <= 0 then
     redis.pcall('ZREM', KEYS[4], room_id(room))  -- as in clear_rank.lua
   end
   if not has_change then

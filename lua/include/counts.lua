@@ -22,6 +22,11 @@ local function format_counts(counts)
   return table.concat({counts[1], counts[2], counts[3], counts[4], counts[0], counts[5]}, ' ')
 end
 
+-- Returns how many ranks have a status: those that have cleared count at their last one, too.
+local function ranks_left(counts)
+  return counts[0] + counts[1] + counts[2] + counts[3] + counts[4] - counts[5]
+end
+
 -- Returns the text of counts, with one more rank that has cleared.
 local function format_cleared(counts)
   counts[5] = counts[5] + 1

@@ -163,7 +163,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "an operator's abort ends a complete request",
-        f"{_PLUGIN}.pages:DecodeFailures._do",
+        f"{_PLUGIN}.pages:is_undecided",
         "in (FAILED, SUCCESS)",
         "in (FAILED,)",
         "plugin/test_pages.py::TestEither::test_complete_request_stays[False]",

@@ -403,8 +403,8 @@ IN_RECOVERY = [
     (
         "a replayed clear leaves its room to a lease",
         "replay.lua",
-        "- counts[5] <= 0 then",
-        "- counts[5] < 0 then",
+        "ranks_left(counts) <= 0 then",
+        "ranks_left(counts) < 0 then",
         "engine/test_recovery_ranks.py::TestRanks::test_replayed_clear_lists_the_room_under_no_lease[sync-fakeredis]",
     ),
     (

@@ -73,6 +73,11 @@ def _may_hold(receiver: Any) -> bool:
     return getattr(receiver.kv_mgr, "enable_deferred_decode_kv_release", False) is True
 
 
+def is_undecided(registry: Any, room: int, number: int) -> bool:
+    """Return whether a life of a room goes on in a RoomRegistry: it is current, and neither Failed nor at Success."""
+    return registry.current_life(room) == number and dict.get(registry.statuses, room) not in (FAILED, SUCCESS)
+
+
 class DecodeFailures:
     """Ends requests of one decode manager for failures in the table.
 
@@ -141,8 +146,7 @@ class DecodeFailures:
 
     def _do(self, action: Action, receiver: Any, reason: str, publish: bool) -> None:
         room, number = receiver.bootstrap_room, receiver.kvpoll_life
-        is_current = self._registry.current_life(room) == number
-        if not is_current or dict.get(self._registry.statuses, room) in (FAILED, SUCCESS):
+        if not is_undecided(self._registry, room, number):
             return
         if action is Action.NOTHING:
             logger.debug("redis_kvpoll: room %d goes on, as prefill may still write to its pages: %s", room, reason)
@@ -162,8 +166,7 @@ def tell_to_stop(receiver: Any, registry: Any) -> None:
     that was aborted does. 0.5.19 and 0.5.20 can hold the pages of a rank that tells it, and then only of that one.
     """
     room = receiver.bootstrap_room
-    is_current = registry.current_life(room) == receiver.kvpoll_life
-    is_own_end = not is_current or dict.get(registry.statuses, room) in (FAILED, SUCCESS)
+    is_own_end = not is_undecided(registry, room, receiver.kvpoll_life)
     has_asked = getattr(receiver, "init_time", 0.0) is not None
     if is_own_end or not has_asked or _may_hold(receiver):
         return
