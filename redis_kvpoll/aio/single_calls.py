@@ -72,7 +72,8 @@ class AsyncSingleCalls:
         return command.finish(command.rooms, [None])
 
     async def _send_update(self, queue: AsyncShardQueue, packed: bytes, room: int, status: KVPoll | int) -> Update:
-        ready, dispatcher, sent_at, server = self._ready, self._dispatcher, time.monotonic(), self._ready.server
+        ready, dispatcher, sent_at = self._ready, self._dispatcher, time.monotonic()
+        server = ready.servers.get(ready.tag)
 
         def complete(reply: bytes | None) -> None:  # of a call that was cancelled
             if reply is not None and ready.updated(reply, status) is None:
@@ -104,11 +105,12 @@ class AsyncSingleCalls:
 
 async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
     """Merge a status into one generation of a room."""
-    found = dispatcher.ready.write(room, generation, status)
+    ready = dispatcher.ready
+    found = ready.write(room, generation, status)
     if found is None or (queue := _free_queue(dispatcher)) is None:
         return await dispatcher.execute(fenced_commands.update(room, generation, status))
     packed, call = found
-    executor, server, sent_at, error = dispatcher.executor, dispatcher.ready.server, time.monotonic(), None
+    executor, server, sent_at, error = dispatcher.executor, ready.servers.get(ready.tag), time.monotonic(), None
     epochs = executor.session.observer_epochs()
 
     def complete(reply: list[Any]) -> list[Any] | None:
@@ -139,8 +141,8 @@ async def _send(
     dispatcher: AsyncDispatcher, queue: AsyncShardQueue, packed: bytes, complete: Callable[[Any], object]
 ) -> Any:
     """Send a call that occupies its queue until the turn is ended. ``complete`` gets the reply if it is cancelled."""
-    queue.batch = packed
-    send = Send(dispatcher.ready.tag, (), server=dispatcher.ready.server, packed=packed)
+    queue.batch, ready = packed, dispatcher.ready
+    send = Send(ready.tag, (), server=ready.servers.get(ready.tag), packed=packed)
     try:
         return await dispatcher.transport.call_packed(send)
     except (NotSent, RedisError, OSError):

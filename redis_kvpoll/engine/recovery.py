@@ -46,7 +46,7 @@ class Recovery(LeaseHolder):
         """Whether shards may be on different servers. The driver sets it."""
         self._asked: set[str] = set()
         """The shards of which a server is being asked."""
-        self._unverified = 0
+        self.unverified = 0
         """How many shards are to be verified."""
         self._noticed = b""
         """The identity of the server that was noticed last."""
@@ -85,7 +85,7 @@ class Recovery(LeaseHolder):
     @property
     def is_current(self) -> bool:
         """Whether no shard must be verified, and none has rooms to replay."""
-        if self._unverified or self.tracked_rooms.awaiting_shards:
+        if self.unverified or self.tracked_rooms.awaiting_shards:
             return False
         return not self.members or not any(rooms.awaiting_shards for rooms, _ in self.members.holders)
 
@@ -169,7 +169,7 @@ class Recovery(LeaseHolder):
         shard.is_verified = is_verified
         if is_verified:
             shard.answer = None  # when it is verified again, it is for something later
-        self._unverified = sum(not other.is_verified for other in list(self._shards.values()))
+        self.unverified = sum(not other.is_verified for other in list(self._shards.values()))
 
     # Verification
 
@@ -193,7 +193,7 @@ class Recovery(LeaseHolder):
             has_asked = not session.is_verified  # a loss was found, and the settings come before the replay
             if not has_asked and (yield from self._replay(tag, shard, attempts)):
                 self._set_verified(shard, True)
-                if not self._unverified:
+                if not self.unverified:
                     self.losses.ended()
 
     def _verify(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[None]:

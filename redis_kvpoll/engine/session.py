@@ -56,7 +56,7 @@ class Session:
         self.read_only = expected_settings.read_only
         self.context: CallContext | None = None
         """None before the first call. What it says of the namespace never changes."""
-        self._valid_until = self._renew_at = 0.0
+        self.valid_until = self._renew_at = 0.0
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
         self.closed = False
@@ -104,7 +104,7 @@ class Session:
     @property
     def is_verified(self) -> bool:
         """Whether the settings were verified within RENEW_SECONDS, and the server has not changed since."""
-        return time.monotonic() < self._valid_until
+        return time.monotonic() < self.valid_until
 
     @property
     def verified_context(self) -> CallContext | None:
@@ -126,7 +126,7 @@ class Session:
         self.expected_settings = self.expected_settings.adopt(settings)
         self.context = self.expected_settings.context(settings, self.identity)
         now = time.monotonic()
-        self._valid_until, self._renew_at = now + RENEW_SECONDS, now + RESTORE_SECONDS
+        self.valid_until, self._renew_at = now + RENEW_SECONDS, now + RESTORE_SECONDS
         return self.context
 
     def set_owner(self, owner: str, incarnation: str) -> None:
@@ -137,7 +137,7 @@ class Session:
 
     def server_changed(self) -> None:
         """Note another server, or one without its data: the next call verifies the settings first."""
-        self._valid_until = 0.0
+        self.valid_until = 0.0
         for observer in tuple(self.observers):
             observer.server_changed()
 

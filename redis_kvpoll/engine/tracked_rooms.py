@@ -41,7 +41,8 @@ class TrackedRooms:
         self.ttl = ttl
         self._terminal_ttl = terminal_ttl
         self.has_rank = has_rank
-        self._shards: dict[str, dict[int, TrackedRoom]] = {}
+        self.shards: dict[str, dict[int, TrackedRoom]] = {}
+        """By shard: its rooms."""
         self._sweep_at = SWEEP_EVERY
         self._to_replay: dict[str, dict[int, Loss]] = {}
         self._awaiting_creator: dict[str, dict[int, Loss]] = {}
@@ -60,24 +61,24 @@ class TrackedRooms:
         return cls(int(identity.ttl_ms) / 1000, int(identity.terminal_ttl_ms) / 1000, has_rank)
 
     def __bool__(self) -> bool:
-        return bool(self._shards)
+        return bool(self.shards)
 
     def __len__(self) -> int:
-        return sum(map(len, self._shards.values()))
+        return sum(map(len, self.shards.values()))
 
     @property
     def tags(self) -> Iterable[str]:
-        return self._shards.keys()
+        return self.shards.keys()
 
     def in_shard(self, tag: str) -> dict[int, TrackedRoom]:
         """Return the tracked rooms of a shard."""
-        return self._shards.get(tag, {})
+        return self.shards.get(tag, {})
 
     def awaits_creator(self, room: int) -> bool:
         """Whether a room awaits its creator's replay. One that is cleared here may, but its user does not."""
         return bool(self.awaiting_shards) and any(
             tracked.awaiting_since is not None and tracked.role != "cleared"
-            for rooms_here in list(self._shards.values())
+            for rooms_here in list(self.shards.values())
             if (tracked := rooms_here.get(room))
         )
 
@@ -88,14 +89,14 @@ class TrackedRooms:
 
     def forget(self) -> None:
         """Drop all rooms, because the lease was lost and they were failed."""
-        self._shards, self.awaiting_shards, self._to_replay, self._awaiting_creator = {}, {}, {}, {}
+        self.shards, self.awaiting_shards, self._to_replay, self._awaiting_creator = {}, {}, {}, {}
 
     # Tracking
 
     def track(self, tag: str, room: int, tracked: TrackedRoom, now: float) -> TrackedRoom:
         """Track a room, and return what is tracked: what is known of this generation is kept."""
         self.highest_generation = max(self.highest_generation, tracked.generation)
-        rooms_here = self._shards.setdefault(tag, {})
+        rooms_here = self.shards.setdefault(tag, {})
         old = rooms_here.get(room)
         if old and old.generation == tracked.generation and not old.is_clearing:
             old.role = "creator" if tracked.role == "creator" else old.role

@@ -26,10 +26,14 @@ UPDATE_ONE = ScriptSpec(
 """It replies otherwise than the scripts of ``script_specs``, so it is not one of them: see ``update_reply``."""
 
 _EARLY = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
-_CREATED: dict[int, Update] = {s: Update(Outcome.CREATED, s) for s in KVPoll}
-_ADVANCED: dict[int, Update] = {s: Update(Outcome.ADVANCED, s) for s in KVPoll}
-_UNCHANGED = {s.name.encode(): Update(Outcome.UNCHANGED, s) for s in KVPoll}
-_PLUS, _NINE = b"+9"
+_UNCHANGED = {s.name.encode()[:1]: Update(Outcome.UNCHANGED, s) for s in KVPoll}
+_DIGITS = [b"%d" % digit for digit in range(10)]
+UPDATES: dict[int, dict[bytes, Update]] = {
+    s: _UNCHANGED | dict.fromkeys(_DIGITS, Update(Outcome.ADVANCED, s)) | {b"+": Update(Outcome.CREATED, s)}
+    for s in KVPoll
+}
+"""The result of an update, by its status and the first byte of update_one.lua's reply: a status, an id, or + and an
+id."""
 _NAMES: dict[int, str] = {s: s.name for s in KVPoll}
 _USUAL = frozenset((KVPoll, int, type(None)))
 """The types of the argument. A float may equal a status, and a list is none that a dict could look up."""
@@ -102,20 +106,11 @@ class PackedWrite:
         return packed, Call(spec, tag, first_keys, once, [room], [f"{self._key}{room}"], items, _FIRST)
 
 
-def updated(reply: bytes | None, status: KVPoll | int) -> Update | None:
-    """Return the result in a reply of update_one.lua; None if update.lua has to do it."""
-    if reply is None:
-        return None
-    if reply[0] > _NINE:
-        return _UNCHANGED.get(reply)
-    return (_CREATED if reply[0] == _PLUS else _ADVANCED)[status]
-
-
 def update_reply(reply: bytes, status: str) -> list[Any]:
     """Return the reply of update_one.lua as update.lua would have given it."""
-    if reply[0] > _NINE:
-        return [None, Outcome.UNCHANGED.value, reply]
-    outcome = Outcome.CREATED if reply[0] == _PLUS else Outcome.ADVANCED
+    outcome = UPDATES[KVPoll[status]][reply[:1]].outcome
+    if outcome is Outcome.UNCHANGED:
+        return [None, outcome.value, reply]
     return [reply.removeprefix(b"+"), outcome.value, status.encode()]
 
 

@@ -110,8 +110,11 @@ class NodePool:
 
     def call_packed(self, packed: bytes, server: bytes | None) -> Any:
         """Send a packed command over an idle connection to ``server`` and read its reply; NOT_SENT if there is none."""
-        connection = self._pop()
-        if connection is None or connection.pid != os.getpid():
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return NOT_SENT
+        if connection.pid != os.getpid():
             return NOT_SENT  # a connection of the parent's, from before a fork, is left alone
         if connection.server != server:
             self._give_back(connection)
@@ -128,8 +131,12 @@ class NodePool:
         except BaseException as error:
             self._end(connection, error, False)
             raise
+        known = self._known
+        if connection.losses == known.losses and server == known.current and not self.closed:
+            self._idle.append(connection)  # as _give_back, to where it was taken from
+            return reply
         self._give_back(connection)
-        if connection.server != self._known.current:
+        if server != known.current:
             raise LateReply
         return reply
 

@@ -96,7 +96,7 @@ class Dispatcher:
         try:
             with self._lock:
                 queue = self._queues[tag]
-                if queue.is_free:
+                if queue.batch is None and not queue.waiting:
                     queue.sender = get_ident()
                     own = queue.batch = batch  # one statement, so that no interrupt comes between the two
             return NOT_SENT if own is None else send(*args)

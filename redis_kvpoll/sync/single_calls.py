@@ -40,28 +40,26 @@ class SingleCalls:
         return dispatcher.execute(room_commands.update_status(room, status))
 
     def get(self, room: int, default: D) -> KVPoll | D:
-        status = self._read(room_commands.get, room, default)
-        if status is NOT_SENT:
-            return self._dispatcher.execute(room_commands.get(room, default))
-        return default if status is None else status
+        ready, dispatcher, build = self._ready, self._dispatcher, room_commands.get
+        if (packed := ready.get(room)) is not None:
+            status = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room, default)
+            if status is not NOT_SENT:
+                return default if status is None else status
+        return dispatcher.execute(build(room, default))
 
     def check_status(self, room: int) -> KVPoll:
-        status: KVPoll | None = self._read(room_commands.check_status, room)
-        if status is NOT_SENT:
-            return self._dispatcher.execute(room_commands.check_status(room))
-        if status is None:
-            raise RoomNotFoundError(room)
-        return status
-
-    def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
-        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
-        if (packed := self._ready.get(args[0])) is None:
-            return NOT_SENT
-        return self._dispatcher.send_alone(self._ready.tag, packed, self._send_read, packed, build, args)
+        ready, dispatcher, build = self._ready, self._dispatcher, room_commands.check_status
+        if (packed := ready.get(room)) is not None:
+            status: KVPoll | None = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room)
+            if status is None:
+                raise RoomNotFoundError(room)
+            if status is not NOT_SENT:
+                return status
+        return dispatcher.execute(build(room))
 
     def _send_update(self, packed: bytes, room: int, status: KVPoll | int) -> Any:
         ready, call_packed, sent_at = self._ready, self._dispatcher.transport.call_packed, time.monotonic()
-        server, reply, first_error = ready.server, None, None
+        server, reply, first_error = ready.servers.get(ready.tag), None, None
         try:
             try:
                 reply = call_packed(packed, server)
@@ -77,9 +75,10 @@ class SingleCalls:
         command = room_commands.update_status(room, status)
         return self._dispatcher.run(ready.take_over(command, sent_at, server, reply, first_error))
 
-    def _send_read(self, packed: bytes, build: Callable[..., Command[Any, Any]], args: tuple[Any, ...]) -> Any:
+    def _send_read(self, packed: bytes, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
+        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
         ready, sent_at = self._ready, time.monotonic()
-        server = ready.server
+        server = ready.servers.get(ready.tag)
         try:
             name = self._dispatcher.transport.call_packed(packed, server)
         except ResponseError:
@@ -102,7 +101,7 @@ def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KV
 
 def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPoll | int) -> Any:
     ready, executor, sent_at = dispatcher.ready, dispatcher.executor, time.monotonic()
-    server, epochs, own, first_error = ready.server, executor.session.observer_epochs(), None, None
+    server, epochs, own, first_error = ready.servers.get(ready.tag), executor.session.observer_epochs(), None, None
     try:
         reply = dispatcher.transport.call_packed(packed, server)
     except (NotSent, RedisError, OSError) as error:

@@ -74,12 +74,12 @@ def execute(store: Any, command: Any) -> Any:
 
 def age_settings(store: Any, seconds: float) -> None:
     """Let the store check its settings so much earlier."""
-    executor_of(store).session._valid_until -= seconds
+    executor_of(store).session.valid_until -= seconds
 
 
 def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awaits_creator: bool) -> None:
     """Make a room tracked without a reply that does it."""
-    tracked_rooms._shards[tag] = {room: tracked}
+    tracked_rooms.shards[tag] = {room: tracked}
     if awaits_creator:
         tracked_rooms._awaiting_creator[tag] = {room: "server"}
 
@@ -91,7 +91,7 @@ def state_of_recovery(recovery: Any) -> str:
         for tag in rooms.awaiting_shards:
             rooms.awaiting_shards[tag] = 0.05
         unmarked = {tag: found for tag, found in rooms.unmarked.items() if found}
-        held = (rooms._shards, rooms._to_replay, rooms._awaiting_creator, unmarked, rooms.awaiting_shards)
+        held = (rooms.shards, rooms._to_replay, rooms._awaiting_creator, unmarked, rooms.awaiting_shards)
         texts.append(f"{held} {rooms.highest_generation}")
     shards = {tag: (s.epoch, s.is_verified, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
     return f"{texts} {shards} {recovery.servers}"
