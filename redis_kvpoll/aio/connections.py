@@ -133,8 +133,14 @@ class AsyncNodePool:
             raise failed from failed.__cause__
         finally:
             expiry.cancel()
-        if loop.time() >= expiry.when() or not self._put_back(connection):  # the timer may have closed it just now
+        known = self._known
+        if loop.time() >= expiry.when():  # the timer may have closed it just now
             await connection.disconnect(nowait=True)
+        elif connection.losses == known.losses and effect.server == known.current and not self.closed:
+            self._idle.append(connection)  # as _put_back, to where it was taken from
+            return reply
+        else:
+            await self._give_back(connection)
         return self._result(connection, effect, [reply])
 
     async def _wait_for(self, free: asyncio.Semaphore, seconds: float) -> float:

@@ -116,16 +116,18 @@ class AsyncDispatcher:
     def free_queue(self, tag: str) -> AsyncShardQueue | None:
         """Return the queue of a shard if a call may be sent at once: nothing else is due in this turn that could join.
 
-        Only asyncio's own loops show what is due.
+        Only asyncio's own loops show what is due. In a cluster, a ready call does not know its node.
         """
         queue = self._queue(tag)
-        is_free = queue.is_free and not queue.has_sender and not getattr(queue.loop, "_ready", True)
-        return queue if is_free else None
+        if queue.batch is not None or queue.waiting or self.transport.clustered or queue.has_sender:
+            return None
+        return None if getattr(queue.loop, "_ready", True) else queue
 
     def end_turn(self, queue: AsyncShardQueue) -> None:
         """End the turn of a call that was sent at once."""
         queue.batch = None
-        self._start_sender(queue)
+        if queue.waiting:
+            self._start_sender(queue)
 
     async def repeat(self, queue: AsyncShardQueue, pending: PendingCall, error: Exception | None) -> Any:
         """Repeat a call that was sent at once, and has failed; return its result."""

@@ -33,7 +33,7 @@ class AsyncSingleCalls:
 
     def update_status(self, room: int, status: KVPoll | int) -> Awaitable[Update]:
         # Without a coroutine of its own for a call that joins a batch.
-        queue = _free_queue(self._dispatcher)
+        queue = self._dispatcher.free_queue(self._ready.tag)
         if queue is not None and (packed := self._ready.update(room, status)) is not None:
             return self._send_update(queue, packed, room, status)
         return self._dispatcher.execute(room_commands.update_status(room, status))
@@ -46,7 +46,7 @@ class AsyncSingleCalls:
 
     def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Awaitable[Any]:
         """Read the status of a room. ``build(*args)`` is the full command."""
-        queue = _free_queue(self._dispatcher)
+        queue = self._dispatcher.free_queue(self._ready.tag)
         if queue is not None and (packed := self._ready.get(args[0])) is not None:
             return self._send_read(queue, packed, build, args)
         return self._dispatcher.execute(build(*args))
@@ -107,7 +107,7 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
     """Merge a status into one generation of a room."""
     ready = dispatcher.ready
     found = ready.write(room, generation, status)
-    if found is None or (queue := _free_queue(dispatcher)) is None:
+    if found is None or (queue := dispatcher.free_queue(ready.tag)) is None:
         return await dispatcher.execute(fenced_commands.update(room, generation, status))
     packed, call = found
     executor, server, sent_at, error = dispatcher.executor, ready.servers.get(ready.tag), time.monotonic(), None
@@ -154,8 +154,3 @@ async def _send(
 
 def _ignore(reply: object) -> None:
     """Do nothing with the reply to a read that was cancelled."""
-
-
-def _free_queue(dispatcher: AsyncDispatcher) -> AsyncShardQueue | None:
-    """Return the queue of a call that can be sent at once."""
-    return None if dispatcher.transport.clustered else dispatcher.free_queue(dispatcher.ready.tag)

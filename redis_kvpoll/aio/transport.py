@@ -60,9 +60,9 @@ class AsyncTransport(ABC):
             return self._nodes.follow_redirect(effect.redirect)
         raise AssertionError("AwaitCalls is the dispatcher's")
 
-    def call_packed(self, send: Send) -> Awaitable[Any]:
+    def call_packed(self, effect: Send) -> Awaitable[Any]:
         """Send a packed command and wait for its reply."""
-        return self._send(send)
+        return self._send(effect)
 
     async def close(self) -> None:
         for pool in self._nodes.close():
@@ -86,6 +86,7 @@ class AsyncNodeTransport(AsyncTransport):
         super().__init__(OneNode(pool), shown, on_close)
         self._node_pool = pool
         self.can_block = pool.can_block
+        self.call_packed = pool.call_packed  # type: ignore[method-assign] # one frame less in the hot call
 
     @property
     def limit(self) -> float:
@@ -96,9 +97,6 @@ class AsyncNodeTransport(AsyncTransport):
 
     async def _send(self, effect: Send) -> Any:
         return await self._node_pool.call(effect)
-
-    def call_packed(self, send: Send) -> Awaitable[Any]:
-        return self._node_pool.call_packed(send)
 
 
 class AsyncClusterTransport(AsyncTransport):
