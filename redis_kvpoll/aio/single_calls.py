@@ -55,17 +55,16 @@ class AsyncSingleCalls:
         self, queue: AsyncShardQueue, packed: bytes, build: Callable[..., Command[Any, Any]], args: Sequence[Any]
     ) -> Any:
         dispatcher, sent_at = self._dispatcher, time.monotonic()
+        status: Any = NOT_SENT
         try:
-            name = await _send(dispatcher, queue, packed, _ignore)
+            status = replies.status(await _send(dispatcher, queue, packed, _ignore), NOT_SENT)
         except ResponseError:
-            status = NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
+            pass  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:
             return await self._repeat(queue, build(*args), sent_at, error)
-        else:
-            status = replies.status(name, NOT_SENT)
-        dispatcher.end_turn(queue)
         if status is NOT_SENT:
-            return await dispatcher.execute(build(*args))
+            return await self._repeat(queue, build(*args), sent_at, None)
+        dispatcher.end_turn(queue)
         if status is not None:
             return status
         command = build(*args)
@@ -79,26 +78,28 @@ class AsyncSingleCalls:
             if reply is not None and ready.updated(reply, status) is None:
                 ready.accept_reply(room_commands.update_status(room, status), server, reply)
 
+        reply, first_error = None, None
         try:
             try:
                 reply = await _send(dispatcher, queue, packed, complete)
             except NoScriptError:
                 reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
         except (NotSent, RedisError, OSError) as error:
-            updated: Update = await self._repeat(queue, room_commands.update_status(room, status), sent_at, error)
-            return updated
-        dispatcher.end_turn(queue)
-        if reply is None:
-            return await dispatcher.execute(room_commands.update_status(room, status))
-        if (update := ready.updated(reply, status)) is not None:
-            return update
+            first_error = error
+        if reply is not None:
+            dispatcher.end_turn(queue)
+            if (update := ready.updated(reply, status)) is not None:
+                return update
         command = room_commands.update_status(room, status)
-        return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
+        if reply is not None:
+            return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
+        repeated: Update = await self._repeat(queue, command, sent_at, first_error)  # of an error, or for update.lua
+        return repeated
 
     async def _repeat(
-        self, queue: AsyncShardQueue, command: Command[Any, Any], sent_at: float, error: Exception
+        self, queue: AsyncShardQueue, command: Command[Any, Any], sent_at: float, error: Exception | None
     ) -> Any:
-        """Repeat a call that has failed as one of the full path."""
+        """Repeat a call, which has failed or needs more, as one of the full path, in its turn."""
         pending = PendingCall(self._ready.full_call(command), sent_at + self._dispatcher.executor.deadline, command)
         return await self._dispatcher.repeat(queue, pending, error)
 

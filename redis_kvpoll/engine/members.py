@@ -100,9 +100,9 @@ class Members(dict[RankIdentity, RankMember]):
         due = [rooms.awaiting_shards[tag] for rooms, _ in self.holders if tag in rooms.awaiting_shards]
         return bool(due) and min(due) <= now
 
-    def data_lost(self, tag: str, now: float) -> int:
+    def data_lost(self, tag: str, now: float, with_ended: bool = False) -> int:
         """As TrackedRooms.data_lost, for all."""
-        return sum(rooms.data_lost(tag, now) for rooms, _ in self.holders)
+        return sum(rooms.data_lost(tag, now, with_ended) for rooms, _ in self.holders)
 
     def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:
         """As TrackedRooms.server_changed, for all."""

@@ -213,7 +213,7 @@ class Recovery(LeaseHolder):
                 self._lost("server", rooms)
             shard.marks.keep_until(kept)
         elif server != before:
-            self._lost("server", self.members.data_lost(tag, now))
+            self._lost("server", self.members.data_lost(tag, now, with_ended=True))
         if shard.epoch not in (None, epoch) or server != before:
             shard.renew_leases_at = 0.0
         shard.epoch = epoch  # None until the first write creates one

@@ -203,10 +203,14 @@ class TrackedRooms:
 
     # Replay
 
-    def data_lost(self, tag: str, now: float) -> int:
-        """Note that a shard has lost all data. Returns the number of rooms that are to be replayed."""
+    def data_lost(self, tag: str, now: float, with_ended: bool = False) -> int:
+        """Note that a shard has lost all data, or what nothing tells. Returns the number of rooms to be replayed.
+
+        ``with_ended``: those that all ranks have cleared may be there.
+        """
         self._restart_waits(tag, now)
-        self._to_replay[tag] = {room: "data" for room, tracked in self.in_shard(tag).items() if not tracked.is_over}
+        rooms_here = self.in_shard(tag)
+        self._to_replay[tag] = {room: "data" for room, it in rooms_here.items() if with_ended or not it.is_over}
         return len(self._to_replay[tag])
 
     def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:
@@ -246,7 +250,9 @@ class TrackedRooms:
         for room, loss in {**self._awaiting_creator.get(tag, {}), **to_replay}.items():
             tracked = rooms_here.get(room)
             is_waiting = tracked is not None and tracked.awaiting_since is not None
-            if tracked and (tracked.until <= now or now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT):
+            # One that is over was kept for this, however long the server was away.
+            is_expired = tracked is not None and tracked.until <= now and not tracked.is_over
+            if tracked and (is_expired or now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT):
                 del rooms_here[room]
                 is_waiting = False
             elif (

@@ -123,7 +123,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         is_waiting = False
         if tracked is None:
             pass
-        elif code == Outcome.SKIPPED.value:
+        elif code == Outcome.SKIPPED.value and not tracked.is_over:
             is_waiting = True
             tracked.awaiting_since = now if tracked.awaiting_since is None else tracked.awaiting_since
         elif code in _DONE:

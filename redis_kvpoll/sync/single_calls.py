@@ -76,16 +76,21 @@ class SingleCalls:
         return self._dispatcher.run(ready.take_over(command, sent_at, server, reply, first_error))
 
     def _send_read(self, packed: bytes, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
-        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command."""
+        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command, whose
+        result it may be."""
         ready, sent_at = self._ready, time.monotonic()
-        server = ready.servers.get(ready.tag)
+        server, first_error = ready.servers.get(ready.tag), None
         try:
             name = self._dispatcher.transport.call_packed(packed, server)
         except ResponseError:
-            return NOT_SENT  # a key of another type, or a command that is not permitted: the script tells it apart
+            pass  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:
-            return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, error))
-        return replies.status(name, NOT_SENT)
+            first_error = error
+        else:
+            status = replies.status(name, NOT_SENT)
+            if name is NOT_SENT or status is not NOT_SENT:
+                return status
+        return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, first_error))
 
 
 def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KVPoll | int) -> Update:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import pytest
 
-from redis_kvpoll import InvalidInputError, KVPoll, Outcome, ReadOnlyStoreError, RoomNotFoundError, StatusStore
+from redis_kvpoll import (
+    AsyncStatusStore,
+    InvalidInputError,
+    KVPoll,
+    Outcome,
+    ReadOnlyStoreError,
+    RoomNotFoundError,
+    StatusStore,
+)
 from redis_kvpoll.model import Update
 from redis_kvpoll.protocol import fenced_commands, keys, packed
 from redis_kvpoll.transport.connection_options import pack
@@ -196,7 +205,7 @@ class TestFullPath:
 
 class TestMeanwhile:
     def test_mirror_opened_during_the_call_gets_the_write(self, proxy, threads, stack):
-        """Its first look may be older than the write; the reply is not."""
+        """Its first look may be older than the write, and the next one is far; the reply is not."""
         store = stack.enter_context(StatusStore.from_url(proxy.url))
         store.update_status(1, BOOT)
         store.update_status(1, BOOT)  # the server knows the script
@@ -204,7 +213,7 @@ class TestMeanwhile:
         proxy.hold("update")
         writing = threads.submit(store.update_status, 1, MOVE)
         real.until(lambda: proxy.calls("update"), "it is sent")
-        with store.mirror() as mirror:
+        with store.mirror(period=60) as mirror:
             proxy.release()
             assert writing.result(20) == Update(Outcome.ADVANCED, MOVE)
             assert mirror.get(1) is MOVE
@@ -235,3 +244,16 @@ class TestMeanwhile:
         known_server_of(store).current = b"another"
         proxy.release()
         assert writing.result(20) == Update(Outcome.UNCHANGED, MOVE)
+
+    async def test_call_that_needs_more_keeps_its_place(self, proxy):
+        """A new table has no feed, so the usual case is none: the later call must not come before the rest of it."""
+        async with AsyncStatusStore.from_url(proxy.url, namespace="new") as store:
+            await store.get(7)
+            proxy.commands.clear()
+            proxy.hold("update")
+            first = asyncio.create_task(store.update_status(7, BOOT))
+            await asyncio.to_thread(real.until, lambda: "update_one" in sent(proxy), "it is sent")
+            second = asyncio.create_task(store.update_status(7, KVPoll.Failed))
+            await asyncio.sleep(0)  # it is queued
+            proxy.release()
+            assert [done.outcome for done in await asyncio.gather(first, second)] == [Outcome.CREATED, Outcome.FAILED]

@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import KVPoll, NamespaceMismatchError, Outcome, RoomNotFoundError, StatusStore, Update
 from redis_kvpoll.engine.effects import Sleep
 from redis_kvpoll.protocol import fenced_commands
-from redis_kvpoll.protocol.keys import epoch, feed, owned, prefixes, rooms
+from redis_kvpoll.protocol.keys import epoch, feed, prefixes, rooms
 from redis_kvpoll.sync.dispatcher import drive
 from tests.support import leasing, pace, real
 from tests.support.backup import Backup
@@ -343,31 +343,6 @@ class TestReconnect:
             older.restore(client)
         assert held[0].clear() == Update(Outcome.CLEARED, KVPoll.Success)
         assert stores[1].consensus([A])[0].status is KVPoll.Success
-
-    @pytest.mark.parametrize("last", [KVPoll.Transferring, KVPoll.Success])
-    def test_other_server_that_lacks_the_last_clears_ends_the_room(self, world, last):
-        """Nobody clears it again, and the lease that lists it would keep it."""
-        server = world.serve()
-        leases = [
-            leasing.ManualLease(world.open(server.tcp, rank=rank, world_size=2), f"prefill-{rank}").take()
-            for rank in range(2)
-        ]
-        held = [lease.store.open(A, request="rid") for lease in leases]
-        for room in held:
-            room.update(KVPoll.Transferring)
-        with server.client() as client:
-            older = Backup(client)
-        for room in held:
-            room.update(last)
-        for room in held:
-            assert room.clear() == Update(Outcome.CLEARED, last)
-        server = world.restart(server)
-        with server.client(decode_responses=True) as client:
-            older.restore(client)
-            for lease in leases:
-                lease.store.open(B, request="other")
-            assert rooms_on_server(client) == {B: "Bootstrapping"}
-            assert not client.zscore(owned("default"), str(A))
 
     def test_other_server_that_lacks_a_length_gets_it(self, world):
         """No entry of the feed tells it: the heartbeats before and after it find the same end."""
