@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from redis_kvpoll.errors import KVPollError
+
 logger = logging.getLogger("redis_kvpoll")
 
 OUTAGE_SECONDS = 1.0
@@ -45,8 +47,12 @@ class Outage:
             self._log(logging.WARNING, text)
 
     def cannot_join(self, error: Exception) -> None:
-        """The client cannot join again. This is tried often: each reason is logged once, in the agent's own log."""
+        """The client cannot join again. This is tried often: each reason is logged once, in the agent's own log.
+
+        With its traceback, if it is a bug.
+        """
         if str(error) != self._reason:
             self._reason = str(error)
-            logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self._name, error)
+            bug = None if isinstance(error, KVPollError | TimeoutError) else error
+            logger.warning("redis_kvpoll: %s cannot join again, and tries on: %s", self._name, error, exc_info=bug)
         self.begin()

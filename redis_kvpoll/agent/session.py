@@ -130,7 +130,7 @@ class TableSession:
                             return
                         self._end.has_joined = True
                         await self._run_until_end(lease)
-                except (KVPollError, TimeoutError) as error:
+                except Exception as error:
                     if self._end.has_joined or not self.hello.former:
                         raise
                     await self._pause(error)

@@ -23,6 +23,7 @@ from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.replica.failures_base import is_complete_since, read_since
+from redis_kvpoll.validation import MAX_ROOM
 
 OnFailure = Callable[[RoomFailure], object]
 
@@ -81,7 +82,8 @@ class SharedFailures:
         return follower
 
     def _rooms(self) -> list[int]:
-        return [room for rooms in self._clients for room in rooms.rooms()]
+        """Return the clients' rooms, without those that no table can have: a follower refuses them, and all others."""
+        return [room for rooms in self._clients for room in rooms.rooms() if 0 <= room <= MAX_ROOM]
 
     def _tell(self, failure: RoomFailure) -> None:
         for on_failure in list(self._clients.values()):

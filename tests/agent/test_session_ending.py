@@ -14,6 +14,7 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.lease import LeaseEnd
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.session_ending import SessionEnding
+from redis_kvpoll.agent.session_state import SessionState
 from tests.support import pace, real
 from tests.support.table_clients import Process
 
@@ -135,6 +136,21 @@ async def test_process_that_ends_before_it_joins_again_is_told(process, sessions
     os.kill(server.pid, signal.SIGCONT)
     await until(sessions.is_told)
     assert (await has(hello, server))[0][LIVE] is KVPoll.Success
+
+
+async def test_process_that_had_joined_is_not_refused_by_a_bug(process, sessions, hello, caplog):
+    """As an agent of another version may have one: its changes would go to a session that has ended."""
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    options = hello.options | {"of_a_later_version": True}
+    again = Process(sessions, replace(hello, former=process.lease, options=options))
+    assert not SessionState(*messages.decode_words(await again.until(messages.STATE))).is_reachable
+    await asyncio.sleep(pace.seconds(1.5))  # longer than a try
+    assert messages.REFUSED not in again.kinds
+    (line,) = [line for line in caplog.records if "cannot join again" in line.message]
+    assert "of_a_later_version" in line.message
+    assert line.exc_info is not None
+    again.session.ended("killed")
 
 
 async def test_room_that_others_hold_delays_no_end(process, sessions, hello, server):

@@ -376,6 +376,32 @@ class TestRoomsToldLate:
             process.change(room, is_new=True, status=BOOT, request="rid", opened_at=moment)
         assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
 
+    @pytest.mark.parametrize("namespace", ["o", "t"])
+    async def test_room_that_no_table_has_keeps_no_failure_away(self, sessions, url, namespace):
+        """The followers ask for all rooms of the clients at each failure."""
+        process = Process(sessions, hello_of(url, 0, other="o"))
+        await process.until(messages.JOINED)
+        for room in -1, 2**64, B:
+            process.change(room, is_new=True, status=BOOT, request="rid")
+        await process.until_opened()
+        options = {"policy": "strict", "rank": 1, "world_size": RANKS}
+        async with AsyncStatusStore.from_url(url, namespace=namespace, **options) as store:
+            await (await store.open(B, "rid h")).fail("no route")  # as this instance names it
+        if namespace == "o":
+            assert messages.decode_life(await process.until(messages.FAILURE_WAITS))[:2] == (B, 1)
+        else:
+            assert messages.decode_words(await process.until(messages.FAILED))[:3] == [B, 1, "no route"]
+
+    async def test_room_that_no_table_has_keeps_nobody_from_joining_again(self, sessions, url):
+        process = Process(sessions, hello_of(url, 0, other="o"))
+        former = messages.decode_words(await process.until(messages.LEASE))
+        await process.until(messages.JOINED)
+        process.session.ended("superseded")
+        await process.until(messages.LEFT)
+        again = Process(sessions, hello_of(url, 0, other="o", former=former))
+        again.change(-1, is_new=True, status=BOOT, request="rid")
+        await again.until(messages.JOINED)
+
     async def test_room_failed_longer_ago_than_is_remembered(self, sessions, url, others, monkeypatch):
         monkeypatch.setattr("redis_kvpoll.replica.failures.MAX_REMEMBERED", 1)
         process = Process(sessions, hello_of(url, 0, other="o"))

@@ -343,4 +343,32 @@ IN_THE_PLUGIN = [
         "self.how or LeaseEnd.LEAVE",
         "agent/test_table_sessions.py::test_lease_stays_while_a_process_cannot_join_again",
     ),
+    (
+        "a room that no table has keeps the failures of all others away",
+        "agent.shared_table:SharedFailures._rooms",
+        " if 0 <= room <= MAX_ROOM",
+        "",
+        "agent/test_shared_table.py::TestRoomsToldLate::test_room_that_no_table_has_keeps_nobody_from_joining_again",
+    ),
+    (
+        "a process that goes on alone keeps who serves its rooms",
+        "integrations.sglang.worker:TableWorker.learn_servers",
+        "if self._is_alone:",
+        "if False:",
+        "plugin/test_worker.py::TestOneLife::test_process_that_goes_on_alone_keeps_nothing_for_the_table",
+    ),
+    (
+        "a bug refuses a process that had joined",
+        "agent.session:TableSession.run",
+        "if self._end.has_joined or not self.hello.former:",
+        "if self._end.has_joined or not isinstance(error, KVPollError):",
+        "agent/test_session_ending.py::test_process_that_had_joined_is_not_refused_by_a_bug[alone]",
+    ),
+    (
+        "SGLang's pages are held for longer after it has got its dicts back",
+        "integrations.sglang.install:_restore",
+        '("update_status", "kvpoll_failures")',
+        '("update_status",)',
+        "plugin/test_behaviour.py::TestFirstStatus::test_status_from_elsewhere_gives_the_dicts_back[decode]",
+    ),
 ]

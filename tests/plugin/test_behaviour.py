@@ -114,13 +114,14 @@ class TestFirstStatus:
         assert "check_status" not in vars(sglang)
         assert type(sglang.request_status) is StatusMap
 
-    def test_status_from_elsewhere_gives_the_dicts_back(self, url, monkeypatch, caplog):
+    @pytest.mark.parametrize("role", ["prefill", "decode"])
+    def test_status_from_elsewhere_gives_the_dicts_back(self, url, monkeypatch, caplog, role):
         class Elsewhere(Manager):
             def check_status(self, room):
                 return OK
 
         monkeypatch.setenv("KVPOLL_URL", url)
-        with joined(manager(kind=Elsewhere)) as (sglang,):
+        with joined(manager(role, kind=Elsewhere)) as (sglang,):
             sglang.update_status(ROOM, BOOT)
             sglang.failure_records[ROOM] = "no route"
             for _ in range(behaviour.MAX_MISMATCHES):
@@ -128,7 +129,7 @@ class TestFirstStatus:
             assert sglang.request_status == {ROOM: BOOT}
             assert sglang.failure_records == {ROOM: "no route"}
             assert type(sglang.request_status) is dict
-            assert not {"check_status", "update_status"} & vars(sglang).keys()
+            assert not {"check_status", "update_status", "kvpoll_failures"} & vars(sglang).keys()
             sglang.update_status(ROOM, WAIT)
             assert sglang.request_status == {ROOM: WAIT}
         (line,) = caplog.records

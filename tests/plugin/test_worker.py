@@ -17,6 +17,7 @@ from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.integrations.sglang import worker
 from redis_kvpoll.integrations.sglang.compat import identify
 from tests.support import pace, real
+from tests.support.internals import known_servers_of
 from tests.support.standin import OWNER, Manager, joined, learn_servers, manager, until_entry_is
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -94,6 +95,16 @@ class TestOneLife:
         assert reads == {"kvpoll:{t-prefill}:failed", "kvpoll:{t-decode}:failed"}
         assert not [command for command in said if command.startswith("SCAN")]
 
+    def test_process_that_goes_on_alone_keeps_nothing_for_the_table(self, table):
+        prefill, decode = manager(), manager("decode")
+        with joined(prefill, decode):
+            for room in ROOM, ROOM + 1:
+                decode.request_status[room] = BOOT
+                learn_servers(decode, room, prefill)
+                if room == ROOM:
+                    decode.kvpoll_worker.client.go_on_alone()
+            assert not known_servers_of(decode.kvpoll_worker)
+
     def test_abort_after_decode_success_changes_nothing(self, table):
         prefill, decode = manager(), manager("decode")
         with joined(prefill, decode):
@@ -123,6 +134,7 @@ class TestOneLife:
             for sglang in ranks:
                 sglang.request_status[ROOM] = BOOT
             real.until(lambda: table.collect(ROOM).keys() == {0, 1}, "both are published")
+            real.until(lambda: ranks[0].kvpoll_worker.registry.waiting.longest, "the failures are followed")
             ranks[1].failure_records[ROOM] = "rank 1 says no"
             ranks[1].request_status[ROOM] = FAIL
             ranks[0].request_status.pop(ROOM, None)  # after SGLang's own all-reduce, before any push

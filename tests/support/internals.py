@@ -351,7 +351,12 @@ def is_process_gone(pid: int) -> bool:
     return embedded._is_gone(pid)
 
 
-# Of an agent's channel
+# Of the plugin's worker, and of an agent's channel
+
+
+def known_servers_of(worker: Any) -> dict[int, Any]:
+    """By room of decode's, what it knows of the processes of prefill that serve it."""
+    return dict(worker._servers)
 
 
 def wake_channel(channel: Any) -> None:

@@ -68,7 +68,8 @@ def around_resolve(original: Callable[..., Any], queue: Any, *args: Any, **kwarg
 def _after_node_failure(entry: Any, sglangs: float, hold: float) -> Any:
     """Return an entry with the limit that it has once SGLang has found its prefill instance lost."""
     receiver = entry[0].kv_receiver
-    lost_at = receiver.kv_mgr.kvpoll_failures.lost_nodes.get(receiver.bootstrap_addr, 0.0)
+    failures = getattr(receiver.kv_mgr, "kvpoll_failures", None)  # None where SGLang has got its dicts back
+    lost_at = failures.lost_nodes.get(receiver.bootstrap_addr, 0.0) if failures is not None else 0.0
     if lost_at < receiver.kvpoll_failed_at:
         return entry
     return _limited(entry, min(entry[LIMIT], max(sglangs, lost_at + hold)))

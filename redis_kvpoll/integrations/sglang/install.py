@@ -173,7 +173,8 @@ def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: st
         if type(own) is dict:  # SGLang's own consensus store has got every write
             own.update(getattr(manager, name))
         setattr(manager, name, own)
-    vars(manager).pop("update_status", None)
+    for name in ("update_status", "kvpoll_failures"):
+        vars(manager).pop(name, None)
     worker.leave()
     log_incompatible(IncompatibleSGLangError(why))
 

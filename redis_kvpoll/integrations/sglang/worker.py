@@ -73,6 +73,7 @@ class TableWorker:
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
         self._servers_lock = threading.RLock()
+        self._is_alone = False
         self._ended_orphans = 0
         self._closing = threading.RLock()
         self._is_closed = False
@@ -126,6 +127,8 @@ class TableWorker:
         """Take note of the processes of prefill that serve a room of decode's."""
         if (number := self.registry.current_life(room)) is not None:
             with self._servers_lock:
+                if self._is_alone:
+                    return
                 self._servers[room] = number, servers_of(bootstrap_infos)
             self._peer_failures.check(room)
 
@@ -161,10 +164,11 @@ class TableWorker:
         self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
 
     def went_on_alone(self) -> None:
-        """Go on without the table."""
+        """Go on without the table, and keep nothing for it."""
+        self._is_alone = True
         self.registry.detach()
+        self._forget(all_rooms=True)
         self.role_hooks.end_background()
-        self.client.ranks.clear()
         self._metrics.update(False, 0, self.dropped, self._ended_orphans)
 
     def fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
@@ -182,13 +186,13 @@ class TableWorker:
     def _read_failure(self, room: int, number: int) -> None:
         self.client.post_life(messages.READ_FAILURE, room, number)
 
-    def _forget(self) -> None:
-        """Forget what is known of rooms that are over."""
+    def _forget(self, all_rooms: bool = False) -> None:
+        """Forget what is known of rooms that are over, or of all."""
         with self._servers_lock:
-            for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
+            for room in [room for room in list(self._servers) if all_rooms or self._servers_of(room) is None]:
                 self._servers.pop(room, None)
         for room, (number, _) in list(self.client.ranks.items()):
-            if self.registry.current_life(room) != number:
+            if all_rooms or self.registry.current_life(room) != number:
                 self.client.ranks.pop(room, None)
 
     def _end_orphans(self) -> None:
