@@ -77,7 +77,7 @@ for i = 1, count do
     if ARGV[at + 4] ~= '' then store_length(prefix, ARGV[at + 4], generation) end
     status = rank_view(fields.status, fields[status_field], fields[cleared_field])
     if role == 'cleared' and rank ~= '' and ORDER[incoming] then
-      clear_replayed(room, prefix, fields, outcome ~= 3)
+      clear_replayed(room, prefix, fields, incoming, outcome ~= 3)
       status = false
     end
   end

@@ -6,7 +6,7 @@ import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine import tracked_rooms
-from redis_kvpoll.protocol.keys import failed, owned, rooms
+from redis_kvpoll.protocol.keys import failed, owned
 from tests.support import leasing
 from tests.support.backup import Backup
 from tests.support.internals import tracked_rooms_of
@@ -109,19 +109,3 @@ def test_room_whose_opening_was_lost_too_awaits_nobody(world):
     ranks.go_on()
     assert ranks.rooms() == {B: "Bootstrapping"}
     assert not tracked_rooms_of(ranks.stores[0]).awaiting_shards
-
-
-def test_replayed_clear_in_a_failed_room_is_one_of_a_failed_rank(world):
-    """As mirrors read it, and as if the rank had cleared it there."""
-    ranks = Ranks(world, 3)
-    first = ranks.stores[0].open(A, request="rid")
-    ranks.back_up()
-    second = ranks.stores[1].open(A, request="rid")
-    second.update(KVPoll.Transferring)
-    first.fail("why")
-    second.clear()
-    ranks.replace_server()
-    ranks.go_on()  # the first rank's failure is there before the second rank
-    with ranks.server.client(decode_responses=True) as client:
-        (key,) = rooms("default", [A])
-        assert client.hmget(key, "cleared:1", "counts") == ["Failed", "0 0 0 0 2 1"]

@@ -42,6 +42,11 @@ class Effect:
         return self.operation is self.setting.replay
 
     @property
+    def ends_by_replay(self) -> bool:
+        """Whether it repeats the last clear of the room, which is gone then."""
+        return self.replays and bool(self.before.room) and not self.after.room
+
+    @property
     def fence(self) -> str | None:
         return self.operation.fence(self.process)
 
@@ -245,8 +250,9 @@ def _feed(step: Effect) -> Iterator[str]:
     now = step.after.status or "absent"
     news = step.after.entries[len(step.before.entries) :]
     words = [entry[at + 1] for entry in news for at in range(0, len(entry), 2) if entry[at] == str(ROOM)]
-    # One who speaks for all ranks may say several things, one after the other.
-    told = set(words if step.operation.saying is None else words[-1:])
+    # One who speaks for all ranks may say several things, one after the other; and a failure is told before its end.
+    says_more = step.operation.saying is not None or (step.ends_by_replay and words[:-1] == ["Failed"])
+    told = set(words[-1:] if says_more else words)
     if now != (step.before.status or "absent") and now not in told:
         yield f"the room became {now}, and the feed does not have it"
     if told - {now}:
@@ -260,10 +266,13 @@ def _failures(step: Effect) -> Iterator[str]:
     has_first_reason = "reason" in after.room and "reason" not in before.room
     due = after.status == "Failed" and (not was_failed or has_first_reason)
     told = after.failures
+    if step.ends_by_replay:
+        due, after = before.status != "Failed" and step.process.held.status == b"Failed", before
     if due != bool(told):
         yield f"the room was {before.status} and is {after.status}, and the stream of failures says {told}"
     for is_last_id, words in told:
-        if not is_last_id:
+        if not (is_last_id or step.ends_by_replay):
             yield "a failure is told with an id that the feed does not end with"
-        if words.get(str(ROOM)) != after.generation or words.get("reason", "") != after.room.get("reason", ""):
+        has_its_reason = step.ends_by_replay or words.get("reason", "") == after.room.get("reason", "")
+        if words.get(str(ROOM)) != after.generation or not has_its_reason:
             yield f"the stream of failures says {words} of generation {after.generation}"
