@@ -107,7 +107,7 @@ class TestJoining:
 
     def test_ls_of_deployment_name_suggests_role_namespaces(self, table, url):
         listed = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
-        assert "-n" not in listed.output
+        assert " -n" not in listed.output  # the URL names a folder, by chance also with -n in it
         with joined(manager()):
             listed = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", "t"])
         assert "one namespace per role: -n t-prefill" in listed.output
