@@ -118,19 +118,25 @@ class ClientHello:
 
 def encode_change(room: int, life: RoomLife) -> bytes:
     """Return the payload of CHANGE."""
-    length = life.length
-    flags = (_IS_NEW if life.is_new else 0) | (_IS_OVER if life.is_over else 0)
+    flags = _IS_NEW if life.is_new else 0
+    if life.is_over:
+        flags |= _IS_OVER
+    length, status = life.length, life.status
     if length is None:
         length = -1
     else:
         flags |= _HAS_LENGTH
         length = max(-1, min(length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
+    if status not in STATUSES:
+        status = _NO_STATUS
     request = _text(life.request, MAX_REQUEST) if life.request else b""
-    is_blank = not life.reason[: MAX_REASON + 1].strip()  # which the table would refuse
+    is_blank = not life.reason or not life.reason[: MAX_REASON + 1].strip()  # which the table would refuse
     reason = b"" if is_blank else _text(life.reason, MAX_REASON)
-    status = life.status if life.status in STATUSES else _NO_STATUS
-    sizes = len(request), len(reason)
-    head = _CHANGE.pack(_room(room), life.number, flags, status, length, life.generation, life.opened_at, *sizes)
+    key = room.to_bytes(_ROOM_BYTES, "little", signed=True)
+    # Each argument by itself: a call with a starred one takes twice as long.
+    head = _CHANGE.pack(
+        key, life.number, flags, status, length, life.generation, life.opened_at, len(request), len(reason)
+    )
     return head + request + reason
 
 

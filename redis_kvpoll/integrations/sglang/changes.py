@@ -30,24 +30,27 @@ class Changes:
         self.lock = threading.RLock()
         self.is_news = False
         """Whether there is something to tell outside."""
+        self.after = after
         self._scopes = scopes
-        self._after = after
         self.is_changing = False
         """Whether a change is being made; to a thread that has the lock: by itself."""
         self._put_off: deque[Callable[[], object]] = deque()
 
-    def make(self, change: Callable[[], T], expected: Callable[[], T]) -> T:
+    def make(self, change: Callable[..., T], expected: Callable[..., T], *arguments: Any) -> T:
         """Make a change and return its result. If it interrupts one of its own thread, it is put off until that is
-        over, and the result is what it is ``expected`` to be."""
+        over, and the result is what it is ``expected`` to be. Both get the arguments."""
         with self.lock:
             if self.is_changing:
-                self._put_off.append(self._in_present_scope(change))
-                return expected()
+                self._put_off.append(self._in_present_scope(partial(change, *arguments)))
+                return expected(*arguments)
             try:
                 self.is_changing = True
-                result = change()
+                result = change(*arguments)
                 if self._put_off:
                     self._make_put_off()
+                if self.is_news:  # told here and not by settle: almost every change is news
+                    self.is_news = False
+                    self.after()
             finally:
                 self.is_changing = False
             if self.is_news or self._put_off:
@@ -67,7 +70,7 @@ class Changes:
                     self._make_put_off()
                 if self.is_news:
                     self.is_news = False
-                    self._after()
+                    self.after()
             finally:
                 self.is_changing = False
 
@@ -96,10 +99,10 @@ def change(method: F) -> F:
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:
-        self.changes.make(partial(method, self, *arguments), _nothing)
+        self.changes.make(method, _nothing, self, *arguments)
 
     return cast(F, made)
 
 
-def _nothing() -> None:
+def _nothing(*_: Any) -> None:
     return None

@@ -81,14 +81,10 @@ class StatusMap(RegistryMap):
     def pop(self, room: int, default: Any = MISSING) -> Any:
         return self.registry.clear(room, default)
 
-    # Called by the registry, once it has decided
+    # Called by the registry, once it has decided. These are the dict's own, as a method of ours would only call them.
 
-    def store(self, room: int, status: int) -> None:
-        dict.__setitem__(self, room, status)
-
-    def remove(self, room: int) -> int:
-        status: int = dict.pop(self, room)
-        return status
+    store = dict.__setitem__
+    remove: Any = dict.pop
 
 
 _AS_INT: dict[int | None, int | None] = {None: None, **{status: int(status) for status in KVPoll}}
@@ -145,7 +141,8 @@ class ConsensusMap(StatusMap):
 
     def remove(self, room: int) -> int:
         self._sglangs.pop(room)
-        return super().remove(room)
+        status: int = super().remove(room)
+        return status
 
     def pop(self, room: int, default: Any = None) -> Any:
         return self.registry.clear(room, default)

@@ -9,20 +9,20 @@ late write neither changes a room's next life nor re-creates a cleared room.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
-from redis_kvpoll.agent.outbox import Outbox, RoomLife
+from redis_kvpoll.agent.outbox import Outbox
 from redis_kvpoll.agent.tombstones import Tombstones
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
 from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
+from redis_kvpoll.integrations.sglang.withholding import Withholding
 
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
@@ -46,7 +46,7 @@ class RoomRegistry:
         self.scopes = Scopes(self._lives)
         self.changes = Changes(self.scopes, wake)
         self.change = self.changes.do
-        self.outbox = Outbox(self._note_news, self.changes.lock)
+        self.outbox = Outbox(self._note_news)
         self.waiting = ReasonWait(self.changes, clock)
         self._last_number = 0
         self._tombstones: Tombstones[int | None] = Tombstones(clock)
@@ -55,7 +55,7 @@ class RoomRegistry:
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
-        self.unclaimed = Unclaimed(clock)
+        self.unclaimed = Unclaimed(self._lives, clock)
 
     # Statuses, as SGLang reads and writes them
 
@@ -83,7 +83,7 @@ class RoomRegistry:
             self._open(room, status) if number is None else self._set(room, number, status)
         elif number is not None and scope.number in (None, number):
             before = dict.__getitem__(self.statuses, room)
-            if status in CREATING:
+            if status in CREATING and room in self.unclaimed.rooms:
                 self.unclaimed.asked(room)
             if not (scope.keeps_success and before == SUCCESS):
                 self._set(room, number, merge(before, status), scope.publish)
@@ -92,9 +92,9 @@ class RoomRegistry:
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
-        status = None
+        status: int | None = None
         if not self.scopes.is_late(room):
-            status = self.changes.make(lambda: self._clear(room), lambda: self.statuses.get(room))
+            status = self.changes.make(self._clear, self.statuses.get, room)
         elif default is MISSING:
             status = self.statuses.get(room)  # it stays, but is no KeyError: SGLang may just have found it by ``in``
         if status is None and default is MISSING:
@@ -106,23 +106,22 @@ class RoomRegistry:
         return None if number is None else self._remove(room, number)
 
     def _remove(self, room: int, number: int) -> int:
-        status = self.statuses.remove(room)
+        status: int = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
-        if self.unclaimed.pop(room) is None:
+        if self.unclaimed.rooms.pop(room, None) is None:
             self.outbox.end(room, number)
         else:
             self._hold(room, number, True, self._clock())
         self._add_tombstone(room, status)
         return status
 
-    @contextlib.contextmanager
-    def claiming(self, room: int, request: str) -> Iterator[None]:
-        """Let this thread make the sender or receiver of a room, for a request of SGLang's."""
-        self.scopes.claim = Claim(room, request)
-        try:
-            yield
-        finally:
-            self.scopes.claim = None
+    def claiming(self, room: int, request: str) -> Claim:
+        """Return a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
+        return Claim(self.scopes, room, request, self._claim_open)
+
+    def _claim_open(self, room: int, request: str) -> None:
+        # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
+        if room in self.unclaimed.rooms or self.changes.is_changing:
             self._claim(room, request)
 
     @change
@@ -130,12 +129,17 @@ class RoomRegistry:
         if (since := self.unclaimed.pop(room)) is not None:  # it was open before it had a sender
             self._begin_publishing(room, request, since)
 
-    @change
     def abandon(self) -> None:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
         a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
+        # Seldom, and so looked at first. A change of another thread may have taken them, and not be through.
+        if self.unclaimed.has_dropped or self.changes.is_changing:
+            self._abandon()
+
+    @change
+    def _abandon(self) -> None:
         for room, number in self.unclaimed.take_dropped():
-            is_left = self._lives.get(room) == number and room not in self.unclaimed
+            is_left = self._lives.get(room) == number and room not in self.unclaimed.rooms
             if is_left and dict.__getitem__(self.statuses, room) == FAILED:
                 self.outbox.end(room, number)
                 self._begin_life(room)
@@ -171,17 +175,14 @@ class RoomRegistry:
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
-    def _changes_of(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
-        """Return where to add changes of a life."""
-        return RoomLife(number) if room in self.unclaimed else self.outbox.life(room, number, is_urgent)
-
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
             self.statuses.store(room, status)
-            life = self._changes_of(room, number) if publish else RoomLife(number)
-            life.status = status
-            if status == FAILED:
-                life.reason = dict.get(self.reasons, room, "")
+            if publish and room not in self.unclaimed.rooms:
+                life = self.outbox.life(room, number)
+                life.status = status
+                if status == FAILED:
+                    life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
 
@@ -194,8 +195,8 @@ class RoomRegistry:
         number = self._lives.get(room)
         if number is None:
             self._add_tombstone(room, None)
-        elif dict.__getitem__(self.statuses, room) == FAILED:
-            self._changes_of(room, number).reason = reason
+        elif dict.__getitem__(self.statuses, room) == FAILED and room not in self.unclaimed.rooms:
+            self.outbox.life(room, number).reason = reason
         self.waiting.recorded()
 
     def pop_reason(self, room: int, default: Any) -> Any:
@@ -214,15 +215,15 @@ class RoomRegistry:
         number = self._lives.get(room)
         if number is None:
             self._add_tombstone(room, None)
-        else:
-            self._changes_of(room, number, is_urgent=False).length = length
+        elif room not in self.unclaimed.rooms:
+            self.outbox.life(room, number, is_urgent=False).length = length
 
     def pop_length(self, room: int, default: Any) -> Any:
         """Return the length and forget it here; the table keeps it until the room is cleared."""
         return self._pop(self.lengths, room, default)
 
     def _pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
-        found = self.changes.make(lambda: dict.pop(records, room, default), lambda: dict.get(records, room, default))
+        found = self.changes.make(dict.pop, dict.get, records, room, default)
         if found is MISSING:
             raise KeyError(room)
         return found
@@ -230,15 +231,9 @@ class RoomRegistry:
     def _note_news(self) -> None:
         self.changes.is_news = True
 
-    @contextlib.contextmanager
-    def withholding(self, room: int) -> Iterator[None]:
-        """Keep a room's changes from the table until the end of the block."""
-        try:
-            with self.outbox.withholding(room):
-                yield
-        finally:
-            with self.changes.lock:
-                self.changes.settle()
+    def withholding(self, room: int) -> Withholding:
+        """Return a block that keeps a room's changes from the table until its end."""
+        return Withholding(self.outbox, self.changes, room)
 
     @change
     def detach(self) -> None:
@@ -252,7 +247,7 @@ class RoomRegistry:
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        return room in self._lives and room not in self.unclaimed
+        return room in self._lives and room not in self.unclaimed.rooms
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
