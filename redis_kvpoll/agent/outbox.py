@@ -100,9 +100,10 @@ class Outbox:
             if life.number != number:
                 life = RoomLife(number)
                 lives.append(life)
-        self._changed[room] = None
-        if is_urgent:
-            self._wake()
+        if room not in self._withheld:  # else it is queued by its release
+            self._changed[room] = None
+            if is_urgent:
+                self._wake()
         return life
 
     def end(self, room: int, number: int) -> None:

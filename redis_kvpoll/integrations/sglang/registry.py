@@ -56,6 +56,11 @@ class RoomRegistry:
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
         self.unclaimed = Unclaimed(self._lives, clock)
+        # A partial takes no call of Python's.
+        self.claiming: Callable[[int, str], Claim] = partial(Claim, self.scopes, self._claim_open)
+        """Returns a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
+        self.withholding: Callable[[int], Withholding] = partial(Withholding, self.outbox, self.changes)
+        """Returns a block that keeps a room's changes from the table until its end."""
 
     # Statuses, as SGLang reads and writes them
 
@@ -92,10 +97,8 @@ class RoomRegistry:
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
-        status: int | None = None
-        if not self.scopes.is_late(room):
-            status = self.changes.make(self._clear, self.statuses.get, room)
-        elif default is MISSING:
+        status = self.changes.make(self._clear, self._to_clear, room)
+        if status is None and default is MISSING and self.scopes.is_late(room):
             status = self.statuses.get(room)  # it stays, but is no KeyError: SGLang may just have found it by ``in``
         if status is None and default is MISSING:
             raise KeyError(room)
@@ -104,6 +107,9 @@ class RoomRegistry:
     def _clear(self, room: int) -> int | None:
         number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
         return None if number is None else self._remove(room, number)
+
+    def _to_clear(self, room: int) -> int | None:
+        return None if self.scopes.is_late(room) else self.statuses.get(room)
 
     def _remove(self, room: int, number: int) -> int:
         status: int = self.statuses.remove(room)
@@ -114,10 +120,6 @@ class RoomRegistry:
             self._hold(room, number, True, self._clock())
         self._add_tombstone(room, status)
         return status
-
-    def claiming(self, room: int, request: str) -> Claim:
-        """Return a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
-        return Claim(self.scopes, room, request, self._claim_open)
 
     def _claim_open(self, room: int, request: str) -> None:
         # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
@@ -133,7 +135,7 @@ class RoomRegistry:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
         a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
         # Seldom, and so looked at first. A change of another thread may have taken them, and not be through.
-        if self.unclaimed.has_dropped or self.changes.is_changing:
+        if self.unclaimed.dropped or self.changes.is_changing:
             self._abandon()
 
     @change
@@ -230,10 +232,6 @@ class RoomRegistry:
 
     def _note_news(self) -> None:
         self.changes.is_news = True
-
-    def withholding(self, room: int) -> Withholding:
-        """Return a block that keeps a room's changes from the table until its end."""
-        return Withholding(self.outbox, self.changes, room)
 
     @change
     def detach(self) -> None:

@@ -81,7 +81,7 @@ class Claim:
 
     __slots__ = ("_on_end", "_scopes", "request", "room")
 
-    def __init__(self, scopes: Scopes, room: int, request: str, on_end: Callable[[int, str], object]) -> None:
+    def __init__(self, scopes: Scopes, on_end: Callable[[int, str], object], room: int, request: str) -> None:
         self.room = room
         self.request = request
         """SGLang's id of the request; empty if it is not known."""

@@ -18,12 +18,8 @@ class Unclaimed:
         self._clock = clock
         self._senders: dict[int, weakref.ref[Any]] = {}
         """By life: its sender, as long as that is there."""
-        self._dropped: deque[tuple[int, int]] = deque()
-
-    @property
-    def has_dropped(self) -> bool:
-        """Whether a life's sender is gone, and ``take_dropped`` has not told it."""
-        return bool(self._dropped)
+        self.dropped: deque[tuple[int, int]] = deque()
+        """Each room and life whose sender is gone. To look whether there is one; ``take_dropped`` takes them."""
 
     def add(self, room: int) -> float:
         """Take note of a room; return the time."""
@@ -52,12 +48,12 @@ class Unclaimed:
 
     def note_dropped(self, room: int, number: int) -> None:
         """Take note that the sender of a life is gone."""
-        self._dropped.append((room, number))
+        self.dropped.append((room, number))
 
     def take_dropped(self) -> Iterator[tuple[int, int]]:
         """Return each room and life that was noted since the last call."""
-        while self._dropped:
-            yield self._dropped.popleft()
+        while self.dropped:
+            yield self.dropped.popleft()
 
     def since(self) -> dict[int, float]:
         """Return by room since when it has had no sender."""
