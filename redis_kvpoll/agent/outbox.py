@@ -150,8 +150,10 @@ class Outbox:
         lives = self.lives.get(room)
         if not lives or room in self._withheld:
             return None
-        life = lives.pop(0)
-        if not lives:
+        life = lives[0]
+        if len(lives) > 1:
+            del lives[0]
+        else:
             del self.lives[room]
         if self._ended_unpublished:
             self._ended_unpublished.pop((room, life.number), None)

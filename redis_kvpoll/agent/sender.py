@@ -83,9 +83,9 @@ class ChangeSender:
             self._unsent.update(dict.fromkeys(rooms))
             self._send_unsent()
         else:
-            for at, room in enumerate(rooms):
+            for room in rooms:
                 if not self._send_room(room):
-                    self._unsent.update(dict.fromkeys(rooms[at:]))
+                    self._unsent.update(dict.fromkeys(rooms[rooms.index(room) :]))
                     return
         if self._last is not None and not len(self._outbox) and self.send(*self._last):
             self._last = None
