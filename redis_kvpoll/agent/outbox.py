@@ -128,8 +128,9 @@ class Outbox:
         self._withheld[room] -= 1
         if not self._withheld[room]:
             del self._withheld[room]
-        if room in self.lives:
-            self.mark_changed(room)
+        if room in self.lives and not self._is_closed:
+            self._changed[room] = None
+            self._wake()
 
     def close(self) -> None:
         """Drop everything, also from now on, because there is no publisher any more."""

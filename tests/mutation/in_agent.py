@@ -327,8 +327,8 @@ IN_THE_AGENT = [
     (
         "a blank reason is sent, which the table refuses",
         f"{_AGENT}.messages:encode_change",
-        "not life.reason[: MAX_REASON + 1].strip()",
-        "not life.reason",
+        "if life.reason and life.reason[: MAX_REASON + 1].strip():",
+        "if life.reason:",
         "agent/test_messages.py::test_blank_reason_is_none[blank]",
     ),
     (

@@ -37,7 +37,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "a reason goes with its room",
-        f"{_PLUGIN}.registry:RoomRegistry._remove",
+        f"{_PLUGIN}.registry:RoomRegistry._clear",
         "dict.pop(self.lengths, room, None)",
         "dict.pop(self.lengths, room, None); dict.pop(self.reasons, room, None)",
         "plugin/test_registry.py::TestReasons::test_reason_after_clear_stays_until_reopening",

@@ -22,9 +22,9 @@ class RoomSource(Protocol):
     def write_status(self, room: int, status: int) -> None: ...
     def clear(self, room: int, default: Any) -> Any: ...
     def record_reason(self, room: int, reason: str) -> None: ...
-    def pop_reason(self, room: int, default: Any) -> Any: ...
+    def await_reason(self, room: int) -> None: ...
+    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any: ...
     def record_length(self, room: int, length: int) -> None: ...
-    def pop_length(self, room: int, default: Any) -> Any: ...
 
 
 class RegistryMap(dict[int, Any]):
@@ -162,7 +162,8 @@ class FailureRecords(RegistryMap):
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
         """Return and drop the reason. SGLang pops it after clearing the room, so this waits for another rank's."""
-        return self.registry.pop_reason(room, default)
+        self.registry.await_reason(room)
+        return self.registry.pop(self, room, default)
 
 
 class PrefixLengths(RegistryMap):
@@ -174,4 +175,4 @@ class PrefixLengths(RegistryMap):
         self.registry.record_length(room, length)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.registry.pop_length(room, default)
+        return self.registry.pop(self, room, default)

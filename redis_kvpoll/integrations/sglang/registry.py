@@ -106,12 +106,8 @@ class RoomRegistry:
 
     def _clear(self, room: int) -> int | None:
         number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
-        return None if number is None else self._remove(room, number)
-
-    def _to_clear(self, room: int) -> int | None:
-        return None if self.scopes.is_late(room) else self.statuses.get(room)
-
-    def _remove(self, room: int, number: int) -> int:
+        if number is None:
+            return None
         status: int = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
         if self.unclaimed.rooms.pop(room, None) is None:
@@ -120,6 +116,9 @@ class RoomRegistry:
             self._hold(room, number, True, self._clock())
         self._add_tombstone(room, status)
         return status
+
+    def _to_clear(self, room: int) -> int | None:
+        return None if self.scopes.is_late(room) else self.statuses.get(room)
 
     def _claim_open(self, room: int, request: str) -> None:
         # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
@@ -201,11 +200,10 @@ class RoomRegistry:
             self.outbox.life(room, number).reason = reason
         self.waiting.recorded()
 
-    def pop_reason(self, room: int, default: Any) -> Any:
-        """Return the reason and forget it. Without one, wait a moment for another rank's."""
+    def await_reason(self, room: int) -> None:
+        """Return once there is a reason, or none is to come: wait a moment for another rank's."""
         if room not in self.reasons and self.waiting.longest and room in self._tombstones:
             self.waiting.wait(room, self.reasons)
-        return self._pop(self.reasons, room, default)
 
     @change
     def record_length(self, room: int, length: int) -> None:
@@ -220,11 +218,8 @@ class RoomRegistry:
         elif room not in self.unclaimed.rooms:
             self.outbox.life(room, number, is_urgent=False).length = length
 
-    def pop_length(self, room: int, default: Any) -> Any:
-        """Return the length and forget it here; the table keeps it until the room is cleared."""
-        return self._pop(self.lengths, room, default)
-
-    def _pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
+    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
+        """Return a reason or a length, and forget it here; the table keeps it until the room is cleared."""
         found = self.changes.make(dict.pop, dict.get, records, room, default)
         if found is MISSING:
             raise KeyError(room)
