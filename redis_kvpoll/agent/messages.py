@@ -66,7 +66,7 @@ _ROOM_BYTES = 16
 _NO_STATUS = -1
 _IS_NEW, _IS_OVER, _HAS_LENGTH = 1, 2, 4
 _CHANGE = Struct("<QqqBbqqdHH")
-"""It has the room's number in two halves: for a client, ``to_bytes`` would take longer than all else of a change."""
+"""The room's number is in two halves, low and high: ``to_bytes`` would take as long as all else of a message."""
 _HALF_BITS = 64
 _LOW_HALF = (1 << _HALF_BITS) - 1
 _LIFE = Struct(f"<{_ROOM_BYTES}sqBd")
