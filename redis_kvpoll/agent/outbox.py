@@ -67,9 +67,9 @@ class Outbox:
         self.on_dropped: Callable[[int, int], object] = lambda room, number: None
         self.lives: dict[int, list[RoomLife]] = {}
         """By room: its unpublished lives, the oldest first. To look whether a room is there, which takes no call."""
+        self.withheld: list[int] = []
+        """Rooms whose changes stay here for now: each as often as it is withheld, and ``released`` after each end."""
         self._wake = wake
-        self._withheld: dict[int, int] = {}
-        """By room: how many threads withhold its changes."""
         self._ended_unpublished: dict[tuple[int, int], None] = {}
         """(room, number) of lives that began and ended unpublished, in the order of their ends."""
         self._changed: dict[int, None] = {}
@@ -100,7 +100,7 @@ class Outbox:
             if life.number != number:
                 life = RoomLife(number)
                 lives.append(life)
-        if room not in self._withheld:  # else it is queued by its release
+        if room not in self.withheld:  # else it is queued when it is released
             self._changed[room] = None
             if is_urgent:
                 self._wake()
@@ -119,15 +119,8 @@ class Outbox:
             self._changed[room] = None
             self._wake()
 
-    def withhold(self, room: int) -> None:
-        """Keep a room's changes here until it is released as often. This may be in the middle of a change."""
-        self._withheld[room] = self._withheld.get(room, 0) + 1
-
-    def release(self, room: int) -> None:
-        """Let a room's changes be published again. This may be in the middle of a change, too."""
-        self._withheld[room] -= 1
-        if not self._withheld[room]:
-            del self._withheld[room]
+    def released(self, room: int) -> None:
+        """Queue what a room has changed while it was withheld. This may interrupt a change."""
         if room in self.lives and not self._is_closed:
             self._changed[room] = None
             self._wake()
@@ -139,7 +132,7 @@ class Outbox:
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        changed, self._changed = self._changed, {}  # at once: a handler that interrupts this may release a room
+        changed, self._changed = self._changed, {}  # at once: a room may be released by a handler that interrupts this
         return list(changed)
 
     def rooms(self) -> list[int]:
@@ -149,7 +142,7 @@ class Outbox:
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
         lives = self.lives.get(room)
-        if not lives or room in self._withheld:
+        if not lives or room in self.withheld:
             return None
         life = lives[0]
         if len(lives) > 1:

@@ -178,12 +178,13 @@ class TestSender:
         assert client.sent[1:] == [(ROOM + 1, RoomLife(2, is_new=True, status=BOOT)), messages.LEAVE]
 
     def test_last_message_waits_for_a_change_that_is_withheld(self, client):
-        client.outbox.withhold(ROOM)
+        client.outbox.withheld.append(ROOM)
         client.change(ROOM, 1, BOOT, is_new=True)
         client.sender.post_last(messages.LEAVE, b"")
         client.sender.send_changes()
         assert client.sent == []
-        client.outbox.release(ROOM)
+        client.outbox.withheld.remove(ROOM)
+        client.outbox.released(ROOM)
         client.sender.send_changes()
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
 

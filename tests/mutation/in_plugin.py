@@ -220,7 +220,7 @@ IN_THE_PLUGIN = [
     (
         "the table shows a failure before decode is told",
         "agent.outbox:Outbox.take",
-        "if not lives or room in self._withheld:",
+        "if not lives or room in self.withheld:",
         "if not lives:",
         "plugin/test_registry.py::TestOutbox::test_withheld_changes_are_taken_after_the_last_block",
     ),
@@ -275,7 +275,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "a withheld change is told only with the next one of its room",
-        "agent.outbox:Outbox.release",
+        "agent.outbox:Outbox.released",
         "if room in self.lives and not self._is_closed:",
         "if False:",
         "plugin/test_registry.py::TestOutbox::test_withheld_changes_are_taken_after_the_last_block",

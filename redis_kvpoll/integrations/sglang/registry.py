@@ -22,7 +22,6 @@ from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, Prefi
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
 from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
 from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
-from redis_kvpoll.integrations.sglang.withholding import Withholding
 
 GENERIC_REASON = "Aborted by AbortReq."
 """What SGLang's abort() records. A more specific reason may replace it, as in _fail_prefill_recompute."""
@@ -59,8 +58,6 @@ class RoomRegistry:
         # A partial takes no call of Python's.
         self.claiming: Callable[[int, str], Claim] = partial(Claim, self.scopes, self._claim_open)
         """Returns a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
-        self.withholding: Callable[[int], Withholding] = partial(Withholding, self.outbox, self.changes)
-        """Returns a block that keeps a room's changes from the table until its end."""
 
     # Statuses, as SGLang reads and writes them
 
@@ -227,6 +224,18 @@ class RoomRegistry:
 
     def _note_news(self) -> None:
         self.changes.is_news = True
+
+    def tell_after(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call, and keep a room's changes from the table until it has returned."""
+        with self.changes.lock:
+            self.outbox.withheld.append(room)
+        try:
+            return call(*arguments, **words)
+        finally:
+            with self.changes.lock:
+                self.outbox.withheld.remove(room)
+                self.outbox.released(room)
+                self.changes.settle()
 
     @change
     def detach(self) -> None:
