@@ -257,7 +257,7 @@ IN_THE_PLUGIN = [
         f"{_PLUGIN}.registry:RoomRegistry._claim_open",
         " or self.changes.is_changing",
         "",
-        "plugin/test_claims.py::TestClaims::test_sender_that_interrupts_the_opening_of_its_room_claims_it",
+        "plugin/test_claims.py::TestClaims::test_sender_that_interrupts_its_rooms_opening_claims_it",
     ),
     (
         "the next sender of a room is refused while the end of the dropped one is seen to",

@@ -56,7 +56,7 @@ class TestClaims:
                 registry.statuses[ROOM] = BOOT
         assert registry.outbox.take(ROOM).request == "first"
 
-    def test_sender_that_interrupts_the_opening_of_its_room_claims_it(self, registry):
+    def test_sender_that_interrupts_its_rooms_opening_claims_it(self, registry):
         """Its claim finds no room yet, and is put off until there is one."""
         add = registry.unclaimed.add
 
