@@ -77,7 +77,9 @@ class TableClient:
         self._agent = agent
         self._rooms = rooms
         self._handlers = handlers
-        self._sender = ChangeSender(rooms.outbox, self._send)
+        self._sender = ChangeSender(rooms.outbox, lambda kind, payload: False)
+        self.send_changes = self._sender.send_changes
+        """Sends what has changed, if the channel takes it. A change of the rooms, as ``add_life`` is."""
         self._joined = threading.Event()
         self._left = threading.Event()
         """Set once there is no session any more to wait for."""
@@ -99,6 +101,7 @@ class TableClient:
             on_writable=lambda: self._rooms.change(self._sender.send_changes),
             on_tick=self._on_tick,
         )
+        self._sender.send = self.channel.send
         self.channel.start()
         if not self._joined.wait(self._hello.join + START_SECONDS):
             what = "no answer within KVPOLL_JOIN" if self._had_agent else "there is no agent (the lines before say why)"
@@ -145,10 +148,6 @@ class TableClient:
         """Whether the table has every change that was sent."""
         return self._sender.is_online and self.state.is_idle and self.state.received == self._sender.sent
 
-    def send_changes(self) -> None:
-        """Send what has changed, if the channel takes it. A change of the rooms, as ``add`` is."""
-        self._sender.send_changes()
-
     def poll(self) -> None:
         """Take what the session has told of its progress, without waiting; the rest goes to the channel's thread."""
         if self.channel is not None:
@@ -168,9 +167,6 @@ class TableClient:
         self._rooms.change(post)
 
     # Called by the channel
-
-    def _send(self, kind: int, payload: bytes) -> bool:
-        return self.channel is not None and self.channel.send(kind, payload)
 
     def _send_last(self) -> None:
         self._sender.post_last(messages.LEAVE, b"")

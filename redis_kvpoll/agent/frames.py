@@ -21,6 +21,8 @@ HELLO, WELCOME, PING, PONG, GOODBYE, SUPERSEDED, REFUSED = range(FIRST_CONTROL, 
 
 HEADER = struct.Struct("<BB")
 """Kind, flags."""
+WHOLE = [HEADER.pack(kind, 0) for kind in range(256)]
+"""By kind: the header of a message that is one packet."""
 MORE = 1
 """The flag of every piece of a message but the last."""
 PIECE = 16_384

@@ -131,7 +131,9 @@ class Link:
 
     def send(self, kind: int, payload: bytes) -> bool:
         """Send a message; False, without waiting, if there is no room or another thread is sending or greets."""
-        if self.greeter not in (None, threading.get_ident()) or not self._sending.acquire(blocking=False):
+        greeter = self.greeter
+        is_greeted_elsewhere = greeter is not None and greeter != threading.get_ident()
+        if is_greeted_elsewhere or not self._sending.acquire(False):
             self.wants_room = True
             return False
         try:
@@ -139,7 +141,7 @@ class Link:
                 return False
             if len(payload) > frames.PIECE:
                 return self._send_pieces(kind, payload)
-            self.socket.send(frames.HEADER.pack(kind, 0) + payload, _NOW)
+            self.socket.send(frames.WHOLE[kind] + payload, _NOW)
             return True
         except BlockingIOError:
             self.wants_room = True

@@ -12,7 +12,9 @@ policy compat) any status but Failed opens one, so that a late Success brings a 
 
 def merge(one: int, other: int) -> int:
     """Return the merge of two statuses of one room: Failed wins, else the greater."""
-    return FAILED if FAILED in (one, other) else max(one, other)
+    if one == FAILED or other == FAILED:
+        return FAILED
+    return one if one >= other else other
 
 
 def merge_optional(one: int | None, other: int | None) -> int | None:

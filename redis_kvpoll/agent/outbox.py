@@ -6,12 +6,10 @@ lives that began and ended unpublished, or that a new agent has not been told of
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from redis_kvpoll.agent.merge import merge_optional
+from redis_kvpoll.agent.merge import merge
 
 MAX_ENDED_LIVES = 10_000
 """The limit for lives that began and ended unpublished; beyond it, the oldest are dropped."""
@@ -39,9 +37,10 @@ class RoomLife:
         """Merge later changes of the same life into these."""
         self.request = self.request or later.request
         if later.status is not None:
-            self.status = merge_optional(self.status, later.status)
+            self.status = later.status if self.status is None else merge(self.status, later.status)
         self.reason = self.reason or later.reason
-        self.length = self.length if later.length is None else later.length
+        if later.length is not None:
+            self.length = later.length
         self.is_over = self.is_over or later.is_over
         self.generation = self.generation or later.generation
         self.opened_at = self.opened_at or later.opened_at
@@ -62,26 +61,26 @@ class RoomLife:
 class Outbox:
     """The unpublished lives of rooms. ``wake`` is called with each change that is to be published at once."""
 
-    def __init__(self, wake: Callable[[], object], lock: contextlib.AbstractContextManager[Any]) -> None:
+    def __init__(self, wake: Callable[[], object]) -> None:
         self.dropped = 0
         """How many lives never reached the table."""
         self.on_dropped: Callable[[int, int], object] = lambda room, number: None
+        self.lives: dict[int, list[RoomLife]] = {}
+        """By room: its unpublished lives, the oldest first. To look whether a room is there, which takes no call."""
+        self.withheld: list[int] = []
+        """Rooms whose changes stay here for now: each as often as it is withheld, and ``released`` after each end."""
         self._wake = wake
-        self._lock = lock
-        self._withheld: dict[int, int] = {}
-        """By room: how many threads withhold its changes."""
-        self._lives: dict[int, list[RoomLife]] = {}
         self._ended_unpublished: dict[tuple[int, int], None] = {}
         """(room, number) of lives that began and ended unpublished, in the order of their ends."""
         self._changed: dict[int, None] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
-        return len(self._lives)
+        return len(self.lives)
 
     def has(self, room: int) -> bool:
         """Whether a room has unpublished changes."""
-        return room in self._lives
+        return room in self.lives
 
     @property
     def has_changes(self) -> bool:
@@ -92,68 +91,71 @@ class Outbox:
         """Return the unpublished changes of a life, for the caller to add to; what is not urgent goes with others."""
         if self._is_closed:
             return RoomLife(number)
-        lives = self._lives.setdefault(room, [])
-        if not lives or lives[-1].number != number:
-            lives.append(RoomLife(number))
-        self.mark_changed(room, is_urgent)
-        return lives[-1]
+        lives = self.lives.get(room)
+        if not lives:
+            life = RoomLife(number)
+            self.lives[room] = [life]
+        else:
+            life = lives[-1]
+            if life.number != number:
+                life = RoomLife(number)
+                lives.append(life)
+        if room not in self.withheld:  # else it is queued when it is released
+            self._changed[room] = None
+            if is_urgent:
+                self._wake()
+        return life
 
     def end(self, room: int, number: int) -> None:
         """Record that a life is over."""
         life = self.life(room, number)
         life.is_over = True
-        self._drop_excess(room, life)
+        if life.is_new:
+            self._drop_excess(room, life)
 
-    def mark_changed(self, room: int, is_urgent: bool = True) -> None:
+    def mark_changed(self, room: int) -> None:
         """Queue the room for the publisher."""
         if not self._is_closed:
             self._changed[room] = None
-            if is_urgent:
-                self._wake()
+            self._wake()
 
-    @contextlib.contextmanager
-    def withholding(self, room: int) -> Iterator[None]:
-        """Keep a room's changes here until the end of the block. The caller does not hold the lock."""
-        with self._lock:
-            self._withheld[room] = self._withheld.get(room, 0) + 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._withheld[room] -= 1
-                if not self._withheld[room]:
-                    del self._withheld[room]
-                if room in self._lives:
-                    self.mark_changed(room)
+    def released(self, room: int) -> None:
+        """Queue what a room has changed while it was withheld. This may interrupt a change."""
+        if room in self.lives and not self._is_closed:
+            self._changed[room] = None
+            self._wake()
 
     def close(self) -> None:
         """Drop everything, also from now on, because there is no publisher any more."""
         self._is_closed = True
-        self._lives, self._ended_unpublished, self._changed = {}, {}, {}
+        self.lives, self._ended_unpublished, self._changed = {}, {}, {}
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        changed, self._changed = self._changed, {}  # at once: ``withholding`` may end in a handler that interrupts this
+        changed, self._changed = self._changed, {}  # at once: a room may be released by a handler that interrupts this
         return list(changed)
 
     def rooms(self) -> list[int]:
         """Return all rooms with unpublished changes."""
-        return list(self._lives)
+        return list(self.lives)
 
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
-        lives = self._lives.get(room)
-        if not lives or room in self._withheld:
+        lives = self.lives.get(room)
+        if not lives or room in self.withheld:
             return None
-        life = lives.pop(0)
-        if not lives:
-            del self._lives[room]
-        self._ended_unpublished.pop((room, life.number), None)
+        life = lives[0]
+        if len(lives) > 1:
+            del lives[0]
+        else:
+            del self.lives[room]
+        if self._ended_unpublished:
+            self._ended_unpublished.pop((room, life.number), None)
         return life
 
     def put_back(self, room: int, life: RoomLife) -> None:
         """Put back a life that could not be published, before later changes."""
-        lives = self._lives.setdefault(room, [])
+        lives = self.lives.setdefault(room, [])
         if lives and lives[0].number == life.number:
             life.add(lives.pop(0))
         lives.insert(0, life)
@@ -166,11 +168,11 @@ class Outbox:
         if len(self._ended_unpublished) > MAX_ENDED_LIVES:
             room, number = next(iter(self._ended_unpublished))
             del self._ended_unpublished[room, number]
-            left = [life for life in self._lives[room] if life.number != number]
+            left = [life for life in self.lives[room] if life.number != number]
             if left:
-                self._lives[room] = left
+                self.lives[room] = left
             else:
-                del self._lives[room]
+                del self.lives[room]
                 self._changed.pop(room, None)
             self.dropped += 1
             self.on_dropped(room, number)

@@ -20,14 +20,17 @@ logger = logging.getLogger("redis_kvpoll")
 
 
 class ChangeSender:
-    """Sends what is in an outbox. ``send`` sends a message, and returns False if it cannot be sent now."""
+    """Sends what is in an outbox. ``send`` sends a message, and returns False if it cannot be sent now.
+
+    It may be replaced while there is no connection.
+    """
 
     def __init__(self, outbox: Outbox, send: Callable[[int, bytes], bool]) -> None:
         self.is_online = False
         self.sent = 0
         """How many changes were sent on this connection."""
         self._outbox = outbox
-        self._send = send
+        self.send = send
         self._others: deque[tuple[int, bytes]] = deque()
         """Messages that are no changes, to be sent before what changes next."""
         self._told: dict[tuple[int, int], RoomLife] = {}
@@ -72,7 +75,7 @@ class ChangeSender:
         if not self.is_online:
             return
         while self._others:
-            if not self._send(*self._others[0]):
+            if not self.send(*self._others[0]):
                 return
             self._others.popleft()
         rooms = self._outbox.take_changed()
@@ -80,11 +83,11 @@ class ChangeSender:
             self._unsent.update(dict.fromkeys(rooms))
             self._send_unsent()
         else:
-            for at, room in enumerate(rooms):
+            for room in rooms:
                 if not self._send_room(room):
-                    self._unsent.update(dict.fromkeys(rooms[at:]))
+                    self._unsent.update(dict.fromkeys(rooms[rooms.index(room) :]))
                     return
-        if self._last is not None and not len(self._outbox) and self._send(*self._last):
+        if self._last is not None and not len(self._outbox) and self.send(*self._last):
             self._last = None
 
     def connected(self) -> None:
@@ -138,12 +141,12 @@ class ChangeSender:
             except Exception:
                 logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", room)
                 continue
-            if not self._send(messages.CHANGE, payload):
+            if not self.send(messages.CHANGE, payload):
                 self._outbox.put_back(room, life)
                 return False
             self.sent += 1
             self._keep(room, life)
-            if not self._outbox.has(room):
+            if room not in self._outbox.lives:
                 break
         return True
 

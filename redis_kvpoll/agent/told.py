@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 
 from redis_kvpoll.agent.merge import FAILED, merge_optional
 from redis_kvpoll.agent.outbox import Outbox, RoomLife
@@ -32,7 +31,7 @@ class ToldRooms:
         self.awaiting_reason: set[int] = set()
         self.received = 0
         """How many changes have come."""
-        self.outbox = Outbox(wake, nullcontext())
+        self.outbox = Outbox(wake)
         self.take = self.outbox.take
         self.put_back = self.outbox.put_back
         self.take_changed = self.outbox.take_changed

@@ -56,6 +56,19 @@ class TestClaims:
                 registry.statuses[ROOM] = BOOT
         assert registry.outbox.take(ROOM).request == "first"
 
+    def test_sender_that_interrupts_its_rooms_opening_claims_it(self, registry):
+        """Its claim finds no room yet, and is put off until there is one."""
+        add = registry.unclaimed.add
+
+        def interrupted(room):
+            with registry.claiming(ROOM, "rid"):
+                pass
+            return add(room)
+
+        registry.unclaimed.add = interrupted
+        registry.statuses[ROOM] = WAIT
+        assert registry.is_claimed(ROOM)
+
 
 class TestUnclaimed:
     def test_old_room_without_sender_is_listed_and_ended(self, registry, now):
@@ -205,6 +218,34 @@ class TestDroppedSender:
             may_end.set()
             other.join()
             dropping.join()
+
+    def test_sender_of_a_cleared_room_is_not_noted(self, registry, sglang):
+        """It is the usual end of a request, and is to take no time of the next one."""
+        sender = self.make(sglang)
+        registry.statuses.pop(ROOM)
+        del sender
+        gc.collect()
+        assert not registry.unclaimed.dropped
+
+    def test_next_sender_waits_for_the_end_of_a_dropped_one(self, registry, sglang):
+        """Another thread has just taken note of that end, and is not through: the room is not in use any more."""
+        sender, is_ending, may_end = self.make(sglang), threading.Event(), threading.Event()
+        self.abort(sglang)
+        del sender
+        gc.collect()
+        end, senders = registry.outbox.end, []
+        registry.outbox.end = lambda *life: (is_ending.set(), may_end.wait(), end(*life))
+        ending = threading.Thread(target=registry.abandon)
+        making = threading.Thread(target=lambda: senders.append(self.make(sglang)))
+        ending.start()
+        is_ending.wait()
+        making.start()
+        making.join(0.1)
+        may_end.set()
+        ending.join()
+        making.join()
+        assert senders[0].poll() == FAIL
+        assert registry.is_claimed(ROOM)
 
     def test_next_sender_fails_once_as_in_sglang(self, registry, sglang):
         sender = self.make(sglang)

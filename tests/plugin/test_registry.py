@@ -52,12 +52,17 @@ class TestOutbox:
     def test_withheld_changes_are_taken_after_the_last_block(self, registry):
         """Two threads may withhold a room at once; what the room is cleared of meanwhile is not lost."""
         registry.statuses[ROOM] = BOOT
-        with registry.withholding(ROOM):
-            with registry.withholding(ROOM):
-                registry.statuses[ROOM] = FAIL
-                registry.statuses.pop(ROOM)
+
+        def first():
+            registry.tell_after(ROOM, second)
             registry.outbox.take_changed()
             assert (registry.outbox.take(ROOM), len(registry.outbox)) == (None, 1)
+
+        def second():
+            registry.statuses[ROOM] = FAIL
+            registry.statuses.pop(ROOM)
+
+        registry.tell_after(ROOM, first)
         assert registry.outbox.take_changed() == [ROOM]
         assert take_all(registry) == [(True, FAIL, True)]
 

@@ -55,8 +55,8 @@ def reconnect(registry):
 
 
 def withhold(registry):
-    with registry.withholding(ROOM), registry.claiming(OTHER, "rid"):
-        registry.statuses[OTHER] = BOOT
+    with registry.claiming(OTHER, "rid"):
+        registry.tell_after(ROOM, registry.statuses.__setitem__, OTHER, BOOT)
 
 
 def fail(registry):

@@ -95,8 +95,7 @@ def until_told(registry: Any, update_status: Callable[..., Any]) -> Callable[...
     """
 
     def update_status_and_tell(bootstrap_room: int, status: int) -> Any:
-        with registry.withholding(bootstrap_room):
-            return update_status(bootstrap_room, status)
+        return registry.tell_after(bootstrap_room, update_status, bootstrap_room, status)
 
     return update_status_and_tell
 
@@ -107,5 +106,4 @@ def around_conclude(original: Callable[..., Any], manager: Any, *args: Any, **kw
     room = kwargs.get("bootstrap_room")
     if registry is None or room is None:
         return original(manager, *args, **kwargs)
-    with registry.withholding(room):
-        return original(manager, *args, **kwargs)
+    return registry.tell_after(room, original, manager, *args, **kwargs)

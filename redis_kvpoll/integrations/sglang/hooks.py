@@ -13,9 +13,8 @@ import logging
 import pkgutil
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis_kvpoll.integrations.sglang import duplicates, holds, pages
 from redis_kvpoll.integrations.sglang.compat import CONN
@@ -48,9 +47,9 @@ def around_admission(original: Callable[..., Any], queue: Any, req: Any, *args: 
 
 def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwargs: Any) -> None:
     """A sender opens its room, or takes over one that a message of decode's has opened. A second one is refused."""
-    arguments = _Arguments.of(args, kwargs)
-    registry, room = arguments.registry, arguments.bootstrap_room
-    if registry is None:
+    manager, _, room = _arguments(*args, **kwargs)
+    registry = _registry(manager)
+    if registry is None or not isinstance(room, int):
         original(sender, *args, **kwargs)
         return
     registry.abandon()  # the room's last sender may be gone
@@ -60,16 +59,16 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
     else:
         with registry.claiming(room, _request_for(room)):
             original(sender, *args, **kwargs)
-        sender.kvpoll_life = registry.current_life(room)
-        if registry.awaits_claims and sender.kvpoll_life is not None:
-            weakref.finalize(sender, registry.unclaimed.note_dropped, room, sender.kvpoll_life).atexit = False
+        sender.kvpoll_life = number = registry.current_life(room)
+        if registry.awaits_claims and number is not None:
+            registry.unclaimed.watch(sender, room, number)
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
     """A receiver opens its room. On decode nothing else does, so an open room has a receiver, and this is a second."""
-    arguments = _Arguments.of(args, kwargs)
-    registry, room = arguments.registry, arguments.bootstrap_room
-    if registry is None:
+    manager, address, room = _arguments(*args, **kwargs)
+    registry = _registry(manager)
+    if registry is None or not isinstance(room, int):
         original(receiver, *args, **kwargs)
     elif registry.current_life(room) is None:
         with registry.claiming(room, _request_for(room)):
@@ -78,33 +77,21 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
             failures.add(receiver)
     else:
-        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(arguments):
+        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(manager, address, room):
             original(receiver, *args, **kwargs)
         duplicates.refuse(receiver, room)
 
 
-class _Arguments(NamedTuple):
-    """What the constructor of a sender or receiver is given, if it is."""
-
-    mgr: Any = None
-    bootstrap_addr: Any = None
-    bootstrap_room: Any = None
-
-    @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Arguments:
-        given = dict(zip(cls._fields, args, strict=False)) | kwargs
-        return cls(*map(given.get, cls._fields))
-
-    @property
-    def registry(self) -> Any:
-        """The room's registry; None where the table has no part in it."""
-        return _registry(self.mgr) if isinstance(self.bootstrap_room, int) else None
+def _arguments(
+    mgr: Any = None, bootstrap_addr: Any = None, bootstrap_room: Any = None, *_: Any, **__: Any
+) -> tuple[Any, Any, Any]:
+    """Return what the constructor of a sender or receiver is given, as far as it is."""
+    return mgr, bootstrap_addr, bootstrap_room
 
 
 @contextlib.contextmanager
-def _tracker_kept(arguments: _Arguments) -> Iterator[None]:
+def _tracker_kept(manager: Any, address: Any, room: int) -> Iterator[None]:
     """Keep a second receiver's prefill from failing the first one's room when it is lost."""
-    manager, address, room = arguments
     tracked = getattr(manager, "addr_to_rooms_tracker", {})
     was_there = room in tracked.get(address, ())
     yield
@@ -113,7 +100,8 @@ def _tracker_kept(arguments: _Arguments) -> Iterator[None]:
 
 
 def _request_for(room: int) -> str:
-    return _admission.request[1] if _admission.request[0] == room else ""
+    admitted, request = _admission.request
+    return request if admitted == room else ""
 
 
 def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,8 +110,12 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
     registry = _registry(handle.kv_mgr) if number is not None else None
     if registry is None:
         return original(handle, *args, **kwargs)
-    with registry.scopes.within(Scope(handle.bootstrap_room, number)):
+    scopes = registry.scopes  # as ``within`` does, in line: each request takes such a step
+    outer, scopes.current = scopes.current, Scope(handle.bootstrap_room, number)
+    try:
         return original(handle, *args, **kwargs)
+    finally:
+        scopes.current = outer
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:

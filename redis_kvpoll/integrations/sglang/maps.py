@@ -22,9 +22,9 @@ class RoomSource(Protocol):
     def write_status(self, room: int, status: int) -> None: ...
     def clear(self, room: int, default: Any) -> Any: ...
     def record_reason(self, room: int, reason: str) -> None: ...
-    def pop_reason(self, room: int, default: Any) -> Any: ...
+    def await_reason(self, room: int) -> None: ...
+    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any: ...
     def record_length(self, room: int, length: int) -> None: ...
-    def pop_length(self, room: int, default: Any) -> Any: ...
 
 
 class RegistryMap(dict[int, Any]):
@@ -81,14 +81,10 @@ class StatusMap(RegistryMap):
     def pop(self, room: int, default: Any = MISSING) -> Any:
         return self.registry.clear(room, default)
 
-    # Called by the registry, once it has decided
+    # Called by the registry, once it has decided. These are the dict's own, as a method of ours would only call them.
 
-    def store(self, room: int, status: int) -> None:
-        dict.__setitem__(self, room, status)
-
-    def remove(self, room: int) -> int:
-        status: int = dict.pop(self, room)
-        return status
+    store = dict.__setitem__
+    remove: Any = dict.pop
 
 
 _AS_INT: dict[int | None, int | None] = {None: None, **{status: int(status) for status in KVPoll}}
@@ -145,7 +141,8 @@ class ConsensusMap(StatusMap):
 
     def remove(self, room: int) -> int:
         self._sglangs.pop(room)
-        return super().remove(room)
+        status: int = super().remove(room)
+        return status
 
     def pop(self, room: int, default: Any = None) -> Any:
         return self.registry.clear(room, default)
@@ -165,7 +162,8 @@ class FailureRecords(RegistryMap):
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
         """Return and drop the reason. SGLang pops it after clearing the room, so this waits for another rank's."""
-        return self.registry.pop_reason(room, default)
+        self.registry.await_reason(room)
+        return self.registry.pop(self, room, default)
 
 
 class PrefixLengths(RegistryMap):
@@ -177,4 +175,4 @@ class PrefixLengths(RegistryMap):
         self.registry.record_length(room, length)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.registry.pop_length(room, default)
+        return self.registry.pop(self, room, default)

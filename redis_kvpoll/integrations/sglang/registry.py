@@ -9,14 +9,13 @@ late write neither changes a room's next life nor re-creates a cleared room.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
-from redis_kvpoll.agent.outbox import Outbox, RoomLife
+from redis_kvpoll.agent.outbox import Outbox
 from redis_kvpoll.agent.tombstones import Tombstones
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
@@ -46,7 +45,7 @@ class RoomRegistry:
         self.scopes = Scopes(self._lives)
         self.changes = Changes(self.scopes, wake)
         self.change = self.changes.do
-        self.outbox = Outbox(self._note_news, self.changes.lock)
+        self.outbox = Outbox(self._note_news)
         self.waiting = ReasonWait(self.changes, clock)
         self._last_number = 0
         self._tombstones: Tombstones[int | None] = Tombstones(clock)
@@ -55,7 +54,10 @@ class RoomRegistry:
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
-        self.unclaimed = Unclaimed(clock)
+        self.unclaimed = Unclaimed(self._lives, clock)
+        # A partial takes no call of Python's.
+        self.claiming: Callable[[int, str], Claim] = partial(Claim, self.scopes, self._claim_open)
+        """Returns a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
 
     # Statuses, as SGLang reads and writes them
 
@@ -83,7 +85,7 @@ class RoomRegistry:
             self._open(room, status) if number is None else self._set(room, number, status)
         elif number is not None and scope.number in (None, number):
             before = dict.__getitem__(self.statuses, room)
-            if status in CREATING:
+            if status in CREATING and room in self.unclaimed.rooms:
                 self.unclaimed.asked(room)
             if not (scope.keeps_success and before == SUCCESS):
                 self._set(room, number, merge(before, status), scope.publish)
@@ -92,10 +94,8 @@ class RoomRegistry:
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
-        status = None
-        if not self.scopes.is_late(room):
-            status = self.changes.make(lambda: self._clear(room), lambda: self.statuses.get(room))
-        elif default is MISSING:
+        status = self.changes.make(self._clear, self._to_clear, room)
+        if status is None and default is MISSING and self.scopes.is_late(room):
             status = self.statuses.get(room)  # it stays, but is no KeyError: SGLang may just have found it by ``in``
         if status is None and default is MISSING:
             raise KeyError(room)
@@ -103,26 +103,23 @@ class RoomRegistry:
 
     def _clear(self, room: int) -> int | None:
         number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
-        return None if number is None else self._remove(room, number)
-
-    def _remove(self, room: int, number: int) -> int:
-        status = self.statuses.remove(room)
+        if number is None:
+            return None
+        status: int = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
-        if self.unclaimed.pop(room) is None:
+        if self.unclaimed.rooms.pop(room, None) is None:
             self.outbox.end(room, number)
         else:
             self._hold(room, number, True, self._clock())
         self._add_tombstone(room, status)
         return status
 
-    @contextlib.contextmanager
-    def claiming(self, room: int, request: str) -> Iterator[None]:
-        """Let this thread make the sender or receiver of a room, for a request of SGLang's."""
-        self.scopes.claim = Claim(room, request)
-        try:
-            yield
-        finally:
-            self.scopes.claim = None
+    def _to_clear(self, room: int) -> int | None:
+        return None if self.scopes.is_late(room) else self.statuses.get(room)
+
+    def _claim_open(self, room: int, request: str) -> None:
+        # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
+        if room in self.unclaimed.rooms or self.changes.is_changing:
             self._claim(room, request)
 
     @change
@@ -130,12 +127,17 @@ class RoomRegistry:
         if (since := self.unclaimed.pop(room)) is not None:  # it was open before it had a sender
             self._begin_publishing(room, request, since)
 
-    @change
     def abandon(self) -> None:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
         a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
+        # Seldom, and so looked at first. A change of another thread may have taken them, and not be through.
+        if self.unclaimed.dropped or self.changes.is_changing:
+            self._abandon()
+
+    @change
+    def _abandon(self) -> None:
         for room, number in self.unclaimed.take_dropped():
-            is_left = self._lives.get(room) == number and room not in self.unclaimed
+            is_left = self._lives.get(room) == number and room not in self.unclaimed.rooms
             if is_left and dict.__getitem__(self.statuses, room) == FAILED:
                 self.outbox.end(room, number)
                 self._begin_life(room)
@@ -171,17 +173,14 @@ class RoomRegistry:
         life.status = dict.__getitem__(self.statuses, room)
         life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
 
-    def _changes_of(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
-        """Return where to add changes of a life."""
-        return RoomLife(number) if room in self.unclaimed else self.outbox.life(room, number, is_urgent)
-
     def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
         if status != dict.__getitem__(self.statuses, room):
             self.statuses.store(room, status)
-            life = self._changes_of(room, number) if publish else RoomLife(number)
-            life.status = status
-            if status == FAILED:
-                life.reason = dict.get(self.reasons, room, "")
+            if publish and room not in self.unclaimed.rooms:
+                life = self.outbox.life(room, number)
+                life.status = status
+                if status == FAILED:
+                    life.reason = dict.get(self.reasons, room, "")
 
     # Reasons and prefix lengths
 
@@ -194,15 +193,14 @@ class RoomRegistry:
         number = self._lives.get(room)
         if number is None:
             self._add_tombstone(room, None)
-        elif dict.__getitem__(self.statuses, room) == FAILED:
-            self._changes_of(room, number).reason = reason
+        elif dict.__getitem__(self.statuses, room) == FAILED and room not in self.unclaimed.rooms:
+            self.outbox.life(room, number).reason = reason
         self.waiting.recorded()
 
-    def pop_reason(self, room: int, default: Any) -> Any:
-        """Return the reason and forget it. Without one, wait a moment for another rank's."""
+    def await_reason(self, room: int) -> None:
+        """Return once there is a reason, or none is to come: wait a moment for another rank's."""
         if room not in self.reasons and self.waiting.longest and room in self._tombstones:
             self.waiting.wait(room, self.reasons)
-        return self._pop(self.reasons, room, default)
 
     @change
     def record_length(self, room: int, length: int) -> None:
@@ -214,15 +212,12 @@ class RoomRegistry:
         number = self._lives.get(room)
         if number is None:
             self._add_tombstone(room, None)
-        else:
-            self._changes_of(room, number, is_urgent=False).length = length
+        elif room not in self.unclaimed.rooms:
+            self.outbox.life(room, number, is_urgent=False).length = length
 
-    def pop_length(self, room: int, default: Any) -> Any:
-        """Return the length and forget it here; the table keeps it until the room is cleared."""
-        return self._pop(self.lengths, room, default)
-
-    def _pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
-        found = self.changes.make(lambda: dict.pop(records, room, default), lambda: dict.get(records, room, default))
+    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
+        """Return a reason or a length, and forget it here; the table keeps it until the room is cleared."""
+        found = self.changes.make(dict.pop, dict.get, records, room, default)
         if found is MISSING:
             raise KeyError(room)
         return found
@@ -230,14 +225,16 @@ class RoomRegistry:
     def _note_news(self) -> None:
         self.changes.is_news = True
 
-    @contextlib.contextmanager
-    def withholding(self, room: int) -> Iterator[None]:
-        """Keep a room's changes from the table until the end of the block."""
+    def tell_after(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call, and keep a room's changes from the table until it has returned."""
+        with self.changes.lock:
+            self.outbox.withheld.append(room)
         try:
-            with self.outbox.withholding(room):
-                yield
+            return call(*arguments, **words)
         finally:
             with self.changes.lock:
+                self.outbox.withheld.remove(room)
+                self.outbox.released(room)
                 self.changes.settle()
 
     @change
@@ -252,7 +249,7 @@ class RoomRegistry:
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        return room in self._lives and room not in self.unclaimed
+        return room in self._lives and room not in self.unclaimed.rooms
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""

@@ -57,10 +57,10 @@ class TableWorker:
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.settings = settings
-        self.client: TableClient
-        self.registry = RoomRegistry(lambda: self.client.send_changes())
+        self.registry = RoomRegistry(lambda: None)
         self.role_hooks = RoleHooks(self.registry.fail_from_table)
         self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
+        self.registry.changes.after = self.client.send_changes
         self.registry.on_hold = self._tell_hold
         self.registry.waiting.on_waiting = self._tell_waiting
         self._peer_failures = PeerFailures(
