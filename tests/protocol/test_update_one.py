@@ -23,7 +23,7 @@ def client(server):
 
 def room(**fields):
     made = {"generation": f"{NOW}000", "opened_ms": NOW, "updated_ms": NOW, **fields}
-    return lambda client: client.hset(ROOM, mapping=made) and client.pexpire(ROOM, 1000)
+    return lambda client: client.hset(ROOM, mapping=made) and client.pexpire(ROOM, 10_000)
 
 
 LIVE = {status.name: room(status=status.name) for status in (BOOT, INPUT, MOVE, DONE)}
@@ -34,12 +34,12 @@ ROOMS = {
     **{f"status {junk!r}": room(status=junk) for junk in ("", "S", "for", "Trans", "success", "Success ", "4")},
     "without status": room(),
     **{f"ranks, {status}": room(status=status, world_size="2") for status in ("Failed", "Bootstrapping", "Success")},
-    "another type": lambda client: client.set(ROOM, "Success", px=1000),
+    "another type": lambda client: client.set(ROOM, "Success", px=10_000),
 }
 SHARDS = {
     "usual": lambda client: None,
     "no feed": lambda client: client.delete(FEED),
-    "feed of another type": lambda client: client.delete(FEED) and client.set(FEED, "x", px=1000),
+    "feed of another type": lambda client: client.delete(FEED) and client.set(FEED, "x", px=10_000),
     "feed ahead of the clock": lambda client: client.xadd(FEED, {"a": "b"}, id=f"{FUTURE_MS}-7"),
     "feed at its last id": lambda client: client.xadd(FEED, {"a": "b"}, id="18446744073709551615-18446744073709551615"),
     "feed beyond all clocks": lambda client: client.xadd(FEED, {"a": "b"}, id="9400000000000000-1"),
@@ -50,7 +50,7 @@ SHARDS = {
         for junk in ("", "x", "0700000000000123", "17000000000001234", "9100000000000000", "170000000000012x")
     },
     "no generation": lambda client: client.hdel(EPOCH, "generation"),
-    "epoch of another type": lambda client: client.delete(EPOCH) and client.set(EPOCH, "x", px=1000),
+    "epoch of another type": lambda client: client.delete(EPOCH) and client.set(EPOCH, "x", px=10_000),
 }
 USUAL = ("usual", "feed ahead of the clock", "generation ahead")
 
