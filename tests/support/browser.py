@@ -77,7 +77,8 @@ class Browser:
         return real.until(is_true, what, 30)
 
     def until_live(self) -> None:
-        self.until("document.body.dataset.connection === 'live'", "the first event")
+        """Wait for the page's first event, also of one that has just begun, without a body yet."""
+        self.until("document.body?.dataset.connection === 'live'", "the first event")
 
     def check(self) -> None:
         """Fail if the page met an error, asked another site, is wider than the window, or has a finding of axe."""
