@@ -25,6 +25,8 @@ TTL = 1800.0
 """Seconds: no room expires in a run, so none may be missing."""
 AFTERWARDS = 0.4
 """Seconds for which workers go on after the last fault."""
+SETTLE_SECONDS = 60.0
+"""The longest that a failover may still take after that: on a busy machine Sentinel needs more than a DEADLINE."""
 
 
 @dataclass
@@ -139,6 +141,8 @@ def deaths(events: list[FaultEvent]) -> dict[str, float]:
 def read_table(setup: Setup, rooms: list[int], opened: list[int]) -> list[CallRecord]:
     """The observer's reads of the final table, as part of the history; ``opened`` are the rooms of handles."""
     reads = []
+    with StatusStore.from_url(setup.direct, namespace=NAMESPACE, deadline=SETTLE_SECONDS) as patient:
+        patient.poll(rooms[:1])
     with StatusStore.from_url(setup.direct, namespace=NAMESPACE, deadline=DEADLINE) as store:
         began = time.monotonic()
         statuses = [None if status is None else int(status) for status in store.poll(rooms)]
