@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from redis_kvpoll.agent.merge import merge
+from redis_kvpoll.agent.merge import merge_optional
 
 MAX_ENDED_LIVES = 10_000
 """The limit for lives that began and ended unpublished; beyond it, the oldest are dropped."""
@@ -37,7 +37,7 @@ class RoomLife:
         """Merge later changes of the same life into these."""
         self.request = self.request or later.request
         if later.status is not None:
-            self.status = later.status if self.status is None else merge(self.status, later.status)
+            self.status = merge_optional(self.status, later.status)
         self.reason = self.reason or later.reason
         if later.length is not None:
             self.length = later.length
@@ -121,9 +121,8 @@ class Outbox:
 
     def released(self, room: int) -> None:
         """Queue what a room has changed while it was withheld. This may interrupt a change."""
-        if room in self.lives and not self._is_closed:
-            self._changed[room] = None
-            self._wake()
+        if room in self.lives:
+            self.mark_changed(room)
 
     def close(self) -> None:
         """Drop everything, also from now on, because there is no publisher any more."""

@@ -22,6 +22,8 @@ from redis_kvpoll.protocol import fenced_commands, replies, room_commands
 from redis_kvpoll.protocol.script_call import Command
 
 D = TypeVar("D")
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class AsyncSingleCalls:
@@ -86,22 +88,21 @@ class AsyncSingleCalls:
                 reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
-        if reply is not None:
-            dispatcher.end_turn(queue)
-            if (update := ready.updated(reply, status)) is not None:
-                return update
+        if reply is None:  # it has failed, or the script has left it to update.lua
+            return await self._repeat(queue, room_commands.update_status(room, status), sent_at, first_error)
+        dispatcher.end_turn(queue)
+        if (update := ready.updated(reply, status)) is not None:
+            return update
         command = room_commands.update_status(room, status)
-        if reply is not None:
-            return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
-        repeated: Update = await self._repeat(queue, command, sent_at, first_error)  # of an error, or for update.lua
-        return repeated
+        return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
 
     async def _repeat(
-        self, queue: AsyncShardQueue, command: Command[Any, Any], sent_at: float, error: Exception | None
-    ) -> Any:
+        self, queue: AsyncShardQueue, command: Command[V, T], sent_at: float, error: Exception | None
+    ) -> T:
         """Repeat a call, which has failed or needs more, as one of the full path, in its turn."""
         pending = PendingCall(self._ready.full_call(command), sent_at + self._dispatcher.executor.deadline, command)
-        return await self._dispatcher.repeat(queue, pending, error)
+        result: T = await self._dispatcher.repeat(queue, pending, error)
+        return result
 
 
 async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int, status: KVPoll | int) -> Update:

@@ -431,8 +431,8 @@ IN_THE_CLIENT = [
     (
         "a ready call that needs more loses its place in the queue",
         "aio.single_calls:AsyncSingleCalls._send_update",
-        "repeated: Update = await self._repeat(queue, command, sent_at, first_error)",
-        "dispatcher.end_turn(queue); repeated = await dispatcher.execute(command)",
+        "return await self._repeat(queue, room_commands.update_status(room, status), sent_at, first_error)",
+        "dispatcher.end_turn(queue); return await dispatcher.execute(room_commands.update_status(room, status))",
         "engine/test_ready_calls.py::TestMeanwhile::test_call_that_needs_more_keeps_its_place[sync]",
     ),
     (

@@ -34,26 +34,22 @@ class Changes:
         self._scopes = scopes
         self.is_changing = False
         """Whether a change is being made; to a thread that has the lock: by itself."""
-        self.put_off: deque[Callable[[], object]] = deque()
+        self._put_off: deque[Callable[[], object]] = deque()
 
     def make(self, change: Callable[..., T], expected: Callable[..., T], *arguments: Any) -> T:
         """Make a change and return its result. If it interrupts one of its own thread, it is put off until that is
         over, and the result is what it is ``expected`` to be. Both get the arguments."""
         with self.lock:
             if self.is_changing:
-                self.put_off.append(self._in_present_scope(partial(change, *arguments)))
+                self._put_off.append(self._in_present_scope(partial(change, *arguments)))
                 return expected(*arguments)
             try:
                 self.is_changing = True
                 result = change(*arguments)
-                if self.put_off:
-                    self.make_put_off()
-                if self.is_news:  # told here and not by settle: almost every change is news
-                    self.is_news = False
-                    self.after()
+                self._finish()
             finally:
                 self.is_changing = False
-            if self.is_news or self.put_off:
+            if self.is_news or self._put_off:
                 self.settle()
         return result
 
@@ -63,20 +59,20 @@ class Changes:
 
     def settle(self) -> None:
         """Make what was put off, and tell of the news, unless a change is under way. The caller holds the lock."""
-        while (self.put_off or self.is_news) and not self.is_changing:
+        while (self._put_off or self.is_news) and not self.is_changing:
             try:
                 self.is_changing = True
-                if self.put_off:
-                    self.make_put_off()
-                if self.is_news:
-                    self.is_news = False
-                    self.after()
+                self._finish()
             finally:
                 self.is_changing = False
 
-    def make_put_off(self) -> None:
-        while self.put_off:
-            self.put_off.popleft()()
+    def _finish(self) -> None:
+        """Make what was put off, and tell of the news, as parts of the change that is under way."""
+        while self._put_off:
+            self._put_off.popleft()()
+        if self.is_news:
+            self.is_news = False
+            self.after()
 
     def _in_present_scope(self, change: Callable[[], object]) -> Callable[[], object]:
         """Return a change that is about the life, and for the claim, that its thread acts for now."""
@@ -99,23 +95,7 @@ def change(method: F) -> F:
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:
-        changes: Changes = self.changes
-        with changes.lock:
-            if changes.is_changing:
-                changes.make(partial(method, self, *arguments), _nothing)  # puts it off
-                return
-            try:  # what ``make`` does, in line: almost every call of SGLang's comes here
-                changes.is_changing = True
-                method(self, *arguments)
-                if changes.put_off:
-                    changes.make_put_off()
-                if changes.is_news:
-                    changes.is_news = False
-                    changes.after()
-            finally:
-                changes.is_changing = False
-            if changes.is_news or changes.put_off:
-                changes.settle()
+        self.changes.make(method, _nothing, self, *arguments)
 
     return cast(F, made)
 

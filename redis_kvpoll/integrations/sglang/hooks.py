@@ -110,12 +110,8 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
     registry = _registry(handle.kv_mgr) if number is not None else None
     if registry is None:
         return original(handle, *args, **kwargs)
-    scopes = registry.scopes  # as ``within`` does, in line: each request takes such a step
-    outer, scopes.current = scopes.current, Scope(handle.bootstrap_room, number)
-    try:
+    with registry.scopes.within(Scope(handle.bootstrap_room, number)):
         return original(handle, *args, **kwargs)
-    finally:
-        scopes.current = outer
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:

@@ -165,10 +165,12 @@ class TableWorker:
 
     def went_on_alone(self) -> None:
         """Go on without the table, and keep nothing for it."""
-        self._is_alone = True
         self.registry.detach()
-        self._forget(all_rooms=True)
         self.role_hooks.end_background()
+        with self._servers_lock:
+            self._is_alone = True
+            self._servers.clear()
+        self.client.ranks.clear()
         self._metrics.update(False, 0, self.dropped, self._ended_orphans)
 
     def fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
@@ -186,13 +188,13 @@ class TableWorker:
     def _read_failure(self, room: int, number: int) -> None:
         self.client.post_life(messages.READ_FAILURE, room, number)
 
-    def _forget(self, all_rooms: bool = False) -> None:
-        """Forget what is known of rooms that are over, or of all."""
+    def _forget(self) -> None:
+        """Forget what is known of rooms that are over."""
         with self._servers_lock:
-            for room in [room for room in list(self._servers) if all_rooms or self._servers_of(room) is None]:
+            for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
                 self._servers.pop(room, None)
         for room, (number, _) in list(self.client.ranks.items()):
-            if all_rooms or self.registry.current_life(room) != number:
+            if self.registry.current_life(room) != number:
                 self.client.ranks.pop(room, None)
 
     def _end_orphans(self) -> None:
