@@ -177,7 +177,7 @@ class TestUserOfOneTable:
 
 class TestNeighbours:
     def test_settings_of_another_type_hide_no_other_table(self, server, client, lease):
-        client.set("kvpoll:{odd}:settings", "x", ex=100)
+        client.set("kvpoll:{odd}:settings", "x", ex=1000)
         shown = run_on_server(server, "namespaces")
         assert [line.split("\t")[:2] for line in shown.stdout.splitlines()[1:]] == [["odd", ""], ["prod", "strict"]]
         assert "Not read: the settings of odd" in shown.stderr

@@ -46,7 +46,7 @@ def table(url, watched):
         ranks[0].update_status(3, KVPoll.Success)
         prefill.update_status(4, KVPoll.Bootstrapping)
         prefill.set_decode_prefix_len(4, 1024)
-        watched[0].set("kvpoll:{prod-prefill}:room:9", "by hand", ex=60)
+        watched[0].set("kvpoll:{prod-prefill}:room:9", "by hand", ex=600)
         yield url
         watched[0].delete("kvpoll:{prod-prefill}:room:9")
 

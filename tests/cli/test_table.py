@@ -100,9 +100,9 @@ class TestTable:
 
     def test_corrupt_room_hides_no_other(self, url, store, watched):
         store.update_status(7, KVPoll.Transferring)
-        watched[0].set("kvpoll:{prod}:room:8", "by hand", ex=60)
+        watched[0].set("kvpoll:{prod}:room:8", "by hand", ex=600)
         watched[0].hset("kvpoll:{prod}:room:9", "status", "Bana\x1bna")
-        watched[0].expire("kvpoll:{prod}:room:9", 60)
+        watched[0].expire("kvpoll:{prod}:room:9", 600)
         result = run("ls", "--redis", url, "-n", "prod")
         assert result.exit_code == 0
         by_room = {line.split("\t")[0]: line.split("\t") for line in result.output.splitlines()}

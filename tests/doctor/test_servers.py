@@ -225,10 +225,10 @@ class TestPersistence:
             with user_of(server, rule="+config|get") as url:
                 admin.config_set("save", "3600 1")
                 with pytest.raises(redis.ResponseError, match="MISCONF"):
-                    admin.set("x", "y", ex=10)
+                    admin.set("x", "y", ex=100)
                 assert found_by("persistence", url).level is PROBLEM
                 admin.config_set("save", "")
-                admin.set("x", "y", ex=10)
+                admin.set("x", "y", ex=100)
                 found = found_by("persistence", url)
             assert (found.level, "no write is refused" in found.found) == (NOTE, True)
 
@@ -284,7 +284,7 @@ class TestCalls:
         doctor.examine()
         admin.config_set("maxmemory", 1)
         with pytest.raises(redis.OutOfMemoryError):
-            admin.set("x", "y", ex=10)
+            admin.set("x", "y", ex=100)
         admin.config_set("maxmemory", 2**30)
         found = by_check(doctor.examine())
         assert raised(found) == {"errors"}
@@ -302,7 +302,7 @@ class TestCalls:
         """The user may not call INFO when the first examination ends."""
         admin.config_set("maxmemory", 1)
         with pytest.raises(redis.OutOfMemoryError):
-            admin.set("x", "y", ex=10)
+            admin.set("x", "y", ex=100)
         admin.config_set("maxmemory", 2**30)
         look_at = sampling.look_at
 

@@ -121,7 +121,7 @@ class TestKeys:
     def test_old_prefix_without_a_room_is_a_warning(self, server, store, client):
         store.set_decode_prefix_len(77, 5)
         assert raised(examine(server.tcp)) == set(), "it may have come before its room"
-        client.expire("kvpoll:{default}:prefix:77", 100)
+        client.expire("kvpoll:{default}:prefix:77", 200)
         assert found_by("leaks", server).level is WARNING
 
     @pytest.mark.parametrize("ttl", [100.0, 9000.0])
@@ -141,18 +141,18 @@ class TestKeys:
     @pytest.mark.parametrize("how", ["type", "status", "no status"])
     def test_room_that_nobody_writes_like_this_is_corrupt(self, server, store, client, how):
         if how == "type":
-            client.set(ROOM % 9, "x", ex=100)
+            client.set(ROOM % 9, "x", ex=1000)
         else:
             client.hset(ROOM % 9, "status" if how == "status" else "x", "Melted")
-            client.expire(ROOM % 9, 100)
+            client.expire(ROOM % 9, 1000)
         found = found_by("corrupt", server)
         assert (found.level, "kvpoll clear 9 -n default" in found.advice) == (WARNING, True)
 
     def test_foreign_and_odd_keys_are_left_alone(self, server, store, client):
         for key in ("kvpoll:x", "kvpoll:{default}:room:007", "kvpoll:{default}:room:", "kvpoll:{}:settings"):
-            client.set(key, "x", ex=100)
-        client.set(b"kvpoll:{default}:room:\xff", "x", ex=100)
-        client.set(ROOM % 2**64, "x", ex=100)
+            client.set(key, "x", ex=1000)
+        client.set(b"kvpoll:{default}:room:\xff", "x", ex=1000)
+        client.set(ROOM % 2**64, "x", ex=1000)
         assert raised(examine(server.tcp)) == set()
 
     def test_text_of_others_cannot_control_a_terminal(self, server, store, client):

@@ -26,9 +26,9 @@ BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
 async def make_bad(client, room):
     """Make a room with an unknown status, and one whose keys have another type."""
     client.hset(f"kvpoll:{{default}}:room:{room}", "status", "Banana")
-    client.expire(f"kvpoll:{{default}}:room:{room}", 60)
+    client.expire(f"kvpoll:{{default}}:room:{room}", 600)
     for kind, key in (("room", room + 1), ("prefix", room + 1)):
-        client.set(f"kvpoll:{{default}}:{kind}:{key}", "mine", ex=60)
+        client.set(f"kvpoll:{{default}}:{kind}:{key}", "mine", ex=600)
 
 
 GOOD = {

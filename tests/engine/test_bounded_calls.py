@@ -37,7 +37,7 @@ def fill(client, status=BOOT, counted=True):
                 fields["counts"] = " ".join(str(WORLD_SIZE * (s is status)) for s in (BOOT, INPUT, MOVE, DONE)) + " 0 0"
             fields |= {f"status:{rank}": status.name for rank in range(WORLD_SIZE)}
             pipe.hset(key, mapping={**fields, **{f"by:{rank}": HOLDER + rank for rank in range(WORLD_SIZE)}})
-            pipe.pexpire(key, 60_000)
+            pipe.pexpire(key, 600_000)
         pipe.execute()
 
 

@@ -115,7 +115,7 @@ class TestLostReply:
         store = world.open(proxy.url, shards=2)
         rooms = range(10)
         store.update_many(dict.fromkeys(rooms, 1))
-        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=60)
+        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=600)
         with pytest.raises(OutcomeUnknownError, match=r"^clear_many of .*executed for some rooms.*the server refused"):
             store.clear_many(rooms)
         refused = {room for room in rooms if keys.tag("default", 2, room) == f"default/{refusing}"}
@@ -127,7 +127,7 @@ class TestLostReply:
         store = world.open(proxy.url, shards=2)
         store.update_many(dict.fromkeys(range(10), 1))
         store.clear_many(range(10, 20))  # loads the script
-        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=60)
+        client.set(keys.epoch(f"default/{refusing}"), "made by hand", ex=600)
         lost = keys.epoch(f"default/{1 - refusing}").encode()
         proxy.lose = lambda command: command[0] == b"EVALSHA" and lost in command
         with pytest.raises(OutcomeUnknownError, match="may have been executed or not"):

@@ -95,7 +95,7 @@ class TestFlushAll:
         client.flushall()
         assert held[1].status() is KVPoll.Bootstrapping
         key = prefixes("default", [A])[0]
-        client.set(key, "made by hand", ex=60)
+        client.set(key, "made by hand", ex=600)
         assert stores[0].open(B).status() is KVPoll.Bootstrapping
         assert client.get(key) == "made by hand"
 
@@ -274,7 +274,7 @@ def return_creator(client, room):
     client.hset(
         key, mapping={"status": "Transferring", "generation": str(room.generation), "opened_ms": "1", "updated_ms": "1"}
     )
-    client.pexpire(key, 60_000)
+    client.pexpire(key, 600_000)
 
 
 class TestReconnect:

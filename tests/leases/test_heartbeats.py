@@ -32,7 +32,7 @@ def swept(server):
         client.hset(LEASES, f"prefill-{number}", f"10{number} 5000 500 {NOW} 0")
     seconds, micros = client.time()
     client.hset(LEASES, "last sweep", seconds * 1000 + micros // 1000 + 50)
-    client.pexpire(LEASES, 60_000)
+    client.pexpire(LEASES, 600_000)
     return client
 
 

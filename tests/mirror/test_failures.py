@@ -151,10 +151,10 @@ class TestOnServers:
                 else:
                     step.delete(FAILED)
                 if harm == "another type":
-                    step.set(FAILED, "by hand", px=60_000)
+                    step.set(FAILED, "by hand", px=600_000)
                 elif harm == "begun anew":
                     step.execute_command("XADD", FAILED, "5-1", "begun", "by hand")
-                    step.pexpire(FAILED, 60_000)
+                    step.pexpire(FAILED, 600_000)
                 step.execute()
             real.until(lambda: (2, "unseen") in told.shown(), "the room was read")
             peer.abort(3, "third")
@@ -186,7 +186,7 @@ class TestOnServers:
             real.until(lambda: failures.synced, "synced")
             assert {found.generation for found in told.found if found.room == 1} <= {0, 2}  # of the numbers in a row
             assert failures.get(2).generation == other.generation
-            client.pexpire(FAILED, 60_000)
+            client.pexpire(FAILED, 600_000)
         assert "unexpectedly" not in caplog.text
 
     def test_read_only_store_follows_and_writes_nothing(self, side, server, client, peer):

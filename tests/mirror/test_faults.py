@@ -92,7 +92,7 @@ class TestGaps:
         with client.pipeline(transaction=True) as step:
             step.delete(FEED)
             self.change(step, 1, MOVE, "5-1")
-            step.pexpire(FEED, 60_000)
+            step.pexpire(FEED, 600_000)
             step.execute()
         real.until(lambda: following_mirror.get(1) is MOVE, "resynced")
         for number, status in enumerate((FAIL, DONE)):
@@ -127,7 +127,7 @@ class TestGaps:
         """Change a room as a script would, but with any id for its entry."""
         key = f"kvpoll:{{default}}:room:{room}"
         step.hset(key, mapping={"status": status.name, "opened_ms": 1, "updated_ms": 1})
-        step.pexpire(key, 60_000)
+        step.pexpire(key, 600_000)
         step.xadd(FEED, {room: status.name}, id=feed_id)
 
 

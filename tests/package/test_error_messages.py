@@ -72,7 +72,7 @@ def test_a_hand_made_prefix_length_is_named(store, client):
     store.update_status(1, 1)
     for read in (store.pop_decode_prefix_len, store.entry):
         client.hset("kvpoll:{default}:prefix:1", "length", "many")
-        client.expire("kvpoll:{default}:prefix:1", 60)
+        client.expire("kvpoll:{default}:prefix:1", 600)
         with pytest.raises(CorruptEntryError, match="room 1 holds the decode prefix length 'many'"):
             read(1)
 
@@ -91,7 +91,7 @@ def test_a_mismatch_names_both_values(make_store):
 def test_unknown_setting_is_not_adopted(make_store, client, setting, value):
     """From a later version, or set by hand: a policy treated as compat would mix two policies in one table."""
     client.hset("kvpoll:{default}:settings", setting, value)
-    client.expire("kvpoll:{default}:settings", 60)
+    client.expire("kvpoll:{default}:settings", 600)
     store = make_store()
     with pytest.raises(NamespaceMismatchError, match=f"'default' has {setting}=.*, which this version does not know"):
         store.update_status(1, 1)

@@ -68,7 +68,7 @@ class TestOneLife:
             late = ["origin", "operator", "reason", "late"]
             client.execute_command("XADD", f"kvpoll:{{t-{role}}}:failed", "*", ROOM, 1_600_000_000_000_000, *late)
             client.execute_command("XADD", f"kvpoll:{{t-{role}}}:failed", "*", ROOM + 1, 1, *late)
-            client.pexpire(f"kvpoll:{{t-{role}}}:failed", 60_000)
+            client.pexpire(f"kvpoll:{{t-{role}}}:failed", 600_000)
             # What is told later is read later.
             prefill.request_status[ROOM + 2] = decode.request_status[ROOM + 2] = BOOT
             learn_servers(decode, ROOM + 2, prefill)

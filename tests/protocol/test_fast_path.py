@@ -24,14 +24,14 @@ def states(client):
     return (
         {name: value for name, value in fields.items() if name not in (b"updated_ms", b"opened", b"opened_ms")},
         entries,
-        client.pttl(ROOM) > 60_000,
+        client.pttl(ROOM) > 600_000,
         client.pttl(keys.feed("ns")) > 0,
         client.zrange(keys.owned("ns"), 0, -1),
     )
 
 
 def fill(client, actor, own, other, damage):
-    context = table(actor, terminal_ttl_ms="30000", ttl_ms="90000")
+    context = table(actor, terminal_ttl_ms="300000", ttl_ms="900000")
     client.hset(keys.epoch("ns"), "epoch", "1-ab12")  # else each server's own
     take_lease(client, context)
     if own:
@@ -39,13 +39,13 @@ def fill(client, actor, own, other, damage):
     if other and context.rank:
         role = "cleared" if other == "cleared" else "creator"
         status = "Transferring" if other == "cleared" else other
-        send(client, replay(A, status=status, role=role), table("rank", rank="1", ttl_ms="90000"))
+        send(client, replay(A, status=status, role=role), table("rank", rank="1", ttl_ms="900000"))
     if client.hexists(ROOM, "version"):
         client.hset(ROOM, "version", "7")  # else a clock's time
     damage(client)
     for key in client.keys("*"):
         if client.pttl(key) < 0:
-            client.pexpire(key, 60_000)
+            client.pexpire(key, 600_000)
     return context
 
 
@@ -60,7 +60,7 @@ def by_hand(name, value):
 DAMAGES = {
     "none": nothing,
     "no feed": lambda client: client.delete(keys.feed("ns")),
-    "feed of another type": lambda client: (client.delete(keys.feed("ns")), client.set(keys.feed("ns"), "x", ex=60)),
+    "feed of another type": lambda client: (client.delete(keys.feed("ns")), client.set(keys.feed("ns"), "x", ex=600)),
     "no lease": lambda client: client.delete(keys.leases("ns")),
     "another lease": lambda client: client.hset(keys.leases("ns"), "prefill-0", "1 5000 500 1700000000000 0"),
     "no part": lambda client: client.hdel(ROOM, "by:0"),
@@ -69,7 +69,7 @@ DAMAGES = {
     "world size": by_hand("world_size", "3"),
     "own status": by_hand("status:0", "Done"),
     "generation": by_hand("generation", "1800000000000000"),
-    "another type": lambda client: (client.delete(ROOM), client.set(ROOM, "x", ex=60)),
+    "another type": lambda client: (client.delete(ROOM), client.set(ROOM, "x", ex=600)),
 }
 
 
@@ -161,7 +161,7 @@ def test_fast_path_of_open_and_the_rest_agree(server, damage, actor):
             OPENINGS[damage](client)
             for key in client.keys("*"):
                 if client.pttl(key) < 0:
-                    client.pexpire(key, 40_000)
+                    client.pexpire(key, 400_000)
             (call,) = fenced_commands.open(A, "rid", status, seen).calls(context)
             assert fast in call.spec.script.source
             found.append(opened(client, call, removed))

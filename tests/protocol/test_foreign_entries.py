@@ -141,4 +141,4 @@ def spoil(client, made):
         client.execute_command("XADD", FEED_NS, LAST, "made", "by hand")
     if made == "last id, deleted":
         client.xdel(FEED_NS, LAST)
-    client.pexpire(FEED_NS, 60_000)
+    client.pexpire(FEED_NS, 600_000)

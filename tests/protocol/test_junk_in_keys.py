@@ -125,17 +125,17 @@ def spoil(client, spoiling):
     (room,), (prefix,) = keys.rooms("ns", [A]), keys.prefixes("ns", [A])
     if what in ("room", "prefix"):
         client.hset(room if what == "room" else prefix, where, value)
-        client.pexpire(room if what == "room" else prefix, 60_000)
+        client.pexpire(room if what == "room" else prefix, 600_000)
     elif what == "shared":
         client.hset(SHARED[where[0]]("ns"), where[1], value)
-        client.pexpire(SHARED[where[0]]("ns"), 60_000)
+        client.pexpire(SHARED[where[0]]("ns"), 600_000)
     elif what == "type":
         key = {"room": room, "prefix": prefix}.get(where) or SHARED[where]("ns")
         client.delete(key)
-        client.set(key, "by hand", px=60_000)
+        client.set(key, "by hand", px=600_000)
     else:
         client.execute_command("XADD", keys.feed("ns"), LAST_ID if what == "last entry" else "*", *value)
-        client.pexpire(keys.feed("ns"), 60_000)
+        client.pexpire(keys.feed("ns"), 600_000)
 
 
 contexts = st.fixed_dictionaries(
@@ -288,7 +288,7 @@ def test_rank_joins_whatever_the_list_of_the_leases_is(client, joins):
     context, owned = table("both"), keys.owned("ns")
     take_lease(client, context)
     send(client, replay(A), table("rank", rank="1"))
-    client.set(owned, "by hand", px=60_000)
+    client.set(owned, "by hand", px=600_000)
     before = len(entries(client, "ns"))
     send(client, joins, context)
     assert client.hget(*keys.rooms("ns", [A]), "status:0") == "WaitingForInput"
@@ -316,6 +316,6 @@ class TestLengths:
 
     def test_replay_leaves_the_last_generation_above(self, client):
         client.hset(keys.epoch("ns"), mapping={"epoch": "1-a", "generation": str(GENERATION)})
-        client.pexpire(keys.epoch("ns"), 60_000)
+        client.pexpire(keys.epoch("ns"), 600_000)
         send(client, replay(A, generation=self.OLD), table())
         assert int(client.hget(keys.epoch("ns"), "generation")) > GENERATION

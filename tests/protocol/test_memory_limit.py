@@ -195,7 +195,7 @@ def test_what_creates_a_room_is_refused(limited, actor, name, with_length):
     if with_length:
         (prefix,) = keys.prefixes("ns", [A])
         client.hset(prefix, mapping={"length": 7, "generation": 5})
-        client.pexpire(prefix, 60_000)
+        client.pexpire(prefix, 600_000)
     before = room_keys(client), client.zrange(keys.owned("ns"), 0, -1), client.xlen(keys.feed("ns"))
     limit()
     with pytest.raises(ResponseError, match=r"OOM|maxmemory"):

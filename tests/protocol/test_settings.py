@@ -47,7 +47,7 @@ class TestAgreement:
     )
     def test_other_setting_is_refused_and_writes_nothing(self, make_store, client, option, ours, theirs):
         make_store(namespace="prod").update_status(1, KVPoll.Transferring)
-        client.pexpire(KEY, 5000)
+        client.pexpire(KEY, 100_000)
         before = {key: client.dump(key) for key in client.scan_iter()}
         second = make_store(namespace="prod", **{option: ours})
         for write in (lambda: second.update_status(2, 1), lambda: second.clear(1), lambda: second.update_many({3: 1})):
@@ -58,13 +58,13 @@ class TestAgreement:
         assert f"{option}={ours}" in str(error)
         assert f"{option}={theirs}" in str(error)
         assert {key: client.dump(key) for key in client.scan_iter()} == before
-        assert client.pttl(KEY) <= 5000
+        assert client.pttl(KEY) <= 100_000
 
     @pytest.mark.parametrize("schema", ["2", "4"])
     def test_other_schema_is_refused(self, make_store, client, schema):
         """Version 1 had no feed: mirrors would never see its writes."""
         client.hset(KEY, mapping=DEFAULTS | {"schema": schema})
-        client.expire(KEY, 60)
+        client.expire(KEY, 600)
         with pytest.raises(NamespaceMismatchError, match=f"schema={schema}, which this version does not know"):
             make_store(namespace="prod").update_status(1, 1)
         assert list(client.scan_iter()) == [KEY]
@@ -75,7 +75,7 @@ class TestAgreement:
     )
     def test_unknown_value_is_not_adopted(self, make_store, client, setting, there):
         client.hset(KEY, mapping=DEFAULTS | {setting: there})
-        client.expire(KEY, 60)
+        client.expire(KEY, 600)
         with pytest.raises(NamespaceMismatchError, match=f"{setting}={there}, which this version does not know"):
             make_store(namespace="prod").update_status(1, 1)
         assert list(client.scan_iter()) == [KEY]
@@ -101,9 +101,9 @@ class TestAgreement:
         assert store.settings() is None
         assert client.dbsize() == 0
         make_store(namespace="prod", policy="strict").poll([1])
-        client.pexpire(KEY, 5000)
+        client.pexpire(KEY, 100_000)
         assert store.settings() == Settings("strict", 1, "none", 100_000)
-        assert client.pttl(KEY) <= 5000
+        assert client.pttl(KEY) <= 100_000
 
     def test_reading_settings_is_refused_on_mismatch(self, make_store):
         make_store(namespace="prod").poll([1])
@@ -114,14 +114,14 @@ class TestAgreement:
 def test_settings_are_renewed_hourly(make_store, client, monkeypatch):
     store = make_store(namespace="prod")
     store.poll([1])
-    client.pexpire(KEY, 5000)
+    client.pexpire(KEY, 100_000)
     now = time.monotonic()
     monkeypatch.setattr("redis_kvpoll.engine.executor.time.monotonic", lambda: now + 3500)
     store.poll([1])
-    assert client.pttl(KEY) <= 5000
+    assert client.pttl(KEY) <= 100_000
     monkeypatch.setattr("redis_kvpoll.engine.executor.time.monotonic", lambda: now + 3700)
     store.poll([1])
-    assert client.pttl(KEY) > 5000
+    assert client.pttl(KEY) > 100_000
 
 
 @pytest.mark.parametrize("maker", [StatusStore, AsyncStatusStore])

@@ -23,7 +23,7 @@ def client(server):
 
 def room(**fields):
     made = {"generation": f"{NOW}000", "opened_ms": NOW, "updated_ms": NOW, **fields}
-    return lambda client: client.hset(ROOM, mapping=made) and client.pexpire(ROOM, 10_000)
+    return lambda client: client.hset(ROOM, mapping=made) and client.pexpire(ROOM, 100_000)
 
 
 LIVE = {status.name: room(status=status.name) for status in (BOOT, INPUT, MOVE, DONE)}
@@ -34,12 +34,12 @@ ROOMS = {
     **{f"status {junk!r}": room(status=junk) for junk in ("", "S", "for", "Trans", "success", "Success ", "4")},
     "without status": room(),
     **{f"ranks, {status}": room(status=status, world_size="2") for status in ("Failed", "Bootstrapping", "Success")},
-    "another type": lambda client: client.set(ROOM, "Success", px=10_000),
+    "another type": lambda client: client.set(ROOM, "Success", px=100_000),
 }
 SHARDS = {
     "usual": lambda client: None,
     "no feed": lambda client: client.delete(FEED),
-    "feed of another type": lambda client: client.delete(FEED) and client.set(FEED, "x", px=10_000),
+    "feed of another type": lambda client: client.delete(FEED) and client.set(FEED, "x", px=100_000),
     "feed ahead of the clock": lambda client: client.xadd(FEED, {"a": "b"}, id=f"{FUTURE_MS}-7"),
     "feed at its last id": lambda client: client.xadd(FEED, {"a": "b"}, id="18446744073709551615-18446744073709551615"),
     "feed beyond all clocks": lambda client: client.xadd(FEED, {"a": "b"}, id="9400000000000000-1"),
@@ -50,7 +50,7 @@ SHARDS = {
         for junk in ("", "x", "0700000000000123", "17000000000001234", "9100000000000000", "170000000000012x")
     },
     "no generation": lambda client: client.hdel(EPOCH, "generation"),
-    "epoch of another type": lambda client: client.delete(EPOCH) and client.set(EPOCH, "x", px=10_000),
+    "epoch of another type": lambda client: client.delete(EPOCH) and client.set(EPOCH, "x", px=100_000),
 }
 USUAL = ("usual", "feed ahead of the clock", "generation ahead")
 
@@ -60,13 +60,13 @@ def prepared(client, in_room, in_shard):
     client.xadd(FEED, {"begun": "1"}, id=f"{NOW}-0")
     client.hset(EPOCH, mapping={"epoch": "1-x", "generation": f"{NOW}123"})
     for key in (FEED, EPOCH):
-        client.pexpire(key, 60_000)
+        client.pexpire(key, 600_000)
     ROOMS[in_room](client)
     SHARDS[in_shard](client)
 
 
 def state(client):
-    """What is in the table, but for times, which differ from call to call, and the room's TTL in steps of 10 s."""
+    """What is in the table, but for times, which differ from call to call, and the room's TTL in steps of 100 s."""
     fields = client.hgetall(ROOM) if client.type(ROOM) == b"hash" else client.get(ROOM)
     epoch = client.hgetall(EPOCH) if client.type(EPOCH) == b"hash" else client.get(EPOCH)
     feed = [words for _, words in entries(client, "ns")] if client.type(FEED) == b"stream" else client.get(FEED)
@@ -77,21 +77,21 @@ def state(client):
     if isinstance(epoch, dict) and b"generation" in epoch:
         epoch[b"generation"] = len(epoch[b"generation"])
     ttl = client.ttl(ROOM)
-    return fields, epoch, feed, ttl if ttl < 0 else -(-ttl // 10)
+    return fields, epoch, feed, ttl if ttl < 0 else -(-ttl // 100)
 
 
 def update_one(client, status):
     """The reply, as update.lua would have given it; None if it has done nothing."""
-    context = table(ttl_ms="60000", terminal_ttl_ms="30000")
+    context = table(ttl_ms="600000", terminal_ttl_ms="300000")
     call = packed.UPDATE_ONE.call(
-        context, "ns", [A], [*(("30000",) if status is DONE else ("60000",)), status.name], [0]
+        context, "ns", [A], [*(("300000",) if status is DONE else ("600000",)), status.name], [0]
     )
     reply = client.eval(packed.UPDATE_ONE.script.source, *call.words()[2:])
     return None if reply is None else packed.update_reply(reply, status.name)
 
 
 def update(client, status, policy):
-    return send(client, room_commands.update_status(A, status), table(policy=policy, terminal_ttl_ms="30000"))
+    return send(client, room_commands.update_status(A, status), table(policy=policy, terminal_ttl_ms="300000"))
 
 
 @pytest.mark.parametrize("policy", ["compat", "strict"])

@@ -78,7 +78,7 @@ def test_clear_removes_the_room(acting, store):
 def test_clear_removes_a_corrupt_room(acting, store, table, fields):
     with table.client() as client:
         client.hset("kvpoll:{prod-prefill}:room:5", mapping=fields)
-        client.expire("kvpoll:{prod-prefill}:room:5", 60)
+        client.expire("kvpoll:{prod-prefill}:room:5", 600)
     answer = act(acting, "/room/5/clear", confirm="5")
     assert (answer.status, "Room 5 was cleared; it was corrupt." in answer.text) == (200, True)
     assert store.get(5) is None

@@ -78,7 +78,7 @@ def test_changes_of_one_room_in_an_entry_have_own_rows(serving, store, table, mo
     entry = ["ttl_ms", "300000", "7", "Bootstrapping", "7", "WaitingForInput", "7", "Transferring"]
     with table.client() as client:
         client.execute_command("XADD", "kvpoll:{prod-prefill}:feed", "*", *entry)
-        client.expire("kvpoll:{prod-prefill}:feed", 60)
+        client.expire("kvpoll:{prod-prefill}:feed", 600)
     page = serving.until("/feed", "Transferring")
     keys = {row[2]: key for key, row in rows_of(page).items() if row[1:2] == ["7"]}
     assert list(keys) == ["Transferring", "WaitingForInput", "Bootstrapping"]
@@ -128,7 +128,7 @@ def test_time_at_a_status_counts_from_the_ranks_agreement(serving, table):
         at, fields = next(entry for entry in client.xrange(feed) if b"61" in entry[1])
         client.delete(feed)
         client.xadd(feed, fields, id=f"{int(at.partition(b'-')[0]) - ago_ms:.0f}-0")
-        client.expire(feed, 60)
+        client.expire(feed, 600)
     assert "At this status for 5 h" in " ".join(serving.get("/room/61").text.split())
 
 
@@ -155,7 +155,7 @@ def test_room_page_tells_a_room_from_one_that_was_deleted(serving, store, table)
         at, fields = next(entry for entry in client.xrange(feed) if b"62" in entry[1])
         client.delete(feed, "kvpoll:{prod-prefill}:room:62")
         client.xadd(feed, fields, id=f"{int(at.partition(b'-')[0]) - 600_000}-0")
-        client.expire(feed, 60)
+        client.expire(feed, 600)
     store.open(62)
     page = serving.get("/room/62")
     assert [page.row(str(number))[1] for number in range(2)] == ["Bootstrapping", "Bootstrapping"]
@@ -248,7 +248,7 @@ def test_absent_room_says_so(serving):
 
 def test_corrupt_room_says_so(serving, table):
     with table.client() as client:
-        client.set("kvpoll:{prod-prefill}:room:13", "x", ex=60)
+        client.set("kvpoll:{prod-prefill}:room:13", "x", ex=600)
     page = serving.get("/room/13")
     assert page.status == 200
     assert "corrupt" in page.text

@@ -102,7 +102,7 @@ def test_room_fits_its_schema(full, room):
     ],
 )
 def test_refused_question_fits_its_schema(full, table, watched, path, status):
-    watched[-1].set("kvpoll:{prod-prefill}:room:9", "by hand", ex=60)
+    watched[-1].set("kvpoll:{prod-prefill}:room:9", "by hand", ex=600)
     check("error", full.get(path), status)
 
 

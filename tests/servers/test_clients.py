@@ -125,7 +125,7 @@ def test_client_stays_unchanged(world, server):
     retry = Retry(ConstantBackoff(0.1), 7)
     client = world.client(lambda: world.redis.Redis(port=server.port, retry=retry, decode_responses=True))
     world.finish(client.hset(MINE, "mine", "yes"))
-    world.finish(client.pexpire(MINE, 60_000))
+    world.finish(client.pexpire(MINE, 600_000))
     pool = client.connection_pool
     before = {key: copy.copy(value) for key, value in pool.connection_kwargs.items()}
     free = list(pool._available_connections)

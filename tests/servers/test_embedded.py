@@ -32,7 +32,7 @@ def folder_of(store):
 class TestEmbedded:
     def test_restart_kills_server_and_loses_data(self):
         with EmbeddedServer() as server, redis.Redis(unix_socket_path=str(server.socket)) as client:
-            client.set("key", "value", ex=60)
+            client.set("key", "value", ex=600)
             before = server.pid
             server.restart()
             assert server.pid != before

@@ -25,7 +25,7 @@ def test_rows_are_what_entries_have(store, client):
     store.abort(3, "why")
     client.persist("kvpoll:{default}:room:2")
     rows, entries = rows_of(store), store.entries([1, 2, 3, 4])
-    client.expire("kvpoll:{default}:room:2", 60)
+    client.expire("kvpoll:{default}:room:2", 600)
     assert {room: row.status for room, row in rows.items()} == with_owner
     assert entries.keys() == {1, 2, 3}
     assert (entries[1].request, entries[3].reason) == ("rid", "why")
@@ -48,9 +48,9 @@ def test_many_rooms_are_listed_in_pages(store):
 
 def test_corrupt_room_hides_no_other(store, client):
     store.update_status(1, KVPoll.Success)
-    client.set("kvpoll:{default}:room:2", "by hand", ex=60)
+    client.set("kvpoll:{default}:room:2", "by hand", ex=600)
     client.hset("kvpoll:{default}:room:3", "status", "Banana")
-    client.expire("kvpoll:{default}:room:3", 60)
+    client.expire("kvpoll:{default}:room:3", 600)
     assert {room: row.status for room, row in rows_of(store).items()} == {1: KVPoll.Success, 2: None, 3: None}
     entries = store.entries([1, 2, 3])
     assert entries[1].status is KVPoll.Success

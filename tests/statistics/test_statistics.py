@@ -228,7 +228,7 @@ def test_refused_writes_are_counted_by_outcome(side, server, client):
         assert statistics.snapshot().refusals_seen["skipped"] == 1
         client.delete("kvpoll:{default}:refused")  # as after a restart
         client.hset("kvpoll:{default}:refused", mapping={"skipped": 1, "since": 1})
-        client.expire("kvpoll:{default}:refused", 100)
+        client.expire("kvpoll:{default}:refused", 1000)
         real.until(lambda: statistics.snapshot().refused["skipped"] == 1, "counted anew")
         assert statistics.snapshot().refusals_seen["skipped"] == 2
 

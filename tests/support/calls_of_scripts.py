@@ -9,7 +9,7 @@ from redis_kvpoll.protocol.script_call import Command
 from redis_kvpoll.protocol.script_specs import FAILURES, REPLAY, SNAPSHOT, SNAPSHOT_FIELDS
 from tests.support.contexts import context
 
-TTL_MS = "60000"
+TTL_MS = "600000"
 A, B = 2**53 + 1, 2**64 - 1
 GENERATION = 1_700_000_000_000_123
 """In microseconds, as scripts give them, and below all that any server gives today."""
@@ -128,7 +128,7 @@ def take_lease(client, context):
     """Write the record of a lease as a store would."""
     if context.owner:
         client.hset(keys.leases("ns"), context.owner, f"{context.incarnation} 5000 500 1700000000000 0")
-        client.pexpire(keys.leases("ns"), 60_000)
+        client.pexpire(keys.leases("ns"), 600_000)
 
 
 # States before a call: each is made by calls of its own.

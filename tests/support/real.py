@@ -100,7 +100,7 @@ def connections(client: redis.Redis) -> set[str]:
 
 def replicate(client: redis.Redis) -> None:
     """Wait until a replica has all that its primary has executed before."""
-    client.set("replicated", 1, ex=60)  # WAIT is for the last write of its own connection, and all before it
+    client.set("replicated", 1, ex=600)  # WAIT is for the last write of its own connection, and all before it
     until(lambda: client.execute_command("WAIT", 1, 100), "the replica has it all")
 
 

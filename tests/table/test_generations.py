@@ -158,7 +158,7 @@ class TestOpen:
         assert first < second < third
 
     def test_key_of_another_type_is_corrupt(self, store, client):
-        client.set(KEY, "by hand", ex=60)
+        client.set(KEY, "by hand", ex=600)
         with pytest.raises(CorruptEntryError, match="a key of another type"):
             store.open(ROOM)
         with pytest.raises(CorruptEntryError, match="a key of another type"):

@@ -166,7 +166,7 @@ def read_then_write(client, number, status, clock):
     current = None if current is None else KVPoll(int(current))
     outcome = "CREATED" if current is None else "ADVANCED" if status > current else "UNCHANGED"
     if outcome != "UNCHANGED":
-        client.set("status", int(status), ex=60)
+        client.set("status", int(status), ex=600)
     yield Done(number, 1, "update", status, [outcome, max(status, current or status)], began, next(clock))
 
 

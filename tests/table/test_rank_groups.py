@@ -181,7 +181,7 @@ def test_group_and_single_calls_agree(make_table, policy, mode, batches, damage)
         replies = [how(table, [change_of(*words) for words in batch]) for batch in batches]
         found.append((replies, table.state(), table.shown()))
         for key in client.keys("*"):
-            client.pexpire(key, 60_000)
+            client.pexpire(key, 600_000)
     assert found[1] == found[0]
 
 
@@ -225,7 +225,7 @@ def test_key_of_another_type_is_the_answer_to_each_rank(server, client):
     """The other rooms of the call have their own."""
     with StatusStore(server.store_client(), rank=0, world_size=WORLD_SIZE) as store:
         generation = store.open(A, request="rid").generation
-        client.set(*keys.rooms("default", [B]), "by hand", px=60_000)
+        client.set(*keys.rooms("default", [B]), "by hand", px=600_000)
         corrupt = [change._replace(room=B) for change in everybody(generation, BOOT)]
         found = run(store, executor_of(store).run(write_ranks([*corrupt, *everybody(generation, BOOT)]), []))
         assert [type(one) for one in found] == [CorruptEntryError] * WORLD_SIZE + [Update] * WORLD_SIZE

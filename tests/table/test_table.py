@@ -106,10 +106,10 @@ class TestFailure:
 
     def test_record_failure_keeps_status_and_ttl(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
-        client.pexpire(KEY, 5000)
+        client.pexpire(KEY, 100_000)
         store.record_failure(ROOM, "cause")
         assert store.get(ROOM) is KVPoll.Transferring
-        assert 0 < client.pttl(KEY) <= 5000
+        assert 0 < client.pttl(KEY) <= 100_000
 
     def test_absent_room_stores_no_reason(self, store, client):
         assert store.record_failure(ROOM, "cause") is False
@@ -184,12 +184,12 @@ class TestReading:
     def test_foreign_keys_are_no_rooms(self, store, client):
         store.update_status(1, KVPoll.Bootstrapping)
         for name in ("room:x", "room:01", "room:-1", f"room:{2**64}", "other:5"):
-            client.set(f"kvpoll:{{default}}:{name}", "?", ex=60)
+            client.set(f"kvpoll:{{default}}:{name}", "?", ex=600)
         assert list(store.rooms()) == [1]
 
     def test_unknown_status_is_an_error_that_names_the_room(self, store, client):
         client.hset(KEY, "status", "Banana")
-        client.expire(KEY, 60)
+        client.expire(KEY, 600)
         for read in (store.get, store.entry, lambda room: store.poll([1, room])):
             with pytest.raises(CorruptEntryError, match=f"room {ROOM} holds status 'Banana'"):
                 read(ROOM)
@@ -201,7 +201,7 @@ class TestReading:
 
     def test_key_of_another_type_is_named_and_clearable(self, store, client):
         store.update_status(1, KVPoll.Transferring)
-        client.set(KEY, "by hand", ex=60)
+        client.set(KEY, "by hand", ex=600)
         for read in (store.get, store.entry, lambda room: store.poll([1, room]), lambda room: store.counts()):
             with pytest.raises(CorruptEntryError, match=f"room {ROOM} holds a key of another type .*WRONGTYPE"):
                 read(ROOM)
@@ -211,15 +211,15 @@ class TestReading:
     @pytest.mark.parametrize("mode", ["none", "prefill"])
     def test_key_of_another_type_blocks_no_other_write(self, make_store, client, mode):
         store = make_store(mode=mode)
-        client.set(KEY, "by hand", ex=60)
+        client.set(KEY, "by hand", ex=600)
         corrupt = {"match": f"room {ROOM} holds a key of another type .*WRONGTYPE"}
         with pytest.raises(CorruptEntryError, **corrupt):
             store.update_many({1: KVPoll.Bootstrapping, ROOM: KVPoll.Failed, 2: KVPoll.Success})
         assert store.poll([1, 2]) == [KVPoll.Bootstrapping, KVPoll.Success]
-        client.pexpire("kvpoll:{default}:room:1", 5000)
+        client.pexpire("kvpoll:{default}:room:1", 100_000)
         with pytest.raises(CorruptEntryError, **corrupt):
             store.touch([ROOM, 1])
-        assert client.pttl("kvpoll:{default}:room:1") > 5000
+        assert client.pttl("kvpoll:{default}:room:1") > 100_000
         for write in (store.abort, lambda room: store.record_failure(room, "why")):
             with pytest.raises(CorruptEntryError, **corrupt):
                 write(ROOM)
@@ -228,7 +228,7 @@ class TestReading:
     def test_prefix_key_of_another_type_blocks_no_other_failure(self, make_store, client):
         store = make_store(mode="prefill")
         store.update_many({1: 1, ROOM: 1, 2: 1})
-        client.set(PREFIX, "by hand", ex=60)
+        client.set(PREFIX, "by hand", ex=600)
         for write in (lambda: store.update_many(dict.fromkeys((1, ROOM, 2), 0)), lambda: store.abort(ROOM)):
             with pytest.raises(CorruptEntryError, match=f"room {ROOM} holds a key of another type"):
                 write()

@@ -125,7 +125,7 @@ class TestTailRounds:
         (seen,) = a_round(store, tail)
         client.delete(FEED)
         client.xadd(FEED, {"7": "Transferring"}, id="5-1")
-        client.expire(FEED, 60)
+        client.expire(FEED, 600)
         assert a_round(store, tail) == [FeedGap(seen.id, None)]
         assert a_round(store, tail) == []
         client.xadd(FEED, {"7": "Success"}, id="6-1")
@@ -139,7 +139,7 @@ class TestTailRounds:
         assert a_round(store, tail) == [FeedGap(seen.id, None)]
         assert a_round(store, tail) == []
         client.xadd(FEED, {"7": "Success"}, id="5-1")
-        client.expire(FEED, 60)
+        client.expire(FEED, 600)
         assert short(a_round(store, tail)) == [(7, KVPoll.Success)]
 
     def test_entries_without_changes_are_skipped(self, store, client):

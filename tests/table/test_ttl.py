@@ -13,7 +13,7 @@ LIVE = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 
 
 class TestTimeToLive:
-    TTL, TERMINAL = 100.0, 20.0
+    TTL, TERMINAL = 1000.0, 300.0
 
     @pytest.fixture
     def store(self, make_store):
@@ -50,21 +50,21 @@ class TestTimeToLive:
         epoch = "kvpoll:{default}:epoch"
         store.update_many({1: KVPoll.Bootstrapping})
         client.hincrby(epoch, "generation", 365 * 24 * 3600 * 10**6)
-        client.pexpire(epoch, 60_000)
+        client.pexpire(epoch, 600_000)
         store.update_many({2: KVPoll.Bootstrapping, 3: KVPoll.Bootstrapping})
         assert self.left(client, epoch) > 3600
 
     def test_call_that_writes_nothing_keeps_ttl(self, make_store, client):
         store = make_store(ttl=self.TTL, terminal_ttl=self.TERMINAL)
         put(store, ROOM, KVPoll.Transferring)
-        client.pexpire(KEY, 5000)
+        client.pexpire(KEY, 100_000)
         store.update_status(ROOM, KVPoll.WaitingForInput)
-        assert self.left(client) <= 5
+        assert self.left(client) <= 100
         store.abort(ROOM)
-        client.pexpire(KEY, 5000)
+        client.pexpire(KEY, 100_000)
         store.abort(ROOM)
         store.update_status(ROOM, KVPoll.Failed)
-        assert self.left(client) <= 5
+        assert self.left(client) <= 100
 
     def test_leaving_failed_restores_live_ttl(self, store, client):
         put(store, ROOM, KVPoll.Failed)
@@ -76,12 +76,12 @@ class TestTimeToLive:
         store.abort(2)
         store.set_decode_prefix_len(ROOM, 7)
         for key in (KEY, PREFIX, "kvpoll:{default}:room:1", "kvpoll:{default}:room:2"):
-            client.pexpire(key, 5000)
+            client.pexpire(key, 100_000)
         assert store.touch([ROOM, 1, 2, 3, ROOM]) == 1
-        assert self.left(client) > 5
-        assert self.left(client, PREFIX) > 5
-        assert self.left(client, "kvpoll:{default}:room:1") <= 5
-        assert self.left(client, "kvpoll:{default}:room:2") <= 5
+        assert self.left(client) > 100
+        assert self.left(client, PREFIX) > 100
+        assert self.left(client, "kvpoll:{default}:room:1") <= 100
+        assert self.left(client, "kvpoll:{default}:room:2") <= 100
 
     def test_expired_room_is_absent(self, store, client):
         put(store, ROOM, KVPoll.Transferring)
