@@ -149,6 +149,11 @@ class RoomFailure(NamedTuple):
     """engine: a process of its own; abort: one that was told to abort; operator; lost or left: the end of its owner.
     None when the failure was found by reading the room."""
 
+    @property
+    def is_by_operator(self) -> bool:
+        """Whether an operator's abort did it. A room does not say: there, a reason that nobody gave counts as one."""
+        return self.origin == "operator" if self.origin else self.reason is not None and self.by is None
+
 
 @dataclass(frozen=True, slots=True)
 class RoomRow:

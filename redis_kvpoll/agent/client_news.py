@@ -8,6 +8,7 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.engine.lease_state import LeaseState
 from redis_kvpoll.model import Entry
+from redis_kvpoll.protocol.failures import of_entry
 
 
 class ClientNews:
@@ -56,8 +57,8 @@ class ClientNews:
 
     def fail_as_found(self, room: int, number: int, entry: Entry) -> None:
         """The table had a life as Failed."""
-        is_by_hand = entry.reason is not None and entry.failed_by is None
-        self.fail(room, number, entry.reason or "", is_by_hand)
+        if (failure := of_entry(entry)) is not None:
+            self.fail(room, number, failure.reason or "", failure.is_by_operator)
 
     def deliver_reason(self, room: int, reason: str) -> None:
         """Give it another rank's reason, for which a thread waits."""

@@ -39,7 +39,7 @@ OPENED = 82
 ENDED = 83
 """Lives of which the table has all, their ends too."""
 FAILED = 84
-"""A life has failed in its table: the reason, and whether nobody of the clients did it."""
+"""A life has failed in its table: the reason, and whether an operator did it."""
 FAILURE_WAITS = 85
 """A room that a life here has, has failed in the other table."""
 FAILURE_READ = 86

@@ -20,7 +20,8 @@ from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.shared_table import OtherTable
 from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.errors import KVPollError
-from redis_kvpoll.model import Entry, KVPoll, RoomFailure
+from redis_kvpoll.model import Entry, RoomFailure
+from redis_kvpoll.protocol.failures import of_entry
 from redis_kvpoll.validation import MAX_ROOM
 
 
@@ -100,13 +101,13 @@ class OtherFailures:
             return
         found = {room: entry for room, entry in entries.items() if isinstance(entry, Entry)}
         for room, number in self._current(unread).items():
-            if room in found and (failure := _failure_of(found[room])) is not None:
+            if room in found and (failure := of_entry(found[room])) is not None:
                 self._tell(number, failure)
 
     async def _read(self, room: int, number: int) -> None:
         try:
             entry = await self._table.store.entry(room)
-            failure = self._last_told(room, number) if entry is None else _failure_of(entry)
+            failure = self._last_told(room, number) if entry is None else of_entry(entry)
             if failure is None:
                 return
             owners = [] if failure.by else await self._table.owners.read()
@@ -120,12 +121,3 @@ class OtherFailures:
         """Return the failure of a room that is gone; None if it may be of a former use."""
         told_for, failure = self._told.get(room, (None, None))
         return failure if told_for == number and not self._rooms.has_had(room) else None
-
-
-def _failure_of(entry: Entry) -> RoomFailure | None:
-    """Return the failure that a room has; None if it is not Failed."""
-    if entry.status is not KVPoll.Failed:
-        return None
-    return RoomFailure(
-        entry.room, entry.generation or 0, entry.request, entry.owner, by=entry.failed_by, reason=entry.reason
-    )

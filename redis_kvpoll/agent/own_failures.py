@@ -21,7 +21,7 @@ class OwnFailures:
     """Fails the lives that have failed in the table.
 
     ``life_of`` gives the current life of a room, if the table has it with a generation. ``fail`` is called with a room,
-    its life, the reason, and whether no client did it.
+    its life, the reason, and whether an operator did it.
     """
 
     def __init__(
@@ -55,10 +55,9 @@ class OwnFailures:
             task.add_done_callback(self._failing.discard)
 
     async def _fail_life(self, number: int, failure: RoomFailure) -> None:
-        reason, is_by_hand = failure.reason, failure.reason is not None and failure.by is None
-        if reason is None:  # it may have come since
+        if failure.reason is None:  # it may have come since
             with contextlib.suppress(KVPollError):
                 entry = await self._store.entry(failure.room)
                 if entry is not None and entry.generation == failure.generation:
-                    reason, is_by_hand = entry.reason, entry.failed_by is None
-        self._fail(failure.room, number, reason or "", is_by_hand)
+                    failure = failure._replace(reason=entry.reason, by=entry.failed_by)
+        self._fail(failure.room, number, failure.reason or "", failure.is_by_operator)

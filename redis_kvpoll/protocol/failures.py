@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redis_kvpoll.model import RoomFailure
+from redis_kvpoll.model import Entry, KVPoll, RoomFailure
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import decode_reason
 from redis_kvpoll.protocol.script_specs import FAILURES, OPEN
@@ -51,6 +51,15 @@ def of_opening(rooms: Sequence[int], reply: Sequence[Any]) -> list[RoomFailure]:
             number = _generation(generation or b"") or 0
             found.append(RoomFailure(room, number, decode_reason(request or None), decode_reason(owner or None)))
     return found
+
+
+def of_entry(entry: Entry) -> RoomFailure | None:
+    """Return the failure that a room has; None if it is not Failed."""
+    if entry.status is not KVPoll.Failed:
+        return None
+    return RoomFailure(
+        entry.room, entry.generation or 0, entry.request, entry.owner, by=entry.failed_by, reason=entry.reason
+    )
 
 
 def _room(digits: bytes) -> int | None:

@@ -172,6 +172,14 @@ async def test_room_failed_by_hand_is_brought_back_as_failed(process, store, cli
     assert (entry.status, entry.reason, entry.generation) == (KVPoll.Failed, "wrong model", process.generation)
 
 
+@pytest.mark.parametrize(("call", "is_by_operator"), [("update_status", False), ("abort", True)])
+async def test_who_failed_a_room_is_told(process, store, call, is_by_operator):
+    """An operator's abort may end what a failure must not: a failure without a reason, by another program, is none."""
+    words = {"update_status": (1, KVPoll.Failed), "abort": (1, "wrong model")}[call]
+    await getattr(store, call)(*words)
+    assert messages.decode_words(await process.until(messages.FAILED))[3] is is_by_operator
+
+
 async def test_owner_is_the_process_and_not_its_agent(sessions, hello, store):
     process = Process(sessions, replace(hello, process="engine:7"))
     await process.until(messages.JOINED)

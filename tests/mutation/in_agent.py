@@ -187,8 +187,8 @@ IN_THE_AGENT = [
     (
         "a failure is lost whose room is cleared before it is read",
         "agent.other_failures:OtherFailures._read",
-        "self._last_told(room, number) if entry is None else _failure_of(entry)",
-        "_failure_of(entry) if entry is not None else None",
+        "self._last_told(room, number) if entry is None else of_entry(entry)",
+        "of_entry(entry) if entry is not None else None",
         "agent/test_other_failures.py::TestGone::test_failure_counts_though_its_room_is_gone",
     ),
     (
