@@ -41,7 +41,7 @@ def evict_something(client):
     """
     client.mset({f"victim:{number}": "x" * 40_000 for number in range(100)})
     for number in range(100):
-        client.expire(f"victim:{number}", 1000)
+        client.expire(f"victim:{number}", 200)
     client.config_set("lazyfree-lazy-eviction", "no")  # else another key may go before its memory is free
     client.config_set("maxmemory-samples", 64)
     client.config_set("maxmemory-policy", "volatile-ttl")
