@@ -71,12 +71,12 @@ class RoomBusyError(_RoomError):
         self.request = request
 
     def __str__(self) -> str:
-        by = f"request {printable(self.request)}" if self.request else "a request without an id"
+        by = f"request {printable(self.request)}" if self.request else "a plain update"
         by += f" of owner {printable(self.owner)}" if self.owner else ""
         at = self.status.name if self.status is not None else "an unknown status"
         return (
             f"open: room {self.room} is at {at}, opened {self.age:.1f} s ago by {by}; "
-            f"it is free once that request has cleared it or has failed (or call clear({self.room}))"
+            f"it is free once it was cleared or has failed (or call clear({self.room}))"
         )
 
 

@@ -74,7 +74,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         self._executor.session.server = str(self._transport)
         self._dispatcher = AsyncDispatcher(self._executor, self._transport)
         self._single = AsyncSingleCalls(self._dispatcher)
-        self._mirrors: WeakSet[AsyncMirror | AsyncFailures | AsyncStatistics] = WeakSet()
+        self._followers: WeakSet[AsyncMirror | AsyncFailures | AsyncStatistics] = WeakSet()
         self._leases: WeakSet[AsyncLease] = WeakSet()
         self._waits = AsyncWaitRegistry(self._dispatcher)
 
@@ -176,7 +176,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         the room is in the table. ``period``: read every so many seconds, not at each change, for those who only watch.
         """
         self._executor.session.check_open("mirror")
-        self._mirrors.add(mirror := AsyncMirror(self._dispatcher, rooms, period))
+        self._followers.add(mirror := AsyncMirror(self._dispatcher, rooms, period))
         return mirror
 
     def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> AsyncStatistics:
@@ -189,7 +189,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         """
         self._executor.session.check_open("statistics")
         statistics = AsyncStatistics(self._dispatcher, stuck_after, lookback, share)
-        self._mirrors.add(statistics)
+        self._followers.add(statistics)
         return statistics
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> AsyncFailures:
@@ -199,7 +199,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
             InvalidInputError: on entry: what ``rooms`` returned is no list of rooms.
         """
         self._executor.session.check_open("failures")
-        self._mirrors.add(failures := AsyncFailures(self._dispatcher, rooms))
+        self._followers.add(failures := AsyncFailures(self._dispatcher, rooms))
         return failures
 
     async def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:  # noqa: ASYNC109
@@ -221,7 +221,7 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
     async def aclose(self) -> None:
         """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for each in [*self._leases, *self._mirrors]:
+        for each in [*self._leases, *self._followers]:
             await each.aclose()
         await self._waits.close()
         await self._transport.close()

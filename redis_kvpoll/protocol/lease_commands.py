@@ -77,10 +77,10 @@ class LeaseConfig:
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
             interval = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
             if round(MIN_HEARTBEATS * interval * 1000) > round(seconds * 1000):  # 3 * 0.1 is above 0.3
-                what = (
-                    f"heartbeat is at most a third of ttl ({seconds:g} s), so that one may be late, not {interval:g} s"
+                raise InvalidInputError(
+                    f"heartbeat={interval:g} s is above a third of ttl={seconds:g} s, so one late heartbeat could cost "
+                    "the lease; pass a shorter one"
                 )
-                raise InvalidInputError(what)
         interval = min(interval, LONGEST_INTERVAL)
         return cls(owner, seconds, interval, min(CALM * seconds, LONGEST_INTERVAL) if heartbeat is None else interval)
 

@@ -107,7 +107,7 @@ class StatusStore(StoreBase, Table, Listing):
         self._executor.session.server = str(self._transport)
         self._dispatcher = Dispatcher(self._executor, self._transport)
         self._single = SingleCalls(self._dispatcher)
-        self._mirrors: WeakSet[Mirror | Failures | Statistics] = WeakSet()
+        self._followers: WeakSet[Mirror | Failures | Statistics] = WeakSet()
         self._leases: WeakSet[Lease] = WeakSet()
         self._waits = WaitRegistry(self._dispatcher)
 
@@ -210,7 +210,7 @@ class StatusStore(StoreBase, Table, Listing):
         the room is in the table. ``period``: read every so many seconds, not at each change, for those who only watch.
         """
         self._executor.session.check_open("mirror")
-        self._mirrors.add(mirror := Mirror(self._dispatcher, rooms, period))
+        self._followers.add(mirror := Mirror(self._dispatcher, rooms, period))
         return mirror
 
     def statistics(self, *, stuck_after: float = 60.0, lookback: float = 0.0, share: float = 0.1) -> Statistics:
@@ -223,7 +223,7 @@ class StatusStore(StoreBase, Table, Listing):
         """
         self._executor.session.check_open("statistics")
         statistics = Statistics(self._dispatcher, stuck_after, lookback, share)
-        self._mirrors.add(statistics)
+        self._followers.add(statistics)
         return statistics
 
     def failures(self, rooms: Callable[[], Iterable[int]]) -> Failures:
@@ -233,7 +233,7 @@ class StatusStore(StoreBase, Table, Listing):
             InvalidInputError: on entry: what ``rooms`` returned is no list of rooms.
         """
         self._executor.session.check_open("failures")
-        self._mirrors.add(failures := Failures(self._dispatcher, rooms))
+        self._followers.add(failures := Failures(self._dispatcher, rooms))
         return failures
 
     def wait(self, room: int, *statuses: KVPoll | int, timeout: float | None = None) -> KVPoll:
@@ -255,7 +255,7 @@ class StatusStore(StoreBase, Table, Listing):
     def close(self) -> None:
         """Close the store and all that it has given; after from_url, also what that opened. May be repeated."""
         self._executor.session.closed = True
-        for each in [*self._leases, *self._mirrors]:
+        for each in [*self._leases, *self._followers]:
             each.close()
         self._waits.close()
         self._transport.close()

@@ -112,7 +112,7 @@ class TestHeldLease:
         for tenths in range(1, 200):
             ttl, heartbeat = 3 * tenths / 10, tenths / 10
             assert lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat).heartbeat == heartbeat
-            with pytest.raises(InvalidInputError, match="at most a third of ttl"):
+            with pytest.raises(InvalidInputError, match="above a third of ttl"):
                 lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat + 0.001)
 
     def test_heartbeats_extend_ttl_of_live_rooms(self, held, client, other):
