@@ -129,6 +129,8 @@ class Executor:
         try:
             if batch.call.spec is SETTINGS:
                 reply = yield from attempts.ask_settings(first_error)
+                # Before the settings are known: all who wait for them wake together then, in the order of their calls.
+                yield from self._check_eviction(batch.give_up_at)
                 return batch.distribute([self.session.adopt_settings(reply)])
             reply = yield from self._send_to_current(batch, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
@@ -249,15 +251,18 @@ class Executor:
         """Verify the settings, within a call's deadline. Concurrent callers share one call."""
         give_up_at = give_up_at or self._give_up_at
         ((context,),) = yield from self._enqueue(command, [self.session.expected_settings.call()], give_up_at)
-        if not self._checked_eviction:
-            self._checked_eviction = True
-            try:
-                memory = yield from Attempts(self.session, give_up_at).send(Send(self.namespace, ["INFO", "memory"]))
-            except CallFailed:
-                pass  # fakeredis has no INFO, and an ACL may deny it
-            else:
-                eviction.warn(memory, self.namespace)
         return cast(CallContext, context)
+
+    def _check_eviction(self, give_up_at: float) -> Flow[None]:
+        """Warn, once for a store, of a server that may evict its keys."""
+        if self._checked_eviction:
+            return
+        self._checked_eviction = True
+        try:
+            memory = yield from Attempts(self.session, give_up_at).send(Send(self.namespace, ["INFO", "memory"]))
+        except CallFailed:
+            return  # fakeredis has no INFO, and an ACL may deny it
+        eviction.warn(memory, self.namespace)
 
 
 def _is_unknown(failure: Exception) -> bool:

@@ -129,7 +129,9 @@ class TrackedRooms:
     def fail(self, tag: str, room: int, generation: int, reason: str, now: float) -> None:
         """Note that a generation has failed, as a follower's thread has read: it is brought back as Failed."""
         tracked = self.in_shard(tag).get(room)
-        if tracked is not None and tracked.generation == generation and tracked.status is not KVPoll.Failed:
+        if tracked is None or tracked.generation != generation or tracked.is_over:
+            return
+        if tracked.status is not KVPoll.Failed:
             self.merge_status(tracked, KVPoll.Failed, now)
             tracked.reason = reason
 

@@ -104,6 +104,9 @@ def observe_written(
         elif tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
             del rooms_here[room]
         return
+    if not generation and code == Outcome.CREATED.value and not (rooms.has_rank and tracked.role == "attached"):
+        del rooms_here[room]  # the room was absent, so the generation that was tracked is over
+        return
     if code in WRITTEN:
         tracked.written = tracked.changed = mark
         if rooms.unmarked:
@@ -154,7 +157,9 @@ def observe_cleared(
     tracked = rooms_here.get(room)
     if tracked is None or (fence and int(fence) != tracked.generation):
         return
-    if rooms.has_rank and code in _GONE and tracked.status is not None:
+    if tracked.is_over:
+        tracked.is_clearing = False
+    elif rooms.has_rank and code in _GONE and tracked.status is not None:
         # The rank's last status still counts for the others, also if an earlier clear has done it, maybe one whose
         # reply was lost. If all have cleared since, or the room is over, the replay is ignored.
         tracked.role, tracked.is_clearing, tracked.until = "cleared", False, now + rooms.ttl

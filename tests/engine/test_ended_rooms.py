@@ -82,6 +82,18 @@ def test_lost_clear_is_repeated_however_long_the_outage_was(world, monkeypatch):
     assert ranks.rooms() == {B: "Bootstrapping"}
 
 
+def test_clear_after_the_last_one_keeps_it_no_longer(world):
+    """As at the end of a block whose room was cleared in it."""
+    ranks = Ranks(world, 1)
+    (room,) = ranks.open()
+    room.clear()
+    (tracked,) = tracked_rooms_of(ranks.stores[0]).in_shard("default").values()
+    until = tracked.until
+    assert room.clear().outcome is Outcome.STALE
+    tracked_rooms_of(ranks.stores[0]).fail("default", A, tracked.generation, "why", until)
+    assert (tracked.until, tracked.is_clearing) == (until, False)
+
+
 def test_failure_of_a_room_that_a_replay_ends_is_told(world):
     """Both were lost, and whoever follows the failures has not heard of it."""
     ranks = Ranks(world, 1)

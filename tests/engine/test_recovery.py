@@ -153,6 +153,18 @@ class TestFlushAll:
         assert room.status() is KVPoll.Failed
         assert store.failure_reason(A) == "by hand"
 
+    @pytest.mark.parametrize("ranks", [{}, {"rank": 0, "world_size": 2}], ids=["plain", "rank"])
+    def test_room_that_a_plain_update_created_anew_is_not(self, make_store, client, ranks):
+        """The generation that was tracked is over, and plain rooms are not recovered."""
+        store = make_store(**ranks)
+        old, witness = store.open(A, request="old"), store.open(B)
+        make_store().clear(A)
+        assert store.update_status(A, KVPoll.Bootstrapping) == Update(Outcome.CREATED, KVPoll.Bootstrapping)
+        client.flushall()
+        assert witness.status() is KVPoll.Bootstrapping
+        assert old.update(KVPoll.Transferring).outcome is Outcome.STALE
+        assert sorted(rooms_on_server(client)) == [B]
+
     def test_settings_are_recovered(self, make_store, client):
         room = make_store(policy="strict").open(A)
         client.flushall()
