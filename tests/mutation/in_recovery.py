@@ -415,6 +415,20 @@ IN_RECOVERY = [
         "engine/test_ended_rooms.py::test_failure_of_a_room_that_a_replay_ends_is_told[sync]",
     ),
     (
+        "what was tracked of a room outlives a plain update that creates it",
+        "engine.tracking:observe_written",
+        "not generation and code == Outcome.CREATED.value",
+        "False",
+        "engine/test_recovery.py::TestFlushAll::test_room_that_a_plain_update_created_anew_is_not[sync-redis-plain]",
+    ),
+    (
+        "a late failure keeps a room that is over",
+        "engine.tracked_rooms:TrackedRooms.fail",
+        " or tracked.is_over",
+        "",
+        "engine/test_ended_rooms.py::test_clear_after_the_last_one_keeps_it_no_longer[sync]",
+    ),
+    (
         "a room that all have cleared awaits its creator",
         "engine.tracking:_observe_replay",
         " and not tracked.is_over",
