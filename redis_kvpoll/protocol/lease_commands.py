@@ -78,8 +78,10 @@ class LeaseConfig:
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
             retry_interval = seconds / RETRIES if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
             if round(MIN_HEARTBEATS * retry_interval * 1000) > round(seconds * 1000):  # 3 * 0.1 is above 0.3
-                what = f"heartbeat={retry_interval:g} s is above a third of ttl={seconds:g} s"
-                raise InvalidInputError(f"{what}: pass a shorter one, so that the lease outlasts a late heartbeat")
+                raise InvalidInputError(
+                    f"heartbeat={retry_interval:g} s is above a third of ttl={seconds:g} s, so one late heartbeat "
+                    "could cost the lease; pass a shorter one"
+                )
         interval = INTERVAL * seconds if heartbeat is None else retry_interval
         return cls(owner, seconds, min(interval, LONGEST_INTERVAL), min(retry_interval, LONGEST_INTERVAL))
 
