@@ -69,8 +69,8 @@ class _Owner:
         self._visited = at
 
     @property
-    def heartbeat(self) -> float:
-        return self._config.calm
+    def interval(self) -> float:
+        return self._config.interval
 
     def _send(self, call: Call) -> list[bytes]:
         reply: list[bytes] = self._client.execute_command(*call.words())
@@ -102,8 +102,8 @@ def measure(ground: Ground, count: int) -> Section:
 
 def _share(ground: Ground, owners: list[_Owner]) -> Spread:
     """The share of one CPU that heartbeats take: as many as there are in a time, over that time."""
-    interval = owners[0].heartbeat
-    period = lease_commands.AWAY_INTERVAL * interval / lease_commands.CALM
+    interval = owners[0].interval
+    period = lease_commands.AWAY_INTERVAL * interval / lease_commands.INTERVAL
     for number, owner in enumerate(owners):
         owner.set_visited(-period * number / len(owners))  # visits are spread over their interval
     shares = []

@@ -10,8 +10,8 @@
 -- renew; leave; drop, when it was lost in another shard; reaped, when the rooms of a lost one have failed; sweep. Only
 -- renew and sweep check others. state: held, lost, or none. A missing lease is lost in the epoch that its holder knows;
 -- in another epoch the data was lost, and it is held again.
--- finding: suspected, with the owner; lost, with an incarnation and the reason with which to fail its rooms; next, with
--- the milliseconds until another sweep has something to look at.
+-- finding: lost, with an incarnation and the reason with which to fail its rooms; next, with the milliseconds until
+-- another sweep has something to check.
 -- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
@@ -32,7 +32,8 @@ local function hold()
     if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'by ' .. incarnation, ARGV[10]) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
-  -- If the lease was there and not due, the key of due times was lost: the leases are all checked.
+  -- 1: ZADD has added it. If the lease was there, the key due was lost: without last_sweep_ms, the sweep below checks
+  -- all leases.
   if set_due(owner, now_ms + ARGV[6]) == 1 and current == incarnation then last_sweep_ms = nil end
   state = 'held'
 end
@@ -74,7 +75,7 @@ local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
 local sweeps = action == 'sweep' or (action == 'renew' and is_due)
 if sweeps then
   sweep(epoch, last_sweep_ms, found[5])
-  find_next()
+  report_next()
 end
 if sweeps or state ~= 'held' or current ~= incarnation then
   for _, i in ipairs({1, 2, 3, 5}) do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end

@@ -6,10 +6,10 @@
 -- FEED     nothing
 -- INCLUDE  feed_end
 --
--- The hot script of leases, a half of the cost of lease.lua, which does the rest. state: held; due, if a sweep is due,
--- too, of the first lease alone; or unknown: then lease.lua has to decide. The time at which to look at a lease again
--- stays: the sweep that looks then finds it renewed. At maxmemory, a field "memory full" of the leases says since when
--- it is reached, and when a heartbeat found that last: "<since_ms> <last_ms>", for operators.
+-- The hot script of leases: it costs half of lease.lua, which does the rest. state: held; due, which is held while a
+-- sweep is due, and said of the first lease only; unknown, which lease.lua has to decide. The time at which to check a
+-- lease again stays: the sweep that checks it then finds it renewed. At maxmemory, a field "memory full" of the leases
+-- says since when it is reached, and when a heartbeat found that last: "<since_ms> <last_ms>", for operators.
 
 local names, entry, reply = {ARGV[1]}, {}, {redis.call('HGET', KEYS[1], 'epoch'), feed_end(KEYS[3])}
 for i = 5, #ARGV, 4 do names[#names + 1] = ARGV[i] end

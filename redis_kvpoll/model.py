@@ -180,6 +180,7 @@ class Owner:
     """When the lease was taken, in microseconds; rooms that were created under it carry the same number."""
     ttl: float = 0.0
     heartbeat: float = 0.0
+    """Between heartbeats after one has failed, as ``Lease.heartbeat``."""
     last_heartbeat_at: float = 0.0
     state: Literal["alive", "expired", "suspected", "lost"] = "alive"
     """The first sweep marks an expired lease as suspected; a later one makes it lost, and its rooms are failed. A lost

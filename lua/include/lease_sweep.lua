@@ -2,13 +2,13 @@
 --
 -- INCLUDE  lease_due
 --
--- A sweep looks at the leases that are due, so it costs what has changed, and not what there is.
+-- A sweep checks the leases that are due, so it costs what has changed, and not what there is.
 
 local MAX_DUE, MAX_GAP_MS = '200', 60000  -- leases of one sweep: the next continues
 local gap_at_ms, gap_ms = 0, 0
 
--- A gap: for gap_ms before gap_at_ms nobody swept, or the clock was set forward or back. The latest is kept, but a long
--- one for longer: with the time it counts for less.
+-- A gap: for gap_ms before gap_at_ms nobody swept, or the clock was set forward or back. One is kept: a later one
+-- replaces it, unless the kept one, less half of its age, is still longer.
 local function note_gap(last_gap, silent_ms)
   local at_ms, ms = string.match(last_gap or '', '^(%d+) (%d+)$')
   gap_at_ms, gap_ms = (at_ms or 0) + 0, (ms or 0) + 0
@@ -18,15 +18,16 @@ local function note_gap(last_gap, silent_ms)
   redis.call('HSET', KEYS[2], 'last gap', now_ms .. ' ' .. math.min(silent_ms, MAX_GAP_MS))
 end
 
--- How long an expired lease is suspected before it is lost: a live owner has the time to renew it. Its heartbeats fail
--- if the server is away, and come often. If the clock was set forward they succeed, and come every 0.3 of ttl_ms.
-local function patience_of(ttl_ms, heartbeat_ms, suspected_ms)
+-- How long an expired lease is suspected before it is lost, so that a live owner can renew it. After an outage of the
+-- server its heartbeats come every heartbeat_ms; where the clock was set forward, none failed: every 0.3 of ttl_ms.
+local function suspicion_ms(ttl_ms, heartbeat_ms, suspected_ms)
   local after_gap_ms, least_ms = suspected_ms - gap_at_ms, math.max(2 * heartbeat_ms, 600)
   if 2 * gap_ms < ttl_ms - 0 or after_gap_ms < 0 or after_gap_ms > ttl_ms - 0 then return least_ms end
   return math.max(least_ms, math.ceil(0.35 * ttl_ms))
 end
 
--- In an epoch younger than the lease's ttl_ms none is lost.
+-- In an epoch younger than the lease's ttl_ms none is lost: the data was lost after its last heartbeat, and its owner
+-- has first to find that out.
 local function check_expiry(owner, record, epoch)
   local lease = {string.match(record, '^(%d+) (%d+) (%d+) (%d+) (%d+)$')}
   local incarnation, ttl_ms, heartbeat_ms = lease[1], lease[2], lease[3]
@@ -40,21 +41,20 @@ local function check_expiry(owner, record, epoch)
   elseif now_ms - due_ms > 0 then
     local epoch_age_us = math.abs(now_us - (string.match(epoch, '^%d+') or now_us))
     if suspected_ms == '0' or now_ms - suspected_ms < 0 then
-      lease[5], due_ms = now_ms, now_ms + patience_of(ttl_ms, heartbeat_ms, now_ms)
+      lease[5], due_ms = now_ms, now_ms + suspicion_ms(ttl_ms, heartbeat_ms, now_ms)
       redis.call('HSET', KEYS[2], owner, table.concat(lease, ' '))
     else
-      local lost_at_ms = suspected_ms + patience_of(ttl_ms, heartbeat_ms, suspected_ms)
+      local lost_at_ms = suspected_ms + suspicion_ms(ttl_ms, heartbeat_ms, suspected_ms)
       if now_ms - lost_at_ms >= 0 and epoch_age_us >= ttl_ms * 1000 then
         return mark_lost(owner, incarnation, 'owner ' .. owner .. ' lost')
       end
       due_ms = math.max(lost_at_ms, now_ms + math.max(0, ttl_ms - math.floor(epoch_age_us / 1000)))
     end
-    find('suspected', owner, '')
   end
   set_due(owner, due_ms)
 end
 
--- Look at what is due; at all leases, if the clock has gone back since the last sweep or the due times are unknown.
+-- Checks what is due; all leases, if the clock has gone back since the last sweep or the due times are unknown.
 local function sweep(epoch, last_sweep_ms, last_gap)
   note_gap(last_gap, math.abs(now_ms - (last_sweep_ms or now_ms)))
   redis.call('HSET', KEYS[2], 'last sweep', now_ms)

@@ -34,7 +34,7 @@ class HostedLease(AsyncLease):
 
     async def abandon(self, *, as_lost: bool) -> None:
         """Renew it no more. ``as_lost``: its process is dead, so its rooms fail at once; else it expires."""
-        await self._end()
+        await self._stop_renewing()
         if as_lost:
             await self._dispatcher.run(self._keeper.end_as_lost())
 

@@ -16,8 +16,8 @@ from redis_kvpoll.engine.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
-LOOK_SECONDS = 0.05
-"""Between two looks whether a process still stands still."""
+CHECK_SECONDS = 0.05
+"""Between two checks whether a process still stands still."""
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
@@ -38,19 +38,19 @@ class AsyncLease(LeaseBase):
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
-        if await self._end():
-            await self._dispatcher.run(self._keeper.give_up())
+        if await self._stop_renewing():
+            await self._dispatcher.run(self._keeper.release())
 
     async def __aenter__(self) -> Self:
         return await self._hold(self._keeper.take())
 
     async def _hold(self, flow: Flow[None]) -> Self:
         """Hold the lease that a flow takes, and renew it."""
-        self._executor.recovery.check_no_lease()
+        self._executor.recovery.check_no_lease()  # before the try: to enter a held lease again must not end it
         try:
             await self._dispatcher.run(flow)
         except BaseException:
-            self._executor.recovery.detach_lease(self._keeper)  # it may have been taken, but no task renews it
+            self._keeper.stop_renewing()  # it may have been taken, but no task renews it
             raise
         self._is_held, self._forked_from = True, None
         self._stopping = asyncio.Event()
@@ -71,7 +71,7 @@ class AsyncLease(LeaseBase):
         stopping, keeper = self._stopping, self._keeper
         while not await _is_set(stopping, keeper.seconds_until_heartbeat()):
             if keeper.stands_still():
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(CHECK_SECONDS)
                 continue
             try:
                 await self._dispatcher.run(keeper.send_heartbeat())
@@ -82,14 +82,14 @@ class AsyncLease(LeaseBase):
             if keeper.lost:
                 return
 
-    async def _end(self) -> bool:
+    async def _stop_renewing(self) -> bool:
         """Renew the lease no more. False if it was not held."""
         was_held, self._is_held = self._is_held, False
         if was_held:
             try:
                 await self._stop()
             finally:  # also if it is cancelled: a lease that nobody renews is none
-                self._keeper.abandon()
+                self._keeper.stop_renewing()
         return was_held
 
     async def _stop(self) -> None:

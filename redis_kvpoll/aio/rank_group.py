@@ -17,7 +17,7 @@ from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
 from redis_kvpoll._process import this_process
 from redis_kvpoll.aio.callers import LastingTask, result_of
-from redis_kvpoll.aio.lease import LOOK_SECONDS
+from redis_kvpoll.aio.lease import CHECK_SECONDS
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.lease import LeaseKeeper
 from redis_kvpoll.engine.lease_holder import never
@@ -58,7 +58,7 @@ class RankLease:
     async def abandon(self, *, as_lost: bool) -> None:
         """Stop renewing it. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
         self._group.forget(self.identity)
-        self._keeper.abandon()
+        self._keeper.stop_renewing()
         if as_lost:
             await self._group.end_as_lost(self._keeper)
 
@@ -123,7 +123,7 @@ class AsyncRankGroup:
         try:
             await self._dispatcher.run(keeper.take() if former is None else keeper.resume(former))
         except BaseException:
-            member.detach_lease(keeper)
+            keeper.stop_renewing()
             raise
         self._keepers[member.identity] = keeper
         self._changed.set()
@@ -138,7 +138,7 @@ class AsyncRankGroup:
         """
         keeper = self.forget(identity)
         if keeper is not None:
-            await self._dispatcher.run(keeper.end_as_lost() if is_lost else keeper.give_up())
+            await self._dispatcher.run(keeper.end_as_lost() if is_lost else keeper.release())
         elif member := self._group.members.get(identity):
             member.leave()
 
@@ -246,7 +246,7 @@ class AsyncRankGroup:
             logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
         if keeper.lost and self._keepers.get(identity) is keeper:
             self.forget(identity)
-            keeper.abandon()
+            keeper.stop_renewing()
             self._on_lost(identity)
 
     async def aclose(self) -> None:
@@ -262,7 +262,7 @@ class AsyncRankGroup:
         """In the child of a fork: leave the leases to the parent."""
         self._task = None
         for keeper in self._keepers.values():
-            keeper.abandon()
+            keeper.stop_renewing()
         self._keepers = {}
         self._group.members.clear()
 
@@ -278,4 +278,4 @@ class AsyncRankGroup:
 def _due_in(keeper: LeaseKeeper) -> float:
     """Return the seconds until a rank's lease must be looked at."""
     seconds = keeper.seconds_until_heartbeat()
-    return max(seconds, LOOK_SECONDS) if keeper.stands_still() else seconds
+    return max(seconds, CHECK_SECONDS) if keeper.stands_still() else seconds

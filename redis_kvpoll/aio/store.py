@@ -142,9 +142,9 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
         ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
-        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
-        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
-        one lease at a time.
+        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat.
+        ``heartbeat`` is the seconds between two at most: by default 0.3 of ``ttl``, and ``ttl`` / 10 after one has
+        failed. A store holds one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -157,9 +157,10 @@ class AsyncStatusStore(StoreBase, AsyncTable, AsyncListing):
     async def reap(self) -> int:
         """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
-        may have been down for all). One at least 0.6 s and two heartbeats later finds it lost; 0.35 ``ttl`` later, if
-        nobody had swept for half a ``ttl`` before (the server's clock may have been set).
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected. A later one
+        finds it lost if it has not been renewed for twice ``Lease.heartbeat`` since (by default ``ttl`` / 5), at least
+        0.6 s. If nobody had swept for half a ``ttl`` before, it has at least 0.35 ``ttl``: the server may have stood
+        still, or its clock was set.
         """
         return await self._dispatcher.run(reaper.reap(self._executor))
 

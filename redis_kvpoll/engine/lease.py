@@ -31,8 +31,9 @@ from redis_kvpoll.protocol.script_call import Call, CallContext
 
 SWEEP_INTERVAL = 0.1
 """Seconds between sweeps of a shard at least, whoever sweeps."""
-LOOK_DELAY = 0.5
-"""How long after a lease is due it is looked at, in heartbeats: after a pause of the server, its own may come first."""
+SWEEP_DELAY = 0.5
+"""Retry intervals between the time when a lease is due and the sweep that checks it: after a pause of the server, the
+heartbeat of its owner may come first."""
 TRIES = 3
 """Attempts to take a lease while other processes take the same name."""
 
@@ -47,7 +48,7 @@ class LeaseKeeper:
         self.incarnation = ""
         """Empty until the lease is taken."""
         self.lost = False
-        self._is_given_up = False
+        self._has_stopped = False
         self._executor = executor
         self._holder = executor.recovery if holder is None else holder
         self._context: CallContext | None = None
@@ -75,7 +76,7 @@ class LeaseKeeper:
             if seen == self.incarnation:
                 break
         else:
-            yield from self._drop()
+            yield from self._drop_everywhere()
             raise LeaseLostError(OPERATION, self.name)
         now = time.monotonic()
         self._next_heartbeat, self._touches.due_at = now + self._interval, now + touch_interval(context)
@@ -99,11 +100,11 @@ class LeaseKeeper:
         self._holder.attach_lease(self, self.name, self.incarnation)
 
     def _reserve(self) -> Flow[CallContext]:
-        """Reserve the holder for this lease; return the context. Whoever takes it detaches it again on any error."""
+        """Reserve the holder for this lease; return the context. After any error the caller calls stop_renewing."""
         self._holder.reserve(self)  # before anything is waited for: who enters first holds it
         self._executor.session.check_writable(OPERATION)
         context = self._context = yield from self._executor.context(OPERATION)
-        self.lost = self._is_given_up = False
+        self.lost = self._has_stopped = False
         return context
 
     @property
@@ -115,23 +116,23 @@ class LeaseKeeper:
     # Renewal: by the heartbeat, and by recovery before and while it replays the rooms of a shard
 
     @property
-    def heartbeat(self) -> float:
-        """Seconds between two renewals."""
-        return self.config.heartbeat
+    def retry_interval(self) -> float:
+        """Seconds between heartbeats after one has failed."""
+        return self.config.retry_interval
 
     def renewal(self, tag: str, epoch: str) -> Call:
-        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
-        action: Action = "sweep" if self.lost else "renew"  # a renewal would re-create it after a data loss
+        """Return the call that renews the lease in a shard, or only sweeps once it is lost; see Renewable."""
+        action: Action = "sweep" if self.lost else "renew"
         return self.config.call(self._verified_context, tag, action, self.incarnation, epoch)
 
-    def observe_renewal(self, tag: str, reply: list[Any]) -> None:
+    def observe_renewal(self, reply: list[Any]) -> None:
         """Process the reply to ``renewal``."""
         if lease_commands.parse_report(reply).state != "held":
             self.lose()
 
     def lose(self) -> None:
         """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
-        if not self.lost and not self._is_given_up:  # then a heartbeat that was under way finds it gone
+        if not self.lost and not self._has_stopped:  # once released, a heartbeat under way finds it gone
             self.lost = True
             self._holder.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
@@ -153,21 +154,28 @@ class LeaseKeeper:
         return self.seconds_until_heartbeat() <= self._interval / 2
 
     def send_heartbeat(self) -> Flow[None]:
-        """Renew the lease, fail the rooms of lost leases, and touch its rooms, as time permits."""
+        """Renew the lease where that is due, and do what else is the task of its holder.
+
+        It sweeps if that is due, fails the rooms of lost leases, touches its own rooms, as far as there is time until
+        the next heartbeat, and renews the settings. Once the lease is lost, it is dropped everywhere instead.
+
+        Raises:
+            KVPollError: a call failed. The next heartbeat tries again what is left.
+        """
         now = time.monotonic()
         until = self._next_heartbeat = now + self._interval
         tags = [self._tags[0], *self._due_visits(now)]
         pending_calls = yield from self._renew(now, tags)
         others = [tag for tag in self._tags if tag not in tags]
-        if self._executor.recovery.needs_check([self.renewal(tag, "") for tag in others]):  # data was lost
+        if self._executor.recovery.needs_check([self.renewal(tag, "") for tag in others]):  # they may have lost data
             pending_calls += yield from self._renew(now, others)
         if self.lost:
-            return (yield from self._drop(until))
+            return (yield from self._drop_everywhere(until))
         lost = lease_commands.lost_in(reply for _, reply in _reports(pending_calls))
         yield from reap_lost(self._executor, self._verified_context, lost, until)
         away = {pending.call.tag for pending in pending_calls if pending.failure is not None}
         if not away or self._executor.recovery.is_clustered:
-            yield from self._touches.run(self._verified_context, self.incarnation, away, until, self._patience)
+            yield from self._touches.run(self._verified_context, self.incarnation, away, until, self._call_seconds)
         self._executor.replies_of(OPERATION, pending_calls)
         if self._executor.session.must_renew_settings(now):
             yield from renew_settings(self._executor.session)
@@ -177,7 +185,7 @@ class LeaseKeeper:
 
     def heartbeat_failed(self, error: KVPollError) -> None:
         """Log a failed heartbeat, once per run of failures. The next heartbeat tries again."""
-        self._next_heartbeat = min(self._next_heartbeat, time.monotonic() + self.config.heartbeat)
+        self._next_heartbeat = min(self._next_heartbeat, time.monotonic() + self.config.retry_interval)
         if not self._is_failing:
             self._is_failing = True
             logger.warning("%s was not renewed: %s", self, error)
@@ -199,17 +207,17 @@ class LeaseKeeper:
             calls = [self.renewal(tag, epoch_of(tag)) for tag in unsettled]
             pending_calls += yield from self._send_in_time(now, calls)
         for tag, reply in _reports(pending_calls):
-            self.observe_renewal(tag, reply)
+            self.observe_renewal(reply)
             if tag == self._tags[0]:
-                next_look = lease_commands.parse_report(reply).next_look + LOOK_DELAY * self.config.heartbeat
-                self._next_heartbeat = min(self._next_heartbeat, now + max(next_look, SWEEP_INTERVAL))
+                next_sweep = lease_commands.parse_report(reply).next_sweep + SWEEP_DELAY * self.config.retry_interval
+                self._next_heartbeat = min(self._next_heartbeat, now + max(next_sweep, SWEEP_INTERVAL))
         for pending in pending_calls:
             if pending.reply is not None and pending.call.tag in self._visited:
                 self._visited[pending.call.tag] = now
         return pending_calls
 
     def _send_in_time(self, now: float, calls: list[Call]) -> Flow[list[PendingCall]]:
-        pending_calls = [PendingCall(call, now + self._patience) for call in calls]
+        pending_calls = [PendingCall(call, now + self._call_seconds) for call in calls]
         yield AwaitCalls(pending_calls)
         return pending_calls
 
@@ -223,31 +231,31 @@ class LeaseKeeper:
                 found.append(tag)
         return found
 
-    # Giving up
+    # Its end
 
-    def give_up(self) -> Flow[None]:
-        """Give up the lease and fail its live rooms. If the server is unreachable, the lease expires by itself."""
-        self.abandon()
+    def stop_renewing(self) -> None:
+        """Leave the lease as it is: it expires, unless another store resumes it. May be repeated."""
+        self._has_stopped = True
+        self._holder.detach_lease(self)
+
+    def release(self) -> Flow[None]:
+        """End the lease, and fail its rooms: their owner left. If the server is out of reach, it expires by itself."""
+        self.stop_renewing()
         if self._context is None or self.lost:
             return
         try:
             yield from end(self._executor, self._verified_context, self.config, self.incarnation, "leave")
         except KVPollError as error:
-            logger.warning("%s was not given up and will expire: %s", self, error)
-
-    def abandon(self) -> None:
-        """Neither renew nor end the lease any more: it expires, unless another store resumes it."""
-        self._is_given_up = True
-        self._holder.detach_lease(self)
+            logger.warning("%s was not released and will expire: %s", self, error)
 
     def end_as_lost(self) -> Flow[None]:
-        """End the lease of a holder that is known to be dead, and fail its rooms as those of a lost owner."""
-        self.abandon()
+        """End the lease of a process that is known to be dead, and fail its live rooms as those of a lost owner."""
+        self.stop_renewing()
         if not self.lost:
             yield from end(self._executor, self._verified_context, self.config, self.incarnation, "drop")
 
-    def _drop(self, until: float = math.inf) -> Flow[None]:
-        """Drop a lost lease in the shards that still have it, and fail what it has there."""
+    def _drop_everywhere(self, until: float = math.inf) -> Flow[None]:
+        """Drop the lease, which is lost, in the shards that still have it, and fail what it has there."""
         self._touches.clear()
         if len(self._tags) > 1:
             lost = {self.incarnation: f"owner {self.name} lost"}
@@ -266,11 +274,11 @@ class LeaseKeeper:
     @property
     def _interval(self) -> float:
         """Seconds between heartbeats."""
-        calm = self.config.calm or self.config.heartbeat
-        return min(self.config.heartbeat if self._is_failing else calm, touch_interval(self._verified_context))
+        interval = self.config.retry_interval if self._is_failing else self.config.interval
+        return min(interval, touch_interval(self._verified_context))
 
     @property
-    def _patience(self) -> float:
+    def _call_seconds(self) -> float:
         """Seconds for a call of a heartbeat: a shard that is away must not delay the next one in the others."""
         seconds = self._executor.deadline
         return min(seconds, self.config.ttl / 3) if len(self._tags) > 1 else seconds

@@ -33,8 +33,8 @@ class LeaseBase:
 
     @property
     def heartbeat(self) -> float:
-        """Seconds between heartbeats after one has failed; by default they are rarer before that."""
-        return self._keeper.config.heartbeat
+        """Seconds between heartbeats after one has failed; by default ``ttl`` / 10, and 0.3 of ``ttl`` before that."""
+        return self._keeper.config.retry_interval
 
     @property
     def incarnation(self) -> int:
@@ -64,7 +64,7 @@ class LeaseBase:
         """In the child of a fork: leave the lease to the parent. The store continues without one."""
         if self._is_held:
             self._forked_from, self._is_held = os.getppid(), False
-        self._executor.recovery.detach_lease(self._keeper)
+        self._keeper.stop_renewing()
 
     def __repr__(self) -> str:
         state = "lost" if self.lost else "held" if self._is_held else "not held"

@@ -1,7 +1,7 @@
 """Who is under a lease: a store, or one of the ranks for which it speaks.
 
-Invariant: it has one lease at a time. Another one is refused before a call is sent that takes its name, maybe from a
-process that lives.
+Invariant: it has one lease at a time. A second one is refused before anything is sent: to take it would end the lease
+of whoever holds that name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from redis_kvpoll.protocol.script_call import Call
 
 
 def never() -> bool:
-    """Whether the process stands still for which a holder speaks, if that is its own."""
+    """Return ``stands_still`` of a process that holds its own lease: it cannot ask while it stands still."""
     return False
 
 
@@ -22,18 +22,22 @@ class Renewable(Protocol):
     """A lease, as far as recovery needs it: it is renewed before the rooms that it owns are replayed."""
 
     stands_still: Callable[[], bool]
-    """Whether the process stands still for which its holder speaks: then its lease expires, as if nobody did."""
+    """Whether the process stands still for which its holder speaks. Then no heartbeat is sent for it, so its lease
+    expires as it would if that process renewed it itself."""
     lost: bool
     """Whether it is known to be lost. A lost lease is not taken again, even if the server has forgotten that."""
 
     @property
-    def heartbeat(self) -> float:
-        """Seconds between two renewals."""
+    def retry_interval(self) -> float:
+        """Seconds between heartbeats after one has failed."""
 
     def renewal(self, tag: str, epoch: str) -> Call:
-        """Return the call that renews the lease in a shard. A missing lease is lost if the shard has this epoch."""
+        """Return the call that renews the lease in a shard; a missing lease is lost if the shard has this epoch.
 
-    def observe_renewal(self, tag: str, reply: list[Any]) -> object:
+        Once the lease is lost, the call only sweeps: a renewal would create the lease again after a loss of data.
+        """
+
+    def observe_renewal(self, reply: list[Any]) -> object:
         """Process the reply to ``renewal``."""
 
     def check(self, operation: str) -> None:

@@ -18,7 +18,10 @@ OPERATION = "lease"
 
 
 def take(executor: Executor, context: CallContext, config: LeaseConfig, seen: str) -> Flow[tuple[str, list[list[Any]]]]:
-    """Get an incarnation from the first shard and extend it to the others. Returns it, and the replies."""
+    """Get an incarnation from the first shard and extend it to the others. Returns it, and the replies.
+
+    The incarnation is above ``seen``, the highest one that another shard has; empty if none is known.
+    """
     first, *others = keys.tags(context.namespace, context.shards)
     replies = yield from executor.send_calls(OPERATION, [config.call(context, first, "take", seen)])
     incarnation = lease_commands.parse_report(replies[0]).incarnation

@@ -285,9 +285,9 @@ class Recovery(LeaseHolder):
             reply = yield from attempts.send_script(call := lease.renewal(tag, ""), self.servers.get(tag))
             if (report := self.accept_reply(call, None, (), reply)) is None:
                 return False
-            lease.observe_renewal(tag, report)
+            lease.observe_renewal(report)
         if leases:
-            shard.renew_leases_at = time.monotonic() + min(lease.heartbeat for lease in leases)
+            shard.renew_leases_at = time.monotonic() + min(lease.retry_interval for lease in leases)
         return not any(lease.lost for lease in leases)
 
     @property

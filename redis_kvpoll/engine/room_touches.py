@@ -38,11 +38,11 @@ class RoomTouches:
         self.left, self._unlisted = [], []
 
     def run(
-        self, context: CallContext, incarnation: str, away: Collection[str], until: float, patience: float
+        self, context: CallContext, incarnation: str, away: Collection[str], until: float, call_seconds: float
     ) -> Flow[None]:
         """Touch what is due, except in the shards that are ``away``, until ``until``; the next run continues.
 
-        Each call may take ``patience`` seconds. After two failures it ends, and the next run begins with other shards.
+        Each call may take ``call_seconds``. After two failures it ends, and the next run begins with other shards.
 
         Raises:
             KVPollError: the first failure.
@@ -51,17 +51,17 @@ class RoomTouches:
             self._unlisted, self.left = keys.tags(context.namespace, context.shards), []
             self.due_at = time.monotonic() + touch_interval(context)
         away = set(away)
-        failures = [(yield from self._list(context, incarnation, away, patience))]
-        failures.append((yield from self._touch(away, until, patience)))
+        failures = [(yield from self._list(context, incarnation, away, call_seconds))]
+        failures.append((yield from self._touch(away, until, call_seconds)))
         for error in filter(None, failures):
             raise error
 
     def _list(
-        self, context: CallContext, incarnation: str, away: set[str], patience: float
+        self, context: CallContext, incarnation: str, away: set[str], call_seconds: float
     ) -> Flow[KVPollError | None]:
         """List the rooms of each shard until one fails, which is then away; return its error."""
         for tag in [tag for tag in self._unlisted if tag not in away]:
-            give_up_at = time.monotonic() + patience
+            give_up_at = time.monotonic() + call_seconds
             try:
                 rooms = yield from rooms_of(self._executor, context, tag, incarnation, give_up_at=give_up_at)
             except KVPollError as error:
@@ -72,14 +72,14 @@ class RoomTouches:
             self.left += [(tag, rooms[at : at + TOUCH.max_rooms]) for at in range(0, len(rooms), TOUCH.max_rooms)]
         return None
 
-    def _touch(self, away: set[str], until: float, patience: float) -> Flow[KVPollError | None]:
+    def _touch(self, away: set[str], until: float, call_seconds: float) -> Flow[KVPollError | None]:
         """Touch rooms until a call fails; return its error."""
         for part in self.left[::-1]:
             tag, rooms = part
             if tag in away:
                 continue
             try:
-                yield from self._executor.run(room_commands.touch(rooms), [], time.monotonic() + patience)
+                yield from self._executor.run(room_commands.touch(rooms), [], time.monotonic() + call_seconds)
             except KVPollError as error:
                 self.left.sort(key=lambda other: other[0] != tag)  # the last of the next run, which begins at the end
                 return error

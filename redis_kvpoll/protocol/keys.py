@@ -10,7 +10,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:failed            the failures alone, a stream with the feed's ids
     kvpoll:{prod}:epoch             the shard's epoch, another after a loss of data, and its last generation
     kvpoll:{prod}:leases            the leases by owner, and the lost incarnations
-    kvpoll:{prod}:due               when to look at each lease again
+    kvpoll:{prod}:due               when to check each lease again
     kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
     kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
     kvpoll:{prod}:refused           how many writes were refused, by outcome
@@ -101,7 +101,7 @@ def owned(tag: str) -> str:
 
 
 def due(tag: str) -> str:
-    """When to look at each lease of one shard again, by owner."""
+    """When to check each lease of one shard again, by owner."""
     return f"kvpoll:{{{tag}}}:due"
 
 

@@ -36,12 +36,12 @@ one store that are sent at once are one call."""
 
 Action = Literal["take", "extend", "renew", "leave", "drop", "reaped", "sweep"]
 
-HEARTBEATS = 10
-"""Per ttl, by default: several in a row may fail before the lease expires."""
+INTERVAL = 0.3
+"""The time between heartbeats while they succeed, by default, in ttls."""
+RETRIES = 10
+"""Heartbeats per ttl after one has failed, by default: several in a row may fail before the lease expires."""
 MIN_HEARTBEATS = 3
 """Per ttl, at least: one may fail before the lease expires."""
-CALM = 0.3
-"""The time between heartbeats while they succeed, in ttls. After one has failed it is a tenth."""
 AWAY_TTLS = 60
 """The lease's ttl in shards other than its home, in ttls."""
 AWAY_INTERVAL, AWAY_INTERVAL_TRACKED = 20, 2
@@ -63,10 +63,11 @@ class LeaseConfig:
 
     name: str
     ttl: float
-    heartbeat: float
-    """Between heartbeats after one has failed: a suspected owner has the time of two to renew its lease."""
-    calm: float = 0.0
-    """Between heartbeats while they succeed; 0 for the same."""
+    interval: float
+    """Between heartbeats while they succeed."""
+    retry_interval: float
+    """Between heartbeats after one has failed. The scripts know it as heartbeat_ms: it says how long an owner whose
+    lease has expired is suspected before it is lost."""
     process: str = ""
     """The process that takes it, for operators: ``host:pid``."""
 
@@ -75,14 +76,14 @@ class LeaseConfig:
         """Return the settings from unchecked arguments, or raise InvalidInputError."""
         with validation.of("lease"):
             owner, seconds = validation.owner(name), validation.seconds(ttl, "ttl")
-            interval = seconds / HEARTBEATS if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
-            if round(MIN_HEARTBEATS * interval * 1000) > round(seconds * 1000):  # 3 * 0.1 is above 0.3
+            retry_interval = seconds / RETRIES if heartbeat is None else validation.seconds(heartbeat, "heartbeat")
+            if round(MIN_HEARTBEATS * retry_interval * 1000) > round(seconds * 1000):  # 3 * 0.1 is above 0.3
                 raise InvalidInputError(
-                    f"heartbeat={interval:g} s is above a third of ttl={seconds:g} s, so one late heartbeat could cost "
-                    "the lease; pass a shorter one"
+                    f"heartbeat={retry_interval:g} s is above a third of ttl={seconds:g} s, so one late heartbeat "
+                    "could cost the lease; pass a shorter one"
                 )
-        interval = min(interval, LONGEST_INTERVAL)
-        return cls(owner, seconds, interval, min(CALM * seconds, LONGEST_INTERVAL) if heartbeat is None else interval)
+        interval = INTERVAL * seconds if heartbeat is None else retry_interval
+        return cls(owner, seconds, min(interval, LONGEST_INTERVAL), min(retry_interval, LONGEST_INTERVAL))
 
     def call(self, context: CallContext, tag: str, action: Action, incarnation: str, epoch: str = "") -> Call:
         """Return the call that performs an action on this lease in one shard."""
@@ -96,11 +97,11 @@ class LeaseConfig:
         return Call(RENEW, tag, first_keys, [], [_NO_ROOM], [], [self.name, incarnation, *self._times(context, tag)])
 
     def _times(self, context: CallContext, tag: str) -> tuple[str, str]:
-        """Return the lease's ttl and heartbeat in one shard, in milliseconds."""
-        ttl, heartbeat = self.ttl, self.heartbeat
+        """Return the lease's ttl and retry interval in one shard, in milliseconds."""
+        ttl, retry_interval = self.ttl, self.retry_interval
         if tag != keys.home(context.namespace, context.shards):
-            ttl, heartbeat = AWAY_TTLS * ttl, AWAY_INTERVAL * ttl
-        return str(max(1, round(ttl * 1000))), str(max(1, round(heartbeat * 1000)))
+            ttl, retry_interval = AWAY_TTLS * ttl, AWAY_INTERVAL * ttl
+        return str(max(1, round(ttl * 1000))), str(max(1, round(retry_interval * 1000)))
 
 
 def sweep(context: CallContext, tag: str) -> Call:
@@ -135,12 +136,10 @@ class LeaseReport(NamedTuple):
     state: str
     """The state of the lease in the call: held, lost or none."""
     incarnation: str
-    suspected: tuple[str, ...]
-    """The owners whose lease has expired; a later sweep may mark it lost."""
     lost: Mapping[str, str]
     """The lost incarnations whose rooms are to be failed, each with its reason."""
-    next_look: float = math.inf
-    """Seconds until another sweep has something to look at."""
+    next_sweep: float = math.inf
+    """Seconds until another sweep has something to check."""
 
 
 def parse_report(reply: list[Any]) -> LeaseReport:
@@ -150,7 +149,6 @@ def parse_report(reply: list[Any]) -> LeaseReport:
     return LeaseReport(
         state,
         incarnation,
-        tuple(owner for kind, owner, _ in findings if kind == "suspected"),
         {incarnation: reason for kind, incarnation, reason in findings if kind == "lost"},
         min((int(ms) / 1000 for kind, ms, _ in findings if kind == "next"), default=math.inf),
     )

@@ -33,10 +33,11 @@ class Lease(LeaseBase):
     A store with a rank takes part in every room that it writes, until its own Success, Failed or clear. A thread renews
     the lease, and extends the TTL of its live rooms. When the heartbeats stop (the process was killed, or stopped for
     longer than ``ttl``), another lease holder fails the live rooms with the reason "owner ... lost". The former owner
-    then gets LeaseLostError from ``check`` and from every call that creates, opens or writes through a
-    handle, and ``lost`` is True. On exit the lease is released, and rooms that are still live fail with the reason
-    "owner ... left". Rooms of plain updates are owned, too, but after a loss of all data in Redis only those that were
-    opened through a handle are brought back. In a child of ``fork`` the lease is the parent's, and the store has none.
+    then gets LeaseLostError from its next update, open, ``set_decode_prefix_len``, or a handle's ``update`` or
+    ``fail``; it may still clear rooms. From its next heartbeat on ``check`` raises it, too, and ``lost`` is True. On
+    exit the lease is released, and rooms that are still live fail with the reason "owner ... left". Rooms of plain
+    updates are owned, too, but after a loss of all data in Redis only those that were opened through a handle are
+    brought back. In a child of ``fork`` the lease is the parent's, and the store has none.
     """
 
     def __init__(self, dispatcher: Dispatcher, config: LeaseConfig) -> None:
@@ -53,11 +54,11 @@ class Lease(LeaseBase):
             try:
                 self._stop()
             finally:  # also if it is interrupted: a lease that nobody renews is none
-                self._keeper.abandon()
-            self._dispatcher.run(self._keeper.give_up())
+                self._keeper.stop_renewing()
+            self._dispatcher.run(self._keeper.release())
 
     def __enter__(self) -> Self:
-        self._executor.recovery.check_no_lease()
+        self._executor.recovery.check_no_lease()  # before the try: to enter a held lease again must not end it
         self._stopping = stopping = _Stop()
         thread = threading.Thread(target=self._keep, args=(stopping,), name=f"kvpoll-lease-{self.name}", daemon=True)
         try:
@@ -66,7 +67,7 @@ class Lease(LeaseBase):
             self._is_held, self._forked_from = True, None
             start_thread(thread, "lease")  # it ends at once if a signal handler has closed the lease by now
         except BaseException:
-            self._keeper.abandon()  # it may have been taken, and nobody renews it
+            self._keeper.stop_renewing()  # it may have been taken, and nobody renews it
             self.close()  # its thread may run by now
             raise
         return self

@@ -33,7 +33,8 @@ class Room(Handle[Dispatcher]):
 
     As a context manager it clears the room at exit. If the block raised, a failed clear is only logged.
 
-    Its methods raise what every call of the store may raise, and LeaseLostError when the store's lease was lost.
+    Its methods raise what every call of the store may raise. When the store's lease was lost, ``update``, ``fail`` and
+    ``set_decode_prefix_len`` raise LeaseLostError; ``clear`` and reads do not.
     """
 
     def status(self) -> KVPoll | None:

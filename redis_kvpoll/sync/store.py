@@ -79,7 +79,7 @@ class StatusStore(StoreBase, Table, Listing):
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a destructive call was sent, and its reply was lost.
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
-        LeaseLostError: its lease was lost (where it creates, opens, sets a length or writes through a handle).
+        LeaseLostError: its lease was lost (from an update, open, set_decode_prefix_len, a handle's update or fail).
         CorruptEntryError: a room's key holds what this library never writes.
         ReadOnlyStoreError: the call writes, and the store is ``read_only``.
         StoreClosedError: the store was closed.
@@ -176,9 +176,9 @@ class StatusStore(StoreBase, Table, Listing):
         """A lease, for a ``with`` statement in which this store owns the rooms that it creates; see ``Lease``.
 
         ``name`` is 1 to 300 of ``A-Z a-z 0-9 . _ : @ / % [ ] -``. A name that is taken again passes to the new holder,
-        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat;
-        ``heartbeat`` is the seconds between two: by default 0.3 of ttl, and a tenth after one has failed. A store holds
-        one lease at a time.
+        and the live rooms of the former one fail. The lease expires ``ttl`` seconds after the last heartbeat.
+        ``heartbeat`` is the seconds between two at most: by default 0.3 of ``ttl``, and ``ttl`` / 10 after one has
+        failed. A store holds one lease at a time.
 
         Raises:
             InvalidInputError: an invalid name; a heartbeat above a third of ttl; on entry: the store has a lease.
@@ -191,9 +191,10 @@ class StatusStore(StoreBase, Table, Listing):
     def reap(self) -> int:
         """Check the leases that are due once: fail the live rooms of lost owners; return the number of rooms.
 
-        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected (the server
-        may have been down for all). One at least 0.6 s and two heartbeats later finds it lost; 0.35 ``ttl`` later, if
-        nobody had swept for half a ``ttl`` before (the server's clock may have been set).
+        Lease holders sweep with their heartbeats. The first sweep only marks an expired lease as suspected. A later one
+        finds it lost if it has not been renewed for twice ``Lease.heartbeat`` since (by default ``ttl`` / 5), at least
+        0.6 s. If nobody had swept for half a ``ttl`` before, it has at least 0.35 ``ttl``: the server may have stood
+        still, or its clock was set.
         """
         return self._dispatcher.run(reaper.reap(self._executor))
 

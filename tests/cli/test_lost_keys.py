@@ -99,7 +99,7 @@ class TestSingleKeys:
         assert run(server, "ls", "--status", "transferring").stdout.count("\n") == 2
 
     def test_table_without_owner_or_settings_is_shown(self, server, client, lease):
-        lease.give_up()
+        lease.release()
         client.delete("kvpoll:{prod}:settings")
         shown = run(server, "ls")
         assert "no owner is alive" in shown.stderr
@@ -204,7 +204,7 @@ def test_stats_names_the_owner_that_was_lost_last(server, client):
             store.open(int(name[8]))
             assert die(client, other) == 1
             lease.heartbeat()  # it finds the lease lost
-            lease.give_up()
+            lease.release()
         shown = run(server, "stats", namespace="default").stdout
     assert "2  owner_lost  owner prefill-#/tp# lost\n                    last: owner prefill-0/tp3 lost\n" in shown
 

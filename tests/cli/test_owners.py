@@ -44,7 +44,7 @@ def test_missing_namespace_is_not_created(url, watched):
 
 
 def test_namespace_without_leases_is_named(url, held):
-    held.give_up()
+    held.release()
     assert run("owners", "--redis", url).output == "Namespace 'default' has no leases.\n"
 
 

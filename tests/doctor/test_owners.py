@@ -34,7 +34,7 @@ class TestOwners:
             back = ManualLease(other, ttl=600.0).take()
             found = examine(server.tcp)["leases"]
             assert (found.level, "it is back" in found.found) == (NOTE, True)
-            back.give_up()
+            back.release()
 
     def test_a_lost_owner_is_named_with_its_own_process(self, server, client, store):
         """And not the first by name with the process of the last."""
@@ -86,7 +86,7 @@ class TestOwners:
             assert "if you did not start it again, two processes share the name" in found.advice
             client.hset("kvpoll:{default}:leases", f"by {back.incarnation}", "host:8")
             assert "it is the same process" in examine(server.tcp)["leases"].advice
-            back.give_up()
+            back.release()
 
     def test_former_process_that_still_wrote_is_a_warning(self, server, client, store):
         """It has left its lease when it was refused, so no heartbeat tells that it lives."""
@@ -101,7 +101,7 @@ class TestOwners:
                 room.update(KVPoll.Transferring)
             found = examine(server.tcp)["leases"]
             assert (found.level, "the former process still wrote at" in found.found) == (WARNING, True)
-            taker.give_up()
+            taker.release()
 
     def test_lost_owner_of_the_other_role_is_a_note(self, server, client):
         """The loss of a prefill fails requests of decode, too, whose operator looks at decode's table."""
@@ -124,7 +124,7 @@ class TestOwners:
             assert examine(server.tcp, "prod-prefill")["leases"].level is WARNING
             back = ManualLease(other, ttl=600.0).take()
             assert examine(server.tcp, "prod-decode")["leases"].level is Level.WELL
-            back.give_up()
+            back.release()
 
     def test_turns_of_a_name_are_a_warning_for_minutes(self, server, client, store, monkeypatch):
         with contextlib.ExitStack() as stack:
@@ -186,7 +186,7 @@ class TestOwners:
             living = ManualLease(other, "b", ttl=3000.0).take()
             pass_time(client, 100)
             found = examine(server.tcp)["leases"]
-            living.give_up()
+            living.release()
         assert (found.level, "a is without a heartbeat" in found.found) == (Level.PROBLEM, True)
         assert found.advice.startswith("an owner is alive: it sweeps within 1000 s, or it hangs. See whether")
 

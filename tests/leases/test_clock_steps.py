@@ -18,7 +18,7 @@ from tests.support.leasing import LOST, ManualLease, begin_long_ago, pass_time, 
 
 BOOT, FAIL = KVPoll.Bootstrapping, KVPoll.Failed
 LEASES, DUE = keys.leases("default"), keys.due("default")
-CALM = 0.3
+INTERVAL = 0.3
 """Between heartbeats that succeed, in ttls."""
 TTL = 60.0
 
@@ -40,7 +40,7 @@ def test_step_of_the_clock_costs_no_living_owner_its_lease(leases, client, sweep
     pass_time(client, 1.1 * ttl)
     look()
     assert record(client, "prefill-0")[4], "suspected"
-    pass_time(client, CALM * ttl)
+    pass_time(client, INTERVAL * ttl)
     look()
     assert not one.heartbeat().lost
     assert one.store.get(1) is BOOT
@@ -52,7 +52,7 @@ def test_loss_of_the_due_times_shortens_no_suspicion(leases, client):
     pass_time(client, 1.1 * ttl)
     two.heartbeat()
     client.delete(DUE)
-    pass_time(client, CALM * ttl)
+    pass_time(client, INTERVAL * ttl)
     two.heartbeat()
     assert not one.heartbeat().lost
 
@@ -70,7 +70,7 @@ def test_dead_owner_is_found_after_a_step_of_the_clock(leases, client):
 def test_dead_owner_is_found_as_soon_as_ever_without_one(leases, client):
     _, two, ttl = leases
     for _ in range(4):
-        pass_time(client, CALM * ttl)
+        pass_time(client, INTERVAL * ttl)
         two.heartbeat()
     assert record(client, "prefill-0")[4], "suspected"
     pass_time(client, 0.21 * ttl)
@@ -87,7 +87,7 @@ def test_step_of_the_clock_costs_none_of_many_owners_its_lease(client, store):
         client.zadd(DUE, {f"decode-{number}": now_ms + ttl_ms})
     lease = ManualLease(store, "prefill-0", TTL).take().heartbeat()
     pass_time(client, 1.1 * TTL)
-    for seconds in (0.2, CALM * TTL - 0.2, 0.2):
+    for seconds in (0.2, INTERVAL * TTL - 0.2, 0.2):
         lease.heartbeat()
         pass_time(client, seconds)
     lease.heartbeat()
@@ -97,7 +97,7 @@ def test_step_of_the_clock_costs_none_of_many_owners_its_lease(client, store):
 @pytest.mark.parametrize("server", ["fakeredis", "valkey"], indirect=True)
 @given(
     st.floats(-3.0, 4.0),
-    st.lists(st.floats(0.0, CALM), min_size=2, max_size=4),
+    st.lists(st.floats(0.0, INTERVAL), min_size=2, max_size=4),
     st.sampled_from([0.1, 0.17, None]),
 )
 @examples(40)
@@ -117,7 +117,7 @@ def test_living_owners_keep_their_leases_whatever_the_step(server, step, ages, r
             pass_time(client, (age - later) * TTL)
         pass_time(client, step * TTL)
         events = [
-            (CALM - age + CALM * turn, owner.heartbeat)
+            (INTERVAL - age + INTERVAL * turn, owner.heartbeat)
             for owner, age in zip(owners, ages, strict=True)
             for turn in range(5)
         ]

@@ -69,7 +69,7 @@ def test_second_lease_is_refused_before_it_takes_a_name(make_store, client):
     assert not held.heartbeat().lost
     assert [owner.name for owner in held.store.owners()] == ["decode-0"]
     taking.close()
-    first.keeper.abandon()
+    first.keeper.stop_renewing()
     assert ManualLease(store, "prefill-1").take().incarnation
 
 

@@ -89,7 +89,7 @@ def test_entry_whose_thread_fails_to_start_is_undone(server, end):
         starts = interrupts.failing_start("kvpoll-lease", error, after=end == "interrupted")
         with starts, pytest.raises(raised, match=text):
             store.lease("prefill-0", ttl=60.0).__enter__()
-        assert not store.owners(), "it was given up"
+        assert not store.owners(), "it was released"
         assert works_without_lease(store)
 
 

@@ -81,7 +81,7 @@ class TestHeldLease:
     def test_second_lease_of_a_store_is_refused(self, held):
         with pytest.raises(InvalidInputError, match="already; one store holds one lease"):
             ManualLease(held.store, "prefill-1").take()
-        held.give_up()
+        held.release()
         assert ManualLease(held.store, "prefill-1").take().incarnation > held.incarnation
 
     def test_incarnations_grow_when_clock_goes_back(self, client, other, make_store):
@@ -111,7 +111,7 @@ class TestHeldLease:
     def test_heartbeat_of_a_third_of_ttl_is_taken(self):
         for tenths in range(1, 200):
             ttl, heartbeat = 3 * tenths / 10, tenths / 10
-            assert lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat).heartbeat == heartbeat
+            assert lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat).retry_interval == heartbeat
             with pytest.raises(InvalidInputError, match="above a third of ttl"):
                 lease_commands.LeaseConfig.checked("prefill-0", ttl, heartbeat + 0.001)
 
@@ -237,7 +237,7 @@ class TestLostLease:
             with pytest.raises(LeaseLostError, match="prefill-0"):
                 call()
         assert not client.exists(keys.prefixes(NS, [1])[0])
-        held.give_up()
+        held.release()
         assert held.store.update_status(3, BOOT).outcome is Outcome.CREATED
         assert held.store.entry(3).owner is None
 
@@ -255,6 +255,17 @@ class TestLostLease:
         with pytest.raises(LeaseLostError):
             held.store.update_status(3, BOOT)
         assert not other.get(3)
+
+    def test_rooms_of_a_lost_lease_can_be_cleared(self, held, client, other):
+        mine, _ = held.store.open(1), held.store.open(2)
+        die(client, other)
+        assert held.heartbeat().lost
+        with pytest.raises(LeaseLostError):
+            mine.fail("late")
+        assert (mine.clear().outcome, held.store.clear(2)) == (Outcome.CLEARED, FAIL)
+        assert held.store.poll([1, 2]) == [None, None]
+        other.open(3)
+        assert held.store.attach(3).clear().outcome is Outcome.CLEARED
 
     def test_heartbeats_sweep_expired_leases(self, held, client, other):
         held.store.update_status(1, BOOT)
@@ -295,7 +306,7 @@ class TestNameTakenAgain:
         with pytest.raises(LeaseLostError):
             held.store.update_status(4, BOOT)
         assert held.heartbeat().lost
-        held.give_up()
+        held.release()
         assert not again.heartbeat().lost
         assert other.get(3) is BOOT
         assert str(record(client)[0]) == again.incarnation
@@ -304,7 +315,7 @@ class TestNameTakenAgain:
         """The room is reopened after a reaper has listed it and before it reaps."""
         held.store.update_status(1, BOOT)
         lost = {held.incarnation: LOST}
-        held.give_up()
+        held.release()
         ManualLease(other, "prefill-1").take()
         room = other.open(1)
         assert reap_lost(other, lost) == 0
@@ -333,7 +344,7 @@ class TestNameTakenAgain:
 class TestRelease:
     def test_live_rooms_fail_with_reason_left(self, held, client, other):
         held.store.update_many({1: BOOT, 2: DONE})
-        held.give_up()
+        held.release()
         assert other.poll([1, 2]) == [FAIL, DONE]
         assert other.failure_reason(1) == "owner prefill-0 left"
         assert set(client.hkeys(LEASES)) <= {"last sweep", "last incarnation"}
@@ -342,7 +353,7 @@ class TestRelease:
         assert other.entry(3).owner is None
 
     def test_heartbeat_after_release_revives_nothing(self, held, client):
-        held.give_up()
+        held.release()
         held.heartbeat()
         assert record(client) is None
 

@@ -22,7 +22,7 @@ def test_rooms_fail_if_the_first_leave_got_no_reply(client, make_store):
     held = ManualLease(make_store()).take()
     held.store.update_status(1, BOOT)
     act(held, "leave")
-    held.give_up()
+    held.release()
     assert held.store.get(1) is FAIL
     assert held.store.failure_reason(1) == "owner prefill-0 left"
     assert client.hgetall(keys.leases(NS)).keys() == {"last incarnation"}
@@ -32,6 +32,6 @@ def test_leave_after_its_rooms_have_failed_names_nothing(client, make_store):
     begin_long_ago(client)
     held = ManualLease(make_store()).take()
     held.store.update_status(1, BOOT)
-    held.give_up()
+    held.release()
     act(held, "leave")
     assert client.zcard(keys.due(NS)) == 0

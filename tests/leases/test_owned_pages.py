@@ -51,8 +51,8 @@ def test_parts_in_another_leases_rooms_fail_in_pages(client, make_store):
         for one in ranks:
             one.store.open(room, request="rid").update(KVPoll.Transferring)
     other = make_store()
-    ranks[1].give_up()
+    ranks[1].release()
     assert [other.get(room) for room in range(PAGE * 3 + 1)] == [KVPoll.Failed] * (PAGE * 3 + 1)
-    ranks[0].give_up()
+    ranks[0].release()
     assert not client.exists(keys.owned(NS))
     assert die(client, other) == 0

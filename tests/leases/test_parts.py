@@ -116,9 +116,9 @@ class TestLostParts:
 
     def test_left_part_fails_the_room(self, ranks, other):
         open_all(ranks)
-        ranks[1].give_up()
+        ranks[1].release()
         assert other.failure_reason(1) == "owner prefill-1 left"
-        ranks[0].give_up()
+        ranks[0].release()
         assert [owner.name for owner in other.owners()] == ["prefill-2"]
 
     def test_part_is_held_again_after_loss_of_data(self, client, ranks, other):

@@ -185,14 +185,14 @@ class TestDataLoss:
         with pytest.raises(LeaseLostError):
             held.store.update_status(2, BOOT)
         held.heartbeat()
-        held.give_up()
+        held.release()
         held.store.open(2)
         assert held.store.poll([1, 2]) == [None, BOOT]
         assert record(client) is None
 
     def test_rooms_failed_at_release_are_recovered_as_failed(self, held, client, other):
         held.store.open(1)
-        held.give_up()
+        held.release()
         client.flushall()
         held.store.open(2)
         assert held.store.poll([1, 2]) == [FAIL, BOOT]
@@ -277,7 +277,7 @@ class TestShards:
         assert held.lost
 
     def test_release_covers_all_shards(self, held, client, make_store):
-        held.give_up()
+        held.release()
         assert make_store().counts()[FAIL] == 40
         assert [record(client, tag=tag) for tag in self.TAGS] == [None] * 4
         assert [client.zcard(keys.due(tag)) for tag in self.TAGS] == [0] * 4

@@ -101,7 +101,7 @@ def lease_call(process: Holder, action: lease_commands.Action, nonce: str) -> Ca
     where = context_of("", "", nonce)
     if action == "sweep":
         return lease_commands.sweep(where, NAMESPACE)
-    config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
+    config = LeaseConfig(process.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000, HEARTBEAT_MS / 1000)
     return config.call(where, NAMESPACE, action, process.incarnation, process.epoch)
 
 
@@ -109,7 +109,7 @@ def heartbeat_call(holders: list[Holder], nonce: str) -> Call:
     """The heartbeat of some holders, as one call."""
     where, calls = context_of("", "", nonce), []
     for one in holders:
-        config = LeaseConfig(one.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000)
+        config = LeaseConfig(one.owner, TTL_MS / 1000, HEARTBEAT_MS / 1000, HEARTBEAT_MS / 1000)
         calls.append(config.heartbeat_call(where, NAMESPACE, one.incarnation))
     return calls[0].merged_with(calls[1:])
 

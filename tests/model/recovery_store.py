@@ -46,7 +46,7 @@ class StubLease:
     """A lease that is renewed by a sweep, whose reply has the end of the feed, as a renewal's."""
 
     lost = False
-    heartbeat = math.inf
+    retry_interval = math.inf
     """A replay takes no time here."""
 
     def __init__(self, session: StubSession) -> None:
@@ -55,7 +55,7 @@ class StubLease:
     def renewal(self, tag: str, _: str) -> Call:
         return lease_commands.sweep(self._context, tag)
 
-    def observe_renewal(self, tag: str, reply: list[Any]) -> None:
+    def observe_renewal(self, reply: list[Any]) -> None:
         """It is never lost."""
 
     def check(self, operation: str) -> None:

@@ -190,7 +190,7 @@ class TestAllowed:
                     other.hset(keys.epoch("default"), "epoch", "1700000000000000-another")
                 store.update_status(8, 2)
                 assert store.get(8) is KVPoll.WaitingForInput
-                held.give_up()
+                held.release()
             sent = {sent_word(command) for command in proxy.commands}
         assert sent - {"auth"} == acl.SENT.keys() - CLUSTER_ONLY
 

@@ -101,7 +101,7 @@ def leases(bench):
     held.store.update_status(1, 1)
     assert [(owner.state, owner.rooms) for owner in bench.store().owners()] == [("alive", 1)]
     assert bench.store().reap() == 0
-    held.give_up()
+    held.release()
     assert bench.store().owners() == []
 
 

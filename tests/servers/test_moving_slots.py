@@ -279,7 +279,7 @@ class TestMovingSlots:
             leasing.pass_time(source, 2.0, tags)
         cluster.start_moving("single")
         pauses = real.at_the_second_pause(monkeypatch, lambda: cluster.finish_moving("single"))
-        _ = lease.give_up() if end == "left" else other.reap()
+        _ = lease.release() if end == "left" else other.reap()
         assert len(pauses) == 2, "no stream of failures can be made before"
         assert other.failure_reason(1) == f"owner prefill-0 {end}"
 

@@ -81,7 +81,7 @@ def table(world, request, tmp_path):
             client.pexpire("kvpoll:{prod}:settings", 10**8)
         yield server
         with contextlib.suppress(Exception):
-            held.give_up()
+            held.release()
 
 
 def keys_of(server):

@@ -94,7 +94,7 @@ class Bench:
         return by, room, named, bound
 
     def lease(self, by, name, *args):
-        """A step of a store's lease: take, send_heartbeat or give_up."""
+        """A step of a store's lease: take, send_heartbeat or release."""
         expected = outcome(lambda: getattr(self.processes[by], name)(*args))
         if name == "send_heartbeat":
             expected = self.processes[by].lease.is_known_lost

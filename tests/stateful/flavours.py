@@ -165,13 +165,13 @@ def lease(bench, by, room):
     process = bench.processes[by]
     process.take("brief", 600.0, 200.0)
     expected = outcome(lambda: process.update_status(room, KVPoll.Bootstrapping))
-    process.give_up()
+    process.release()
     for side in bench.sides:
         store, run = bare(side, by)
         held = store.lease("brief", ttl=600.0, heartbeat=200.0)
         found = run(aowned(side, held, store, room)) if run else owned(side, held, store, room)
         assert found == expected, bench.differs(side, (by, "lease", room), found, expected)
-        assert failed(outcome(held.check)), "check of a lease that was given up"
+        assert failed(outcome(held.check)), "check of a lease that was released"
 
 
 def noted(side, held):

@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         by = holders[at % len(holders)]
         self.bench.lease(by, "send_heartbeat")
         if last:
-            self.bench.lease(by, "give_up")
+            self.bench.lease(by, "release")
 
     @precondition(lambda self: self.passed < 60 and self.bench.world.leases)
     @step(room=ROOM, at=st.integers(0, 2), by=PROCESS)

@@ -163,7 +163,7 @@ class Process(StoreOracle):
             lease.next_touch = world.now + world.ttl / 3
         return None
 
-    def give_up(self):
+    def release(self):
         world, lease, self.lease = self.table, self.lease, None
         if not lease.is_known_lost:
             if world.holds(lease):

@@ -132,8 +132,8 @@ class Side:
         found = [int(score) for score in scores if score is not None]
         return self.incarnations[found[0]] if found else None
 
-    def give_up(self, by):
-        self.tracked_rooms[by].give_up()
+    def release(self, by):
+        self.tracked_rooms[by].release()
         self.tracked_rooms[by] = None
 
     # The data

@@ -63,7 +63,7 @@ def live_table(server, namespace="default", **options):
         store.open(2)
         yield store
         with contextlib.suppress(Exception):
-            lease.give_up()
+            lease.release()
 
 
 @contextlib.contextmanager

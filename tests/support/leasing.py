@@ -30,8 +30,8 @@ class ManualLease:
         run(self.store, self.keeper.send_heartbeat())
         return self
 
-    def give_up(self):
-        run(self.store, self.keeper.give_up())
+    def release(self):
+        run(self.store, self.keeper.release())
 
     @property
     def lost(self):

@@ -30,7 +30,7 @@ def test_owner_with_an_address_is_kept_whole(make_store, client, owner):
     held.store.update_status(2**64 - 1, 1)
     assert [(found.name, found.rooms) for found in make_store().owners()] == [(owner, 1)]
     assert make_store().entry(2**64 - 1).owner == owner
-    held.give_up()
+    held.release()
 
 
 @pytest.mark.parametrize("owner", ["", "a b", "a\n", "ä", "x" * 301, "a{b", "a\x1b[31m"])
