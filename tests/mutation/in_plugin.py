@@ -141,6 +141,13 @@ IN_THE_PLUGIN = [
         "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",
     ),
     (
+        "a receiver clears what SGLang expects for the next use of its room",
+        f"{_PLUGIN}.hooks:around_receiver_clear",
+        "if registry.current_life(room) not in (None, number):",
+        "if False:",
+        "plugin/test_claims.py::TestLives::test_second_clear_leaves_all_to_the_next_life",
+    ),
+    (
         "decode gives pages away that are being written, where it does not defer",
         f"{_PLUGIN}.pages:decide_at_poll",
         "else Action.NOTHING",

@@ -282,6 +282,23 @@ class TestLives:
             registry.statuses.clear()
         assert registry.statuses[ROOM] == BOOT
 
+    def test_second_clear_leaves_all_to_the_next_life(self, registry):
+        """SGLang's receiver clears several tables by room."""
+        receiver = SimpleNamespace(kv_mgr=SimpleNamespace(request_status=registry.statuses), bootstrap_room=ROOM)
+        registry.statuses[ROOM] = FAIL
+        receiver.kvpoll_life = registry.current_life(ROOM)
+        responses = {}
+
+        def clear(receiver):
+            registry.statuses.pop(receiver.bootstrap_room, None)
+            responses.pop(receiver.bootstrap_room, None)
+
+        hooks.around_receiver_clear(clear, receiver)
+        assert ROOM not in registry.statuses
+        registry.statuses[ROOM], responses[ROOM] = WAIT, 1
+        hooks.around_receiver_clear(clear, receiver)
+        assert (registry.statuses[ROOM], responses) == (WAIT, {ROOM: 1})
+
     @pytest.mark.parametrize("status", [FAIL, WAIT])
     def test_update_by_a_former_life_leaves_the_next(self, registry, former, status):
         with former:

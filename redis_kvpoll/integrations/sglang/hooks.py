@@ -115,13 +115,20 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
-    """A receiver removes its room: it is over, also for prefill."""
-    registry = _registry(receiver.kv_mgr) if getattr(receiver, "kvpoll_life", None) is not None else None
+    """A receiver removes its room: it is over, also for prefill.
+
+    If the room has another receiver by now, this one has removed its own, and clears again because its pages are free.
+    Besides the status, SGLang's tables by room are then of the other one: the messages to expect, the rooms of a node.
+    """
+    number, room = getattr(receiver, "kvpoll_life", None), receiver.bootstrap_room
+    registry = _registry(receiver.kv_mgr) if number is not None else None
     if registry is not None:
+        if registry.current_life(room) not in (None, number):
+            return None
         try:
             pages.tell_to_stop(receiver, registry)
         except Exception:
-            logger.exception("redis_kvpoll: prefill is not told that room %r is over", receiver.bootstrap_room)
+            logger.exception("redis_kvpoll: prefill is not told that room %r is over", room)
     return around_step(original, receiver, *args, **kwargs)
 
 
