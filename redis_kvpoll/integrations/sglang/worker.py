@@ -193,7 +193,8 @@ class TableWorker:
         with self._servers_lock:
             for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
                 self._servers.pop(room, None)
-        for room, (number, _) in list(self.client.ranks.items()):
+        for room in list(self.client.ranks):  # items() makes a tuple each, for which Python may let a thread add a room
+            number, _ = self.client.ranks.get(room, (None, None))
             if self.registry.current_life(room) != number:
                 self.client.ranks.pop(room, None)
 
