@@ -148,6 +148,13 @@ IN_THE_PLUGIN = [
         "plugin/test_claims.py::TestLives::test_second_clear_leaves_all_to_the_next_life",
     ),
     (
+        "the first sender of a room is refused while a message opens it",
+        f"{_PLUGIN}.registry:RoomRegistry.is_claimed",
+        "with self.changes.lock:",
+        "if True:",
+        "plugin/test_claims.py::TestClaims::test_room_that_a_message_opens_has_no_sender",
+    ),
+    (
         "decode gives pages away that are being written, where it does not defer",
         f"{_PLUGIN}.pages:decide_at_poll",
         "else Action.NOTHING",

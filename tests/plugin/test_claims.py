@@ -69,6 +69,22 @@ class TestClaims:
         registry.statuses[ROOM] = WAIT
         assert registry.is_claimed(ROOM)
 
+    def test_room_that_a_message_opens_has_no_sender(self, registry):
+        """Another thread has begun its life, and not yet taken note that it has no sender."""
+        is_opening, may_open, found = threading.Event(), threading.Event(), []
+        add = registry.unclaimed.add
+        registry.unclaimed.add = lambda room: (is_opening.set(), may_open.wait(), add(room))[-1]
+        opening = threading.Thread(target=registry.statuses.__setitem__, args=(ROOM, WAIT))
+        looking = threading.Thread(target=lambda: found.append(registry.is_claimed(ROOM)))
+        opening.start()
+        is_opening.wait()
+        looking.start()
+        looking.join(0.1)
+        may_open.set()
+        opening.join()
+        looking.join()
+        assert found == [False]
+
 
 class TestUnclaimed:
     def test_old_room_without_sender_is_listed_and_ended(self, registry, now):

@@ -249,7 +249,8 @@ class RoomRegistry:
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        return room in self._lives and room not in self.unclaimed.rooms
+        with self.changes.lock:  # while a message opens it, it looks like one with a sender
+            return room in self._lives and room not in self.unclaimed.rooms
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
