@@ -3,7 +3,7 @@
 They are registered at the start, for the targets that this SGLang has, and what was applied is checked when a process
 joins. Each calls the original with the same arguments and passes on its result, and its exceptions.
 
-To add a hook: a function here or in holds, and its target in one of the tables below.
+To add a hook: a function here, in holds or in withholding, and its target in one of the tables below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from redis_kvpoll.integrations.sglang import duplicates, holds, pages
+from redis_kvpoll.integrations.sglang import duplicates, holds, pages, withholding
 from redis_kvpoll.integrations.sglang.compat import CONN
 from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
 
@@ -183,7 +183,7 @@ HOLD_HOOKS: Hooks = {
     f"{_PACKAGE}.decode.DecodeTransferQueue._defer_release": holds.around_defer,
     f"{_PACKAGE}.decode.DecodeTransferQueue.resolve_deferred_releases": holds.around_resolve,
 }
-CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": holds.around_conclude}
+CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": withholding.around_conclude}
 
 
 def register(hooks: Any) -> None:
