@@ -187,7 +187,21 @@ IN_THE_PLUGIN = [
         f"{_PLUGIN}.pages:tell_to_stop",
         "if is_own_end or not",
         "if True or not",
-        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks[False]",
+    ),
+    (
+        "what another rank has failed is an abort in the table",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "receiver._send_abort_notification()",
+        "receiver.abort()",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks[False]",
+    ),
+    (
+        "a thread of prefill's ends by a message that it does not know",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "or not knows_abort(receiver)",
+        "",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_that_does_not_know_aborts_is_not_told",
     ),
     (
         "the first sender of a room is refused while a message opens it",

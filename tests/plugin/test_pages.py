@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_kvpoll.integrations.sglang import holds, withholding
+from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.integrations.sglang import holds, pages, withholding
 from redis_kvpoll.integrations.sglang.pages import (
     Action,
     Cause,
@@ -43,7 +44,8 @@ class Receiver:
     """A receiver that has asked for its pages, on a manager that does not defer."""
 
     bootstrap_room, bootstrap_addr, kvpoll_life = ROOM, ADDRESS, 1
-    aborts = 0
+    bootstrap_infos, abort_notified = ({},), False
+    aborts = notices = 0
 
     def __init__(self, registry, failures, is_deferring=False):
         self._registry = registry
@@ -52,7 +54,7 @@ class Receiver:
             kvpoll_failures=failures, enable_deferred_decode_kv_release=is_deferring, waiting_timeout=WAITING
         )
         if is_deferring:
-            self.ensure_abort_notified = self.abort
+            self.ensure_abort_notified = self._send_abort_notification
 
     def poll(self):
         return dict.get(self._registry.statuses, ROOM)
@@ -61,6 +63,9 @@ class Receiver:
         self.aborts += 1
         self._registry.reasons[ROOM] = "Aborted by AbortReq."
         self._registry.statuses[ROOM] = FAIL
+
+    def _send_abort_notification(self):
+        self.notices += 1
 
 
 @pytest.fixture
@@ -164,18 +169,35 @@ class TestAtOnce:
 class TestTellingPrefill:
     """A request that another rank has failed is over here, too: its pages are given away."""
 
+    @pytest.fixture(autouse=True)
+    def takes_aborts(self, monkeypatch):
+        monkeypatch.setattr(pages, "takes_aborts", lambda _: True)
+
     def told(self, registry, receiver):
+        """Return how often prefill was told. The room does not fail here by that."""
+        status = registry.statuses[ROOM]
         tell_to_stop(receiver, registry)
-        return receiver.aborts
+        assert (registry.statuses[ROOM], dict(registry.reasons)) == (status, {})
+        return receiver.notices
 
-    def test_prefill_is_told_and_the_reason_is_the_other_ranks(self, registry):
-        _, receiver = failing(registry)
-        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {})
+    @pytest.mark.parametrize("has_own_call", [True, False])
+    def test_prefill_is_told_and_the_reason_is_the_other_ranks(self, registry, has_own_call):
+        """From 0.5.21 on SGLang has a call for it, which tells prefill once; before, its abort fails the room, too."""
+        _, receiver = failing(registry, has_own_call)
+        receiver.kv_mgr.enable_deferred_decode_kv_release = False
+        registry.outbox.take(ROOM)
+        assert self.told(registry, receiver) == 1
+        registry.statuses.pop(ROOM)
+        assert registry.outbox.take(ROOM) == RoomLife(1, is_over=True)
 
-    def test_reason_that_is_known_stays(self, registry):
+    def test_prefill_is_told_once(self, registry):
         _, receiver = failing(registry)
-        registry.reasons[ROOM] = "no route"
-        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {ROOM: "no route"})
+        assert (self.told(registry, receiver), self.told(registry, receiver)) == (1, 1)
+
+    def test_prefill_that_does_not_know_aborts_is_not_told(self, registry, monkeypatch):
+        monkeypatch.setattr(pages, "takes_aborts", lambda _: False)
+        _, receiver = failing(registry)
+        assert self.told(registry, receiver) == 0
 
     @pytest.mark.parametrize("status", [FAIL, OK])
     def test_own_end_tells_nothing_more(self, registry, status):

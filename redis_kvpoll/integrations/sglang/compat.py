@@ -21,6 +21,10 @@ next call (pages), and a manager's ``update_status`` and ``teardown`` (install) 
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +54,16 @@ def check_class(module: Any) -> None:
     kvpoll = getattr(module, "KVPoll", None)
     if any(getattr(kvpoll, name, None) != number for name, number in STATUSES.items()):
         raise IncompatibleSGLangError(f"KVPoll is not {STATUSES}")
+
+
+@functools.cache
+def takes_aborts(classes: tuple[type, ...]) -> bool:
+    """Return whether a backend's prefill knows SGLang's message of an abort, by the source of its manager's classes.
+
+    From 0.5.13 on decode sends it whatever the backend is. Up to 0.5.15 nixl's thread does not know it, and ends.
+    """
+    backends = itertools.takewhile(lambda owner: owner.__module__ != CONN, classes)
+    return any('"ABORT"' in inspect.getsource(sys.modules[owner.__module__]) for owner in backends)
 
 
 def has_consensus_store(manager: Any) -> bool:

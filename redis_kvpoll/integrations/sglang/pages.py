@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from redis_kvpoll.agent.merge import FAILED
+from redis_kvpoll.integrations.sglang.compat import takes_aborts
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -76,6 +77,11 @@ def _may_hold(receiver: Any) -> bool:
 def has_asked(receiver: Any) -> bool:
     """Return whether a request may have asked prefill for its pages: it counts as having done so if nothing tells."""
     return getattr(receiver, "init_time", 0.0) is not None
+
+
+def knows_abort(receiver: Any) -> bool:
+    """Return whether prefill knows SGLang's message of an abort, if it is of the receiver's release and backend."""
+    return _can_notify(receiver) or takes_aborts(type(receiver.kv_mgr).__mro__)
 
 
 def _can_notify(receiver: Any) -> bool:
@@ -169,12 +175,13 @@ def tell_to_stop(receiver: Any, registry: Any) -> None:
     that was aborted does. 0.5.19 and 0.5.20 can hold the pages of a rank that tells it, and then only of that one.
     """
     is_own_end = not registry.is_undecided(receiver.bootstrap_room, receiver.kvpoll_life)
-    if is_own_end or not has_asked(receiver) or _may_hold(receiver):
+    if is_own_end or not has_asked(receiver) or _may_hold(receiver) or not knows_abort(receiver):
         return
-    has_reason = receiver.bootstrap_room in registry.reasons
-    getattr(receiver, "ensure_abort_notified", receiver.abort)()
-    if not has_reason:
-        dict.pop(registry.reasons, receiver.bootstrap_room, None)  # "Aborted by AbortReq." is not why it failed
+    if _can_notify(receiver):
+        receiver.ensure_abort_notified()
+    elif not receiver.abort_notified and receiver.bootstrap_infos is not None:
+        receiver._send_abort_notification()  # abort() would fail the room here, with a reason that is not why it failed
+        receiver.abort_notified = True
 
 
 def leave_to_sglang(room: int, _: int, reason: str, __: bool) -> None:
