@@ -52,8 +52,8 @@ IN_THE_PLUGIN = [
     (
         "a failure in the table fails the room's next life",
         f"{_PLUGIN}.registry:RoomRegistry.fail_from_table",
-        "self._lives.get(room) != number",
-        "room not in self._lives",
+        "self.is_undecided(room, number)",
+        "room in self._lives",
         "plugin/test_registry.py::TestFailFromTable::test_failure_of_an_earlier_life_is_ignored",
     ),
     (
@@ -141,6 +141,13 @@ IN_THE_PLUGIN = [
         "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",
     ),
     (
+        "a receiver clears what SGLang expects for the next use of its room",
+        f"{_PLUGIN}.hooks:around_receiver_clear",
+        "if registry.current_life(room) not in (None, number):",
+        "if False:",
+        "plugin/test_claims.py::TestLives::test_second_clear_leaves_all_to_the_next_life",
+    ),
+    (
         "decode gives pages away that are being written, where it does not defer",
         f"{_PLUGIN}.pages:decide_at_poll",
         "else Action.NOTHING",
@@ -163,7 +170,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "an operator's abort ends a complete request",
-        f"{_PLUGIN}.pages:is_undecided",
+        f"{_PLUGIN}.registry:RoomRegistry.is_undecided",
         "in (FAILED, SUCCESS)",
         "in (FAILED,)",
         "plugin/test_pages.py::TestEither::test_complete_request_stays[False]",
@@ -178,9 +185,30 @@ IN_THE_PLUGIN = [
     (
         "prefill goes on writing into pages that were given away for another rank's failure",
         f"{_PLUGIN}.pages:tell_to_stop",
-        "if is_own_end or not has_asked",
-        "if True or not has_asked",
-        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks",
+        "if is_own_end or not",
+        "if True or not",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks[False]",
+    ),
+    (
+        "what another rank has failed is an abort in the table",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "receiver._send_abort_notification()",
+        "receiver.abort()",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_is_told_and_the_reason_is_the_other_ranks[False]",
+    ),
+    (
+        "a thread of prefill's ends by a message that it does not know",
+        f"{_PLUGIN}.pages:tell_to_stop",
+        "or not knows_abort(receiver)",
+        "",
+        "plugin/test_pages.py::TestTellingPrefill::test_prefill_that_does_not_know_aborts_is_not_told",
+    ),
+    (
+        "the first sender of a room is refused while a message opens it",
+        f"{_PLUGIN}.registry:RoomRegistry.is_claimed",
+        "with self.changes.lock:",
+        "if True:",
+        "plugin/test_claims.py::TestClaims::test_room_that_a_message_opens_has_no_sender",
     ),
     (
         "one rank of decode holds its pages, and another gives them away",

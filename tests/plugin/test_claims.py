@@ -69,6 +69,22 @@ class TestClaims:
         registry.statuses[ROOM] = WAIT
         assert registry.is_claimed(ROOM)
 
+    def test_room_that_a_message_opens_has_no_sender(self, registry):
+        """Another thread has begun its life, and not yet taken note that it has no sender."""
+        is_opening, may_open, found = threading.Event(), threading.Event(), []
+        add = registry.unclaimed.add
+        registry.unclaimed.add = lambda room: (is_opening.set(), may_open.wait(), add(room))[-1]
+        opening = threading.Thread(target=registry.statuses.__setitem__, args=(ROOM, WAIT))
+        looking = threading.Thread(target=lambda: found.append(registry.is_claimed(ROOM)))
+        opening.start()
+        is_opening.wait()
+        looking.start()
+        looking.join(0.1)
+        may_open.set()
+        opening.join()
+        looking.join()
+        assert found == [False]
+
 
 class TestUnclaimed:
     def test_old_room_without_sender_is_listed_and_ended(self, registry, now):
@@ -281,6 +297,23 @@ class TestLives:
             del registry.statuses[ROOM]  # which is no KeyError for a dict
             registry.statuses.clear()
         assert registry.statuses[ROOM] == BOOT
+
+    def test_second_clear_leaves_all_to_the_next_life(self, registry):
+        """SGLang's receiver clears several tables by room."""
+        receiver = SimpleNamespace(kv_mgr=SimpleNamespace(request_status=registry.statuses), bootstrap_room=ROOM)
+        registry.statuses[ROOM] = FAIL
+        receiver.kvpoll_life = registry.current_life(ROOM)
+        responses = {}
+
+        def clear(receiver):
+            registry.statuses.pop(receiver.bootstrap_room, None)
+            responses.pop(receiver.bootstrap_room, None)
+
+        hooks.around_receiver_clear(clear, receiver)
+        assert ROOM not in registry.statuses
+        registry.statuses[ROOM], responses[ROOM] = WAIT, 1
+        hooks.around_receiver_clear(clear, receiver)
+        assert (registry.statuses[ROOM], responses) == (WAIT, {ROOM: 1})
 
     @pytest.mark.parametrize("status", [FAIL, WAIT])
     def test_update_by_a_former_life_leaves_the_next(self, registry, former, status):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from redis_kvpoll.integrations.sglang.worker import TableWorker
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
+IDENTITY = ProcessIdentity("prefill", "prefill/h:1", "prefill/h:1/pp1@h:2", 1, 2, (0, 1))
 
 
 class OwnStore(dict):
@@ -60,12 +63,34 @@ def test_collect_on_another_rank_is_the_tables(own):
 
 def test_collect_takes_what_has_come_on_its_own_thread():
     """A thread that waits for the interpreter beside a busy scheduler gets it only after 5 ms."""
-    identity = ProcessIdentity("prefill", "prefill/h:1", "prefill/h:1/pp1@h:2", 1, 2, (0, 1))
-    worker = TableWorker(PluginSettings("redis://nowhere"), identity)
+    worker = TableWorker(PluginSettings("redis://nowhere"), IDENTITY)
     worker.registry.statuses[ROOM] = BOOT
     ranks = {ROOM: (worker.registry.current_life(ROOM), {0: OK})}
     worker.client.channel = SimpleNamespace(poll=lambda: worker.client.ranks.update(ranks))
     assert worker.statuses_of(ROOM) == {0: OK}
+
+
+@pytest.fixture
+def at_each_collection():
+    """Return a function; what it is given is called at each collection of Python's, of which there are many."""
+    before, thresholds = list(gc.callbacks), gc.get_threshold()
+
+    def call(callback):
+        gc.callbacks.append(lambda *_: callback())
+        gc.set_threshold(1, 1_000_000)
+
+    yield call
+    gc.set_threshold(*thresholds)
+    gc.callbacks[:] = before
+
+
+def test_rooms_come_while_others_are_forgotten(at_each_collection):
+    """Up to Python 3.11 each new object may start a collection, in which another thread may run."""
+    worker, rooms = TableWorker(PluginSettings("redis://nowhere"), IDENTITY), itertools.count(100)
+    worker.client.ranks.update((room, (1, {})) for room in range(100))
+    at_each_collection(lambda: worker.client.ranks.setdefault(next(rooms), (1, {})))
+    worker.tick()
+    assert not worker.client.ranks.keys() & set(range(100))
 
 
 def test_every_write_reaches_sglangs_own_store(own):

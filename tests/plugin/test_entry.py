@@ -13,7 +13,7 @@ from redis_kvpoll.integrations.sglang import plugin
 from tests.support import pace
 from tests.support.standin import manager
 
-MAX_OWN_MODULES = 16
+MAX_OWN_MODULES = 17
 """The package, its errors, model and rule of statuses, and the plugin's entry point, checks, hooks and their parts."""
 LIST_MODULES = """
 import json, sys

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_kvpoll.integrations.sglang import holds
+from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.integrations.sglang import holds, pages, withholding
 from redis_kvpoll.integrations.sglang.pages import (
     Action,
     Cause,
@@ -43,7 +44,8 @@ class Receiver:
     """A receiver that has asked for its pages, on a manager that does not defer."""
 
     bootstrap_room, bootstrap_addr, kvpoll_life = ROOM, ADDRESS, 1
-    aborts = 0
+    bootstrap_infos, abort_notified = ({},), False
+    aborts = notices = 0
 
     def __init__(self, registry, failures, is_deferring=False):
         self._registry = registry
@@ -52,7 +54,7 @@ class Receiver:
             kvpoll_failures=failures, enable_deferred_decode_kv_release=is_deferring, waiting_timeout=WAITING
         )
         if is_deferring:
-            self.ensure_abort_notified = self.abort
+            self.ensure_abort_notified = self._send_abort_notification
 
     def poll(self):
         return dict.get(self._registry.statuses, ROOM)
@@ -61,6 +63,9 @@ class Receiver:
         self.aborts += 1
         self._registry.reasons[ROOM] = "Aborted by AbortReq."
         self._registry.statuses[ROOM] = FAIL
+
+    def _send_abort_notification(self):
+        self.notices += 1
 
 
 @pytest.fixture
@@ -81,34 +86,34 @@ def failing(registry, is_deferring=False, **options):
 class TestDeferring:
     def test_failure_fails_and_is_marked_to_be_held(self, registry):
         failures, receiver = failing(registry, is_deferring=True)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert (receiver.poll(), registry.reasons[ROOM]) == (FAIL, "lost")
         assert failures.is_prolonged(receiver)
 
     def test_abort_by_hand_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True)
-        failures.end_by_hand(ROOM, 1, "wrong model")
+        failures.on_abort(ROOM, 1, "wrong model")
         assert receiver.poll() == FAIL
         assert not failures.is_prolonged(receiver)
 
     def test_what_sglang_has_failed_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True)
         registry.statuses[ROOM] = FAIL
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert not failures.is_prolonged(receiver)
 
     def test_longer_hold_can_be_switched_off(self, registry):
         failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_ranks=True)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert receiver.poll() == FAIL
         registry.statuses.pop(ROOM)
         assert not failures.is_prolonged(receiver)
 
     def test_queue_without_hooks_counts_as_not_deferring(self, registry):
         failures, receiver = failing(registry, is_deferring=True, can_hold=False)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert receiver.poll() == WAIT
-        failures.end_by_hand(ROOM, 1, "wrong model")
+        failures.on_abort(ROOM, 1, "wrong model")
         assert (receiver.poll(), receiver.aborts) == (FAIL, 0)
 
     def test_failure_of_another_rank_is_held(self, registry):
@@ -134,29 +139,29 @@ class TestDeferring:
 class TestAtOnce:
     def test_failure_leaves_a_request_that_has_asked(self, registry):
         failures, receiver = failing(registry)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert (receiver.poll(), receiver.poll(), ROOM in registry.reasons) == (WAIT, WAIT, False)
 
     def test_failure_is_decided_at_the_next_poll(self, registry):
         failures, receiver = failing(registry)
         receiver.init_time = None
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         assert registry.statuses[ROOM] == WAIT
         assert (receiver.poll(), registry.reasons[ROOM]) == (FAIL, "lost")
 
     def test_abort_by_hand_is_the_receivers_with_its_reason(self, registry):
         failures, receiver = failing(registry)
-        failures.end_by_hand(ROOM, 1, "wrong model")
-        failures.end(ROOM, 1, "a failure does not replace it", True)
+        failures.on_abort(ROOM, 1, "wrong model")
+        failures.on_failure(ROOM, 1, "a failure does not replace it", True)
         assert receiver.aborts == 0
         assert (receiver.poll(), receiver.aborts, registry.reasons.get(ROOM)) == (FAIL, 1, "wrong model")
 
     def test_abort_by_hand_while_a_failure_is_decided_is_kept(self, registry):
         """The scheduler has begun to poll the receiver when the abort comes."""
         failures, receiver = failing(registry)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         poll = receiver.poll
-        failures.end_by_hand(ROOM, 1, "wrong model")
+        failures.on_abort(ROOM, 1, "wrong model")
         assert (poll(), receiver.poll(), receiver.aborts) == (FAIL, FAIL, 1)
         assert registry.reasons[ROOM] == "wrong model"
 
@@ -164,18 +169,35 @@ class TestAtOnce:
 class TestTellingPrefill:
     """A request that another rank has failed is over here, too: its pages are given away."""
 
+    @pytest.fixture(autouse=True)
+    def takes_aborts(self, monkeypatch):
+        monkeypatch.setattr(pages, "takes_aborts", lambda _: True)
+
     def told(self, registry, receiver):
+        """Return how often prefill was told. The room does not fail here by that."""
+        status = registry.statuses[ROOM]
         tell_to_stop(receiver, registry)
-        return receiver.aborts
+        assert (registry.statuses[ROOM], dict(registry.reasons)) == (status, {})
+        return receiver.notices
 
-    def test_prefill_is_told_and_the_reason_is_the_other_ranks(self, registry):
-        _, receiver = failing(registry)
-        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {})
+    @pytest.mark.parametrize("has_own_call", [True, False])
+    def test_prefill_is_told_and_the_reason_is_the_other_ranks(self, registry, has_own_call):
+        """From 0.5.21 on SGLang has a call for it, which tells prefill once; before, its abort fails the room, too."""
+        _, receiver = failing(registry, has_own_call)
+        receiver.kv_mgr.enable_deferred_decode_kv_release = False
+        registry.outbox.take(ROOM)
+        assert self.told(registry, receiver) == 1
+        registry.statuses.pop(ROOM)
+        assert registry.outbox.take(ROOM) == RoomLife(1, is_over=True)
 
-    def test_reason_that_is_known_stays(self, registry):
+    def test_prefill_is_told_once(self, registry):
         _, receiver = failing(registry)
-        registry.reasons[ROOM] = "no route"
-        assert (self.told(registry, receiver), dict(registry.reasons)) == (1, {ROOM: "no route"})
+        assert (self.told(registry, receiver), self.told(registry, receiver)) == (1, 1)
+
+    def test_prefill_that_does_not_know_aborts_is_not_told(self, registry, monkeypatch):
+        monkeypatch.setattr(pages, "takes_aborts", lambda _: False)
+        _, receiver = failing(registry)
+        assert self.told(registry, receiver) == 0
 
     @pytest.mark.parametrize("status", [FAIL, OK])
     def test_own_end_tells_nothing_more(self, registry, status):
@@ -210,18 +232,18 @@ class TestEither:
     def test_complete_request_stays(self, registry, is_deferring):
         failures, receiver = failing(registry, is_deferring)
         registry.statuses[ROOM] = OK
-        failures.end_by_hand(ROOM, 1, "wrong model")
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_abort(ROOM, 1, "wrong model")
+        failures.on_failure(ROOM, 1, "lost", True)
         assert (receiver.poll(), receiver.aborts) == (OK, 0)
 
     def test_former_life_ends_nothing(self, registry, is_deferring):
         failures, receiver = failing(registry, is_deferring)
         receiver.init_time = None
-        failures.end(ROOM, 1, "lost", True) if not is_deferring else None
+        failures.on_failure(ROOM, 1, "lost", True) if not is_deferring else None
         registry.statuses.pop(ROOM)
         registry.statuses[ROOM] = WAIT
-        failures.end(ROOM, 1, "lost", True)
-        failures.end_by_hand(ROOM, 2, "its receiver is not known")
+        failures.on_failure(ROOM, 1, "lost", True)
+        failures.on_abort(ROOM, 2, "its receiver is not known")
         assert (receiver.poll(), receiver.aborts) == (WAIT, 0)
 
 
@@ -251,7 +273,7 @@ def queue(request):
 def hold(registry, queue, **options):
     """Fail a request by the table and hold its pages; return its receiver and its limit."""
     failures, receiver = failing(registry, is_deferring=True, **options)
-    failures.end(ROOM, 1, "lost", True)
+    failures.on_failure(ROOM, 1, "lost", True)
     holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
     return receiver, queue._deferred_releases[0][holds.LIMIT]
 
@@ -273,11 +295,11 @@ class TestTelling:
         return sglang
 
     def test_update_that_tells_decode_is_published_after_it(self, registry, sglang):
-        holds.until_told(registry, sglang.fail)(ROOM, FAIL)
+        withholding.around_update(registry, sglang.fail)(ROOM, FAIL)
         assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
 
     def test_conclusion_is_published_after_it(self, registry, sglang):
-        holds.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
+        withholding.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
         assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
 
 
@@ -291,7 +313,7 @@ class TestHolds:
     def test_limit_is_never_before_sglangs(self, registry, queue):
         failures, receiver = failing(registry, is_deferring=True)
         receiver.init_time = time.time() - 10 * WAITING
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         began = time.monotonic()
         holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
         assert queue.resolve()[0] >= began + HOLD
@@ -314,14 +336,14 @@ class TestHolds:
     def test_node_lost_before_the_request_failed_does_not_count(self, registry, queue):
         failures, receiver = failing(registry, is_deferring=True)
         holds.around_node_failure(lambda *_: None, receiver.kv_mgr, ADDRESS)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
         holds.around_defer(Queue.defer, queue, SimpleNamespace(kv_receiver=receiver))
         (limit,) = queue.resolve()
         assert holds.around_resolve(Queue.resolve, queue) == [limit]
 
     def test_unexpected_entry_stops_failures_and_raises_nothing(self, registry, queue, caplog):
         failures, receiver = failing(registry, is_deferring=True)
-        failures.end(ROOM, 1, "lost", True)
+        failures.on_failure(ROOM, 1, "lost", True)
 
         def defer(queue, decode_req):
             queue._deferred_releases.append((decode_req, "another", "form"))

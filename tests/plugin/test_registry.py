@@ -54,7 +54,7 @@ class TestOutbox:
         registry.statuses[ROOM] = BOOT
 
         def first():
-            registry.tell_after(ROOM, second)
+            registry.withhold_during(ROOM, second)
             registry.outbox.take_changed()
             assert (registry.outbox.take(ROOM), len(registry.outbox)) == (None, 1)
 
@@ -62,7 +62,7 @@ class TestOutbox:
             registry.statuses[ROOM] = FAIL
             registry.statuses.pop(ROOM)
 
-        registry.tell_after(ROOM, first)
+        registry.withhold_during(ROOM, first)
         assert registry.outbox.take_changed() == [ROOM]
         assert take_all(registry) == [(True, FAIL, True)]
 

@@ -56,7 +56,7 @@ def reconnect(registry):
 
 def withhold(registry):
     with registry.claiming(OTHER, "rid"):
-        registry.tell_after(ROOM, registry.statuses.__setitem__, OTHER, BOOT)
+        registry.withhold_during(ROOM, registry.statuses.__setitem__, OTHER, BOOT)
 
 
 def fail(registry):

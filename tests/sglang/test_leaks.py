@@ -129,22 +129,36 @@ class TestFormerReceiver:
     """A receiver whose room is over, and used again."""
 
     @pytest.fixture
-    def decode(self, with_plugin: Deployment) -> Worker:
-        _, decode = with_plugin.pair()
+    def pair(self, with_plugin: Deployment) -> tuple[Worker, Worker]:
+        prefill, decode = with_plugin.pair()
         decode.open(5)
         decode.record(5, "no route")
         decode.update(5, KVPoll.Failed)
         assert decode.fail(5) == ["no route", False]
         decode.reopen(5)
         assert decode.poll(5) == [KVPoll.WaitingForInput]
-        return decode
+        return prefill, decode
 
-    def test_its_second_clear_leaves_the_next_use(self, decode: Worker) -> None:
-        """SGLang clears a receiver that has failed again when its pages are released."""
+    def test_its_second_clear_leaves_the_next_use(self, pair: tuple[Worker, Worker]) -> None:
+        """SGLang clears a receiver that has failed again when its pages are released, and counts messages by room."""
+        prefill, decode = pair
+        prefill.open(5)
         decode.clear(-5)
         assert decode.poll(5) == [KVPoll.WaitingForInput]
+        decode.ask(5)
+        until(lambda: prefill.poll(5), [KVPoll.WaitingForInput])
+        prefill.send(5)
+        until(lambda: decode.poll(5), [KVPoll.Success])
 
-    def test_its_late_abort_leaves_the_next_use(self, decode: Worker) -> None:
+    def test_loss_of_prefill_after_it_fails_the_next_use(self, pair: tuple[Worker, Worker]) -> None:
+        """SGLang's heartbeat has the rooms of each instance in a table of its own."""
+        _, decode = pair
+        decode.clear(-5)
+        decode.lose_prefill()
+        assert decode.poll(5) == [KVPoll.Failed]
+
+    def test_its_late_abort_leaves_the_next_use(self, pair: tuple[Worker, Worker]) -> None:
+        _, decode = pair
         decode.abort(-5)
         assert decode.poll(5) == [KVPoll.WaitingForInput]
         assert decode.reason(5) is None

@@ -2,10 +2,29 @@
 
 Every assumption about SGLang's objects is checked here, and those about what its methods do in behaviour, before
 anything is replaced. No version is compared: a release that behaves alike is supported.
+
+The plugin adds these attributes to SGLang's objects:
+
+  on        attribute         what                                            set in      read in
+  manager   kvpoll_worker     the TableWorker                                 install     hooks, tests
+  manager   kvpoll_failures   decode's DecodeFailures, unless it has stages   install     hooks, holds
+  sender    kvpoll_life       the life of the room that it has opened         hooks       hooks
+  receiver  kvpoll_life       the same                                        hooks       hooks, pages
+  receiver  kvpoll_waiting    failures that its next poll decides on          pages       pages
+  receiver  kvpoll_failed_at  when the table failed it, if held for longer    pages       pages, holds
+  receiver  kvpoll_limit      SGLang's own limit for its pages                holds       holds
+  queue     kvpoll_prolongs   that one of its limits has been changed         holds       holds
+
+It replaces methods of theirs, too: those of refused senders and receivers (duplicates), a receiver's ``poll`` until its
+next call (pages), and a manager's ``update_status`` and ``teardown`` (install) and first ``check_status`` (behaviour).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +54,16 @@ def check_class(module: Any) -> None:
     kvpoll = getattr(module, "KVPoll", None)
     if any(getattr(kvpoll, name, None) != number for name, number in STATUSES.items()):
         raise IncompatibleSGLangError(f"KVPoll is not {STATUSES}")
+
+
+@functools.cache
+def takes_aborts(classes: tuple[type, ...]) -> bool:
+    """Return whether a backend's prefill knows SGLang's message of an abort, by the source of its manager's classes.
+
+    From 0.5.13 on decode sends it whatever the backend is. Up to 0.5.15 nixl's thread does not know it, and ends.
+    """
+    backends = itertools.takewhile(lambda owner: owner.__module__ != CONN, classes)
+    return any('"ABORT"' in inspect.getsource(sys.modules[owner.__module__]) for owner in backends)
 
 
 def has_consensus_store(manager: Any) -> bool:

@@ -86,24 +86,3 @@ def around_node_failure(original: Callable[..., Any], manager: Any, *args: Any, 
         address, *_ = (*args, *kwargs.values(), "")
         failures.lost_nodes[address] = time.monotonic()
     return original(manager, *args, **kwargs)
-
-
-def until_told(registry: Any, update_status: Callable[..., Any]) -> Callable[..., Any]:
-    """Return prefill's ``update_status``, which tells decode of a failure where decode allocates after prefill.
-
-    As with a conclusion, the table hears of it only then.
-    """
-
-    def update_status_and_tell(bootstrap_room: int, status: int) -> Any:
-        return registry.tell_after(bootstrap_room, update_status, bootstrap_room, status)
-
-    return update_status_and_tell
-
-
-def around_conclude(original: Callable[..., Any], manager: Any, *args: Any, **kwargs: Any) -> Any:
-    """Prefill concludes a transfer, and tells decode. The table hears of it only then: decode may fail no earlier."""
-    registry = getattr(manager.request_status, "registry", None)
-    room = kwargs.get("bootstrap_room")
-    if registry is None or room is None:
-        return original(manager, *args, **kwargs)
-    return registry.tell_after(room, original, manager, *args, **kwargs)

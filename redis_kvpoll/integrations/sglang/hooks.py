@@ -3,7 +3,7 @@
 They are registered at the start, for the targets that this SGLang has, and what was applied is checked when a process
 joins. Each calls the original with the same arguments and passes on its result, and its exceptions.
 
-To add a hook: a function here or in holds, and its target in one of the tables below.
+To add a hook: a function here, in holds or in withholding, and its target in one of the tables below.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from redis_kvpoll.integrations.sglang import duplicates, holds, pages
+from redis_kvpoll.integrations.sglang import duplicates, holds, pages, withholding
 from redis_kvpoll.integrations.sglang.compat import CONN
 from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
 
@@ -115,13 +115,20 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
-    """A receiver removes its room: it is over, also for prefill."""
-    registry = _registry(receiver.kv_mgr) if getattr(receiver, "kvpoll_life", None) is not None else None
+    """A receiver removes its room: it is over, also for prefill.
+
+    If the room has another receiver by now, this one has removed its own, and clears again because its pages are free.
+    Besides the status, SGLang's tables by room are then of the other one: the messages to expect, the rooms of a node.
+    """
+    number, room = getattr(receiver, "kvpoll_life", None), receiver.bootstrap_room
+    registry = _registry(receiver.kv_mgr) if number is not None else None
     if registry is not None:
+        if registry.current_life(room) not in (None, number):
+            return None
         try:
             pages.tell_to_stop(receiver, registry)
         except Exception:
-            logger.exception("redis_kvpoll: prefill is not told that room %r is over", receiver.bootstrap_room)
+            logger.exception("redis_kvpoll: prefill is not told that room %r is over", room)
     return around_step(original, receiver, *args, **kwargs)
 
 
@@ -176,7 +183,7 @@ HOLD_HOOKS: Hooks = {
     f"{_PACKAGE}.decode.DecodeTransferQueue._defer_release": holds.around_defer,
     f"{_PACKAGE}.decode.DecodeTransferQueue.resolve_deferred_releases": holds.around_resolve,
 }
-CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": holds.around_conclude}
+CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": withholding.around_conclude}
 
 
 def register(hooks: Any) -> None:

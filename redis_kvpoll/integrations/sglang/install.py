@@ -27,13 +27,13 @@ from redis_kvpoll.integrations.sglang.compat import (
     has_consensus_store,
     identify,
 )
-from redis_kvpoll.integrations.sglang.holds import until_told
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
-from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave, leave_by_hand
+from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave_abort_to_sglang, leave_to_sglang
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
+from redis_kvpoll.integrations.sglang.withholding import around_update
 from redis_kvpoll.integrations.sglang.worker import RoleHooks, TableWorker
 from redis_kvpoll.transport.password_file import named, with_password
 
@@ -99,7 +99,7 @@ def _replace_dicts(manager: Any, worker: TableWorker) -> None:
     """Replace the dicts. SGLang does not use them before this has returned."""
     role = worker.identity.role
     sglangs = _replace_maps(manager, worker)
-    manager.kvpoll_worker = worker  # for tests and benchmarks, which wait until it is idle
+    manager.kvpoll_worker = worker  # hooks._learn_servers finds it there; tests wait until it is idle
     if hasattr(manager, "teardown"):  # called when SGLang changes an instance's role; the next manager joins again
         manager.teardown = _chain(manager.teardown, worker.leave)
     worker.role_hooks = (_bind_prefill if role == "prefill" else _bind_decode)(manager, worker)
@@ -131,21 +131,21 @@ def _bind_prefill(manager: Any, worker: TableWorker) -> RoleHooks:
     hooks_of_role = RoleHooks(registry.fail_from_table, partial(receivers_of, manager), end_orphans)
     if getattr(manager, "deferred_bootstrap", None) is None:
         return hooks_of_role
-    manager.update_status = until_told(registry, manager.update_status)  # it sends a message, which may block
+    manager.update_status = around_update(registry, manager.update_status)  # it sends a message, which may block
     fail = Background(registry.fail_from_table)
-    return hooks_of_role._replace(fail=fail, end_background=fail.end)
+    return hooks_of_role._replace(on_failure=fail, end_background=fail.end)
 
 
 def _bind_decode(manager: Any, worker: TableWorker) -> RoleHooks:
     if len(worker.identity.stages) > 1:
-        return RoleHooks(leave, end_by_hand=leave_by_hand)
+        return RoleHooks(leave_to_sglang, on_abort=leave_abort_to_sglang)
     manager.kvpoll_failures = failures = DecodeFailures(
         worker.registry,
         can_hold=hooks.can_hold_pages(),
         holds_long=worker.settings.long_hold,
         has_ranks=worker.identity.world_size > 1,
     )
-    return RoleHooks(failures.end, end_by_hand=failures.end_by_hand)
+    return RoleHooks(failures.on_failure, on_abort=failures.on_abort)
 
 
 def _undo(manager: Any, worker: TableWorker, before: dict[str, Any]) -> None:

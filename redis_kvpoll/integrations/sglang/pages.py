@@ -19,7 +19,8 @@ from enum import Enum
 from typing import Any
 from weakref import WeakValueDictionary
 
-from redis_kvpoll.agent.merge import FAILED, SUCCESS
+from redis_kvpoll.agent.merge import FAILED
+from redis_kvpoll.integrations.sglang.compat import takes_aborts
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -66,16 +67,25 @@ def defers(receiver: Any) -> bool:
 
     0.5.19 and 0.5.20 hold only what ``receiver.abort`` has ended, so they count as not deferring.
     """
-    return _may_hold(receiver) and callable(getattr(receiver, "ensure_abort_notified", None))
+    return _may_hold(receiver) and _can_notify(receiver)
 
 
 def _may_hold(receiver: Any) -> bool:
     return getattr(receiver.kv_mgr, "enable_deferred_decode_kv_release", False) is True
 
 
-def is_undecided(registry: Any, room: int, number: int) -> bool:
-    """Return whether a life of a room goes on in a RoomRegistry: it is current, and neither Failed nor at Success."""
-    return registry.current_life(room) == number and dict.get(registry.statuses, room) not in (FAILED, SUCCESS)
+def has_asked(receiver: Any) -> bool:
+    """Return whether a request may have asked prefill for its pages: it counts as having done so if nothing tells."""
+    return getattr(receiver, "init_time", 0.0) is not None
+
+
+def knows_abort(receiver: Any) -> bool:
+    """Return whether prefill knows SGLang's message of an abort, if it is of the receiver's release and backend."""
+    return _can_notify(receiver) or takes_aborts(type(receiver.kv_mgr).__mro__)
+
+
+def _can_notify(receiver: Any) -> bool:
+    return callable(getattr(receiver, "ensure_abort_notified", None))
 
 
 class DecodeFailures:
@@ -98,11 +108,11 @@ class DecodeFailures:
         """Take note of the receiver that has opened a room."""
         self._receivers[receiver.bootstrap_room] = receiver
 
-    def end(self, room: int, number: int, reason: str, publish: bool) -> None:
+    def on_failure(self, room: int, number: int, reason: str, publish: bool) -> None:
         """End a life because of a failure in either table, as far as its pages allow."""
         self._end(Cause.FAILURE, room, number, reason, publish)
 
-    def end_by_hand(self, room: int, number: int, reason: str) -> None:
+    def on_abort(self, room: int, number: int, reason: str) -> None:
         """End a life that an operator has aborted in decode's table."""
         self._end(Cause.BY_HAND, room, number, reason, False)
 
@@ -122,8 +132,8 @@ class DecodeFailures:
         receiver = self._receivers.get(room)
         if receiver is None or receiver.kvpoll_life != number:
             return
-        can_hold = self.can_hold or not self._holds_long or cause is Cause.BY_HAND
-        if defers(receiver) and can_hold:
+        needs_no_long_hold = cause is Cause.BY_HAND or not self._holds_long
+        if defers(receiver) and (self.can_hold or needs_no_long_hold):
             self._do(decide_deferring(cause), receiver, reason, publish)
         else:
             self._end_at_poll(cause, receiver, reason, publish)
@@ -136,17 +146,16 @@ class DecodeFailures:
 
         def poll() -> Any:
             vars(receiver).pop("poll", None)
-            has_asked = getattr(receiver, "init_time", 0.0) is not None
             while waiting:
                 cause, reason, publish = waiting.popleft()
-                self._do(decide_at_poll(cause, has_asked=has_asked), receiver, reason, publish)
+                self._do(decide_at_poll(cause, has_asked=has_asked(receiver)), receiver, reason, publish)
             return receiver.poll()
 
         receiver.poll = poll
 
     def _do(self, action: Action, receiver: Any, reason: str, publish: bool) -> None:
         room, number = receiver.bootstrap_room, receiver.kvpoll_life
-        if not is_undecided(self._registry, room, number):
+        if not self._registry.is_undecided(room, number):
             return
         if action is Action.NOTHING:
             logger.debug("redis_kvpoll: room %d goes on, as prefill may still write to its pages: %s", room, reason)
@@ -165,18 +174,17 @@ def tell_to_stop(receiver: Any, registry: Any) -> None:
     SGLang's ranks fail a request together. Where decode defers, SGLang itself tells prefill then; elsewhere only a rank
     that was aborted does. 0.5.19 and 0.5.20 can hold the pages of a rank that tells it, and then only of that one.
     """
-    room = receiver.bootstrap_room
-    is_own_end = not is_undecided(registry, room, receiver.kvpoll_life)
-    has_asked = getattr(receiver, "init_time", 0.0) is not None
-    if is_own_end or not has_asked or _may_hold(receiver):
+    is_own_end = not registry.is_undecided(receiver.bootstrap_room, receiver.kvpoll_life)
+    if is_own_end or not has_asked(receiver) or _may_hold(receiver) or not knows_abort(receiver):
         return
-    has_reason = room in registry.reasons
-    getattr(receiver, "ensure_abort_notified", receiver.abort)()
-    if not has_reason:
-        dict.pop(registry.reasons, room, None)  # "Aborted by AbortReq." is not why it failed
+    if _can_notify(receiver):
+        receiver.ensure_abort_notified()
+    elif not receiver.abort_notified and receiver.bootstrap_infos is not None:
+        receiver._send_abort_notification()  # abort() would fail the room here, with a reason that is not why it failed
+        receiver.abort_notified = True
 
 
-def leave(room: int, _: int, reason: str, __: bool) -> None:
+def leave_to_sglang(room: int, _: int, reason: str, __: bool) -> None:
     """Leave a request of a pipeline to SGLang, whatever the table says.
 
     The stages of decode agree only that a request is over, and each then does what its own status says. A failure that
@@ -185,7 +193,7 @@ def leave(room: int, _: int, reason: str, __: bool) -> None:
     logger.debug("redis_kvpoll: room %d goes on, as one of several stages of decode: %s", room, reason)
 
 
-def leave_by_hand(room: int, _: int, reason: str) -> None:
+def leave_abort_to_sglang(room: int, _: int, reason: str) -> None:
     """Leave a request of a pipeline that an operator has aborted to SGLang."""
     logger.warning(
         "redis_kvpoll: room %d goes on: with several stages, decode's requests end by SGLang's /abort_request only: %s",

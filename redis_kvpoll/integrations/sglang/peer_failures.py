@@ -3,7 +3,8 @@
 A failure is passed on only if it concerns the processes that serve the room (see peers), and still holds when the room
 is read. Until SGLang says who serves it, the failure waits.
 
-Where decode has several stages, prefill is told only what a process of SGLang's has failed itself: see ``pages.leave``.
+Where decode has several stages, prefill is told only what a process of SGLang's has failed itself: see
+``pages.leave_to_sglang``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 import re
 from collections.abc import Callable, Collection
 
-from redis_kvpoll.integrations.sglang.pages import is_undecided
 from redis_kvpoll.integrations.sglang.peers import Address, address_of, concerns, has_stages, without_address
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
@@ -65,7 +65,7 @@ class PeerFailures:
         number = self._waiting.get(room)
         if number is None:
             return
-        if not is_undecided(self._registry, room, number):
+        if not self._registry.is_undecided(room, number):
             self._waiting.pop(room, None)
         elif self._peers_of(room) and self._waiting.pop(room, None) is not None:
             self._read(room, number)
@@ -76,7 +76,7 @@ class PeerFailures:
         """Fail a room that was read, if its failure concerns who serves it."""
         peers, reason = self._peers_of(room) or (), reason or f"failed on the {self._role} side"
         is_of_sglang = address_of(failed_by) is not None and not _OWNER.match(reason)
-        if not is_undecided(self._registry, room, number) or not concerns(failed_by, owner, peers, owners):
+        if not self._registry.is_undecided(room, number) or not concerns(failed_by, owner, peers, owners):
             return
         if self._role == "decode" and has_stages(owner) and not is_of_sglang:
             logger.debug("redis_kvpoll: room %d goes on, as decode has several stages: %s", room, reason)

@@ -225,7 +225,7 @@ class RoomRegistry:
     def _note_news(self) -> None:
         self.changes.is_news = True
 
-    def tell_after(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+    def withhold_during(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
         """Make a call, and keep a room's changes from the table until it has returned."""
         with self.changes.lock:
             self.outbox.withheld.append(room)
@@ -247,9 +247,14 @@ class RoomRegistry:
         """Return the number of a room's current life; None if the room is not open."""
         return self._lives.get(room)
 
+    def is_undecided(self, room: int, number: int) -> bool:
+        """Return whether a life is current, and neither Failed nor at Success. Without the lock, to save work only."""
+        return self._lives.get(room) == number and dict.get(self.statuses, room) not in (FAILED, SUCCESS)
+
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        return room in self._lives and room not in self.unclaimed.rooms
+        with self.changes.lock:  # while a message opens it, it looks like one with a sender
+            return room in self._lives and room not in self.unclaimed.rooms
 
     def held(self) -> list[tuple[int, int, float]]:
         """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
@@ -268,11 +273,9 @@ class RoomRegistry:
         """
 
         def begin() -> bool:
-            if self._lives.get(room) != number or dict.get(self.statuses, room) in (FAILED, SUCCESS):
-                return False
-            if reason:
+            if (is_undecided := self.is_undecided(room, number)) and reason:
                 dict.setdefault(self.reasons, room, reason)
-            return True
+            return is_undecided
 
         if not self.changes.make(begin, lambda: False):
             return

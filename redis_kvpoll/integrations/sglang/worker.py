@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from redis_kvpoll._process import this_process
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.client import TableClient
-from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics
@@ -39,16 +38,16 @@ logger = logging.getLogger("redis_kvpoll")
 class RoleHooks(NamedTuple):
     """What a process does in its role's way. ``install`` makes it, for the process's manager."""
 
-    fail: Callable[[int, int, str, bool], object]
-    """Fails a life as the table says: room, life, reason, and whether it failed in the other role's table."""
+    on_failure: Callable[[int, int, str, bool], object]
+    """Called with a life that has failed in the table: room, life, reason, and whether in the other role's table."""
     receivers_of: Callable[[int], frozenset[Address] | None] = lambda _: None
     """Prefill: who has asked for a room's pages."""
     end_orphans: Callable[[], list[int]] = list
     """Prefill: ends rooms that have had no sender for too long, and returns them."""
     end_background: Callable[[], object] = lambda: None
-    """Prefill: ends the thread of ``fail``, if it has one."""
-    end_by_hand: Callable[[int, int, str], object] | None = None
-    """Decode: ends a life that an operator has aborted in its table."""
+    """Prefill: ends the thread of ``on_failure``, if it has one."""
+    on_abort: Callable[[int, int, str], object] | None = None
+    """Decode: called with a life that an operator has aborted in its table; else that is a failure."""
 
 
 class TableWorker:
@@ -175,15 +174,15 @@ class TableWorker:
 
     def fail_own(self, room: int, number: int, reason: str, by_hand: bool) -> None:
         """Fail a life that has failed in this role's table."""
-        if self.registry.current_life(room) != number or dict.get(self.registry.statuses, room) == FAILED:
+        if not self.registry.is_undecided(room, number):
             return
-        if by_hand and self.role_hooks.end_by_hand is not None:
-            self.role_hooks.end_by_hand(room, number, for_people(reason))
+        if by_hand and self.role_hooks.on_abort is not None:
+            self.role_hooks.on_abort(room, number, for_people(reason))
         else:
-            self.role_hooks.fail(room, number, for_people(reason), False)
+            self.role_hooks.on_failure(room, number, for_people(reason), False)
 
     def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
-        self.role_hooks.fail(room, number, reason, True)
+        self.role_hooks.on_failure(room, number, reason, True)
 
     def _read_failure(self, room: int, number: int) -> None:
         self.client.post_life(messages.READ_FAILURE, room, number)
@@ -193,7 +192,8 @@ class TableWorker:
         with self._servers_lock:
             for room in [room for room in list(self._servers) if self._servers_of(room) is None]:
                 self._servers.pop(room, None)
-        for room, (number, _) in list(self.client.ranks.items()):
+        for room in list(self.client.ranks):  # items() makes a tuple each, for which Python may let a thread add a room
+            number, _ = self.client.ranks.get(room, (None, None))
             if self.registry.current_life(room) != number:
                 self.client.ranks.pop(room, None)
 

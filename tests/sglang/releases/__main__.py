@@ -51,8 +51,8 @@ def cells(found: dict[str, Any]) -> str:
         flaws.append(f"a failed room may become Success ({', '.join(found['revives'])})")
     pipelines = "on every rank `collect` works" if found["store"] else "each stage by itself: there is no `collect`"
     requests = " and ".join(role for role, is_known in found["requests"].items() if is_known) or "no"
-    defers = ", ".join(found["defers"]) or "no"
-    return f"yes | {requests} | {pipelines} | {defers} | {'; '.join(flaws) or 'as in the table'}"
+    defers, aborts = (", ".join(found[name]) or "no" for name in ("defers", "aborts"))
+    return f"yes | {requests} | {pipelines} | {defers} | {aborts} | {'; '.join(flaws) or 'as in the table'}"
 
 
 def check_page(found: dict[str, str]) -> None:

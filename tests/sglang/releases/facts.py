@@ -8,11 +8,10 @@ import json
 import pkgutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from redis_kvpoll.integrations.sglang import behaviour, compat, hooks
-from redis_kvpoll.integrations.sglang.pages import defers
+from redis_kvpoll.integrations.sglang.pages import defers, knows_abort
 from tests.sglang.releases import imports
 from tests.sglang.releases.imports import BACKENDS
 
@@ -22,7 +21,7 @@ CONN = "sglang.srt.disaggregation.common.conn"
 def facts(files: Path) -> dict[str, Any]:
     """Return what the release does, by the checks that the plugin makes at its start."""
     imports.use(files)
-    from tests.sglang.releases.managers import CLASSES, class_of, manager
+    from tests.sglang.releases.managers import CLASSES, manager, receiver
 
     module = importlib.import_module(CONN)
     compat.check_class(module)
@@ -37,13 +36,17 @@ def facts(files: Path) -> dict[str, Any]:
         for status in (1, 0, 4):
             failed.update_status(1, status)
         rules.add((backend, 1 in late.request_status, failed.request_status[1] != 0))
-    deferring = sorted(
-        backend for backend in BACKENDS if _defers(class_of(backend, "Manager"), class_of(backend, "Receiver"))
-    )
+    receivers = {backend: receiver(manager(backend, "decode")) for backend in BACKENDS}
+    for made in receivers.values():
+        made.kv_mgr.enable_deferred_decode_kv_release = getattr(
+            made.kv_mgr, "supports_deferred_decode_kv_release", False
+        )
+    deferring = sorted(backend for backend, made in receivers.items() if defers(made))
     missing = [target for target in hooks.HOLD_HOOKS if not _has_method(files, target)]
     if deferring and missing:
         raise AssertionError(f"decode defers, and there is no {', '.join(missing)}")
     return {
+        "aborts": sorted(backend for backend, made in receivers.items() if knows_abort(made)),
         "defers": deferring,
         "reopens": sorted(backend for backend, reopens, _ in rules if reopens),
         "revives": sorted(backend for backend, _, revives in rules if revives),
@@ -52,14 +55,6 @@ def facts(files: Path) -> dict[str, Any]:
         },
         "store": importlib.util.find_spec(f"{CONN.rpartition('.common')[0]}.pp_consensus_store").origin is not None,
     }
-
-
-def _defers(manager: Any, receiver: Any) -> bool:
-    """Return whether a Failed from outside is held, if the variable is on."""
-    is_supported = getattr(manager, "supports_deferred_decode_kv_release", False)
-    made = object.__new__(type("Made", (receiver,), {"__abstractmethods__": frozenset()}))
-    made.kv_mgr = SimpleNamespace(enable_deferred_decode_kv_release=is_supported)
-    return defers(made)
 
 
 def _has_method(files: Path, target: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,8 +76,7 @@ class Finder:
             return None
         path = self._files / f"{name.replace('.', '/')}.py"
         if str(path.relative_to(self._files)) in IMPORTED and path.exists():
-            loader = importlib.machinery.SourceFileLoader(name, str(path))
-            return importlib.machinery.ModuleSpec(name, loader, origin=str(path))
+            return importlib.util.spec_from_file_location(name, path)
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:

@@ -48,6 +48,23 @@ def manager(backend: str, role: str = "prefill") -> Any:
     return made
 
 
+def receiver(manager: Any, room: int = 4711) -> Any:
+    """Return a receiver of a manager's backend, as its __init__ leaves it."""
+    (backend,) = (name for name in CLASSES if isinstance(manager, class_of(name, "Manager")) and name != "common")
+    made = _bare(class_of(backend, "Receiver"))
+    vars(made).update(
+        kv_mgr=manager,
+        bootstrap_room=room,
+        bootstrap_addr="10.0.0.1:8998",
+        bootstrap_infos=None,
+        conclude_state=None,
+        abort_notified=False,
+        init_time=None,
+        _abort_generation=None,
+    )
+    return made
+
+
 def clear(manager: Any, room: int) -> None:
     """Clear a room as the release's own sender or receiver does: a backend's own clear calls this one."""
     is_prefill = manager.disaggregation_mode.value == "prefill"

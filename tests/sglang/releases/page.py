@@ -11,8 +11,8 @@ RELEASES = (
 )
 START, END = "<!-- releases: start -->\n", "<!-- releases: end -->\n"
 HEAD = (
-    "| SGLang | the table | request ids | pipelines | decode defers | on SGLang's own dicts |\n"
-    "|---|---|---|---|---|---|\n"
+    "| SGLang | the table | request ids | pipelines | decode defers | prefill knows aborts | on SGLang's own dicts |\n"
+    "|---|---|---|---|---|---|---|\n"
 )  # fmt: skip
 
 
