@@ -69,17 +69,17 @@ _REMOVED_KEY = "attempted to access a non local key"
 """What a script is told of a key that it has removed, while a cluster moves the slot. A part of it was executed."""
 
 
-def classify(error: BaseException, tries: int = 0) -> Failure:
-    """Return what is known about the call after ``error``, which so many tries preceded."""
+def classify(error: BaseException, failures: int = 0) -> Failure:
+    """Return what is known about the call after ``error``, which so many failures preceded."""
     cause = root_cause(error)
     if isinstance(error, NotSent):
         # A rejected handshake (AUTH, HELLO, SELECT, TLS) will be rejected again. Whatever else kept the connection from
         # being made may pass, also what a credential provider raises.
         rejected = isinstance(cause, _HANDSHAKE_REJECTED) or remedies.is_tls_rejected(cause)
         return Failure.REJECTED if rejected and not _is_temporary(cause) else Failure.NOT_EXECUTED
-    # A server may take back the authentication of a standing connection: when a token ends, for example. After a try,
-    # the connection is a new one, which sends what credentials there are.
-    if _is_temporary(cause) or (remedies.code_of(cause) == "NOAUTH" and not tries):
+    # A server may take back the authentication of a standing connection: when a token ends, for example. After a
+    # failure, the connection is a new one, which sends what credentials there are.
+    if _is_temporary(cause) or (remedies.code_of(cause) == "NOAUTH" and not failures):
         return Failure.NOT_EXECUTED
     if isinstance(cause, AuthenticationError | AuthorizationError):
         return Failure.REJECTED

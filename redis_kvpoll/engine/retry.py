@@ -23,8 +23,8 @@ from redis_kvpoll.protocol.script_call import Call
 from redis_kvpoll.protocol.scripts import Script
 
 _BACKOFF = Backoff()
-# Redirects followed without a pause. One is usual (a slot has moved); more come only from nodes that disagree, which
-# need time to converge.
+# Redirects, and changes of the server, that a call follows without a pause. One is usual (a slot has moved); more come
+# only from nodes that disagree, which need time to converge.
 _FREE_REDIRECTS = 4
 
 _READ = "read the room before you repeat the call"
@@ -65,7 +65,9 @@ class Attempts:
 
     def __init__(self, session: Session, give_up_at: float) -> None:
         self._session = session
-        self._tries = 0
+        self._failures = 0
+        """Each made the call pause."""
+        self._free_redirects = 0
         self._give_up_at = give_up_at
         self._left = session.deadline
         self._telling: BaseException | None = None
@@ -130,7 +132,7 @@ class Attempts:
 
     def _back_off_or_raise(self, error: Exception, repeatable: bool) -> Flow[None]:
         """Wait before the next attempt, or raise CallFailed."""
-        failure, cause = classify.classify(error, self._tries), classify.root_cause(error)
+        failure, cause = classify.classify(error, self._failures), classify.root_cause(error)
         if failure is Failure.REJECTED:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         if classify.ends_connection(error):
@@ -150,20 +152,21 @@ class Attempts:
         return None if is_moved else (error.host, error.port)
 
     def _pause_if_repeated(self, error: Exception) -> Flow[None]:
-        if self._tries < _FREE_REDIRECTS:
-            self._tries += 1
+        if self._free_redirects < _FREE_REDIRECTS:
+            self._free_redirects += 1
         else:
             yield from self._back_off(error)
 
     def _back_off(self, cause: BaseException) -> Flow[None]:
-        self._tries += 1
+        self._failures += 1
         # The last try of a deadline has little time, and its timeout says nothing.
         if not classify.is_timeout(cause) or self._left > 0.1 * self._session.deadline:
             self._telling = cause
-        seconds = _BACKOFF.compute(self._tries)
+        seconds = _BACKOFF.compute(self._failures)
         until = time.monotonic() + seconds
         if until >= self._give_up_at:
-            tries = "1 try" if self._tries == 1 else f"{self._tries} tries"
+            count = self._failures + self._free_redirects
+            tries = "1 try" if count == 1 else f"{count} tries"
             what = classify.describe_delay(self._telling or cause, f"{self._session.deadline:g} s ({tries}")
             raise CallFailed(StoreUnavailableError, what, until) from cause
         yield Sleep(seconds)
