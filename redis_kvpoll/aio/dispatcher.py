@@ -138,13 +138,13 @@ class AsyncDispatcher:
     async def _send_alone(self, queue: AsyncShardQueue, pending: PendingCall) -> list[Any] | None:
         """Return the reply to a call that has its queue to itself; None if the sender has to repeat it."""
         executor, call, first_error = self.executor, pending.call, None
-        epochs, send = executor.session.observer_epochs(), executor.prepare(call)
+        tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
-            reply = executor.complete(call, send, epochs, await self.transport.perform(send))
+            reply = executor.complete(call, send, tokens, await self.transport.perform(send))
         except (NotSent, RedisError, OSError) as error:
             reply, first_error = None, error
         except BaseException:
-            self.observe_rest(queue, send, lambda reply: executor.complete(call, send, epochs, reply))
+            self.observe_rest(queue, send, lambda reply: executor.complete(call, send, tokens, reply))
             raise
         if reply is None:
             batch = queue.batch = batching.Batch([pending], replied=send.replied)

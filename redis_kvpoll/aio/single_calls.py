@@ -113,10 +113,10 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
         return await dispatcher.execute(fenced_commands.update(room, generation, status))
     packed, call = found
     executor, server, sent_at, error = dispatcher.executor, ready.servers.get(ready.tag), time.monotonic(), None
-    epochs = executor.session.observer_epochs()
+    tokens = executor.session.sync_tokens()
 
     def complete(reply: list[Any]) -> list[Any] | None:
-        return executor.recovery.accept_reply(call, server, epochs, reply)
+        return executor.recovery.accept_reply(call, server, tokens, reply)
 
     own = None
     try:

@@ -19,7 +19,7 @@ from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery import Recovery
 from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some
-from redis_kvpoll.engine.session import ObserverEpochs, Session
+from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, StoreUnavailableError, WorldSizeMismatchError
 from redis_kvpoll.model import KVPoll, Outcome, Update
@@ -69,9 +69,9 @@ class Executor:
         tag = call.tag
         return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
 
-    def complete(self, call: Call, send: Send, epochs: ObserverEpochs, reply: list[Any]) -> list[Any] | None:
+    def complete(self, call: Call, send: Send, tokens: SyncTokens, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms; None if the call, or its rest, must be sent again."""
-        own = self.recovery.accept_reply(call, send.server, epochs, reply)
+        own = self.recovery.accept_reply(call, send.server, tokens, reply)
         if own is not None and call.spec.may_stop and len(own) < len(call.rooms) * len(call.spec.reply):
             send.replied = own
             return None
@@ -144,14 +144,14 @@ class Executor:
             try:
                 if error is None:
                     yield from recovery.make_current(tag, attempts)
-                epochs, send = self.session.observer_epochs(), self.prepare(batch.call)
+                tokens, send = self.session.sync_tokens(), self.prepare(batch.call)
                 batch.send, failed, error = send, error, None
                 reply = yield from attempts.send(send, spec.repeatable, spec.script, failed, batch.words_again)
             except ServerChanged as changed:
                 recovery.server_changed(tag, changed.server)
                 yield from attempts.server_changed(changed)
                 continue
-            if (own := self.complete(batch.call, send, epochs, reply)) is not None:
+            if (own := self.complete(batch.call, send, tokens, reply)) is not None:
                 return own
             if send.replied is not None:
                 batch.add(send.replied)

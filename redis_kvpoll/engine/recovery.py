@@ -20,7 +20,7 @@ from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
 from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questions
 from redis_kvpoll.engine.members import Members
 from redis_kvpoll.engine.retry import Attempts
-from redis_kvpoll.engine.session import ObserverEpochs, Session
+from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS
@@ -94,9 +94,7 @@ class Recovery(LeaseHolder):
         shard = self._shards.get(tag)
         return (shard.epoch or b"").decode() if shard is not None else ""
 
-    def accept_reply(
-        self, call: Call, server: bytes | None, epochs: ObserverEpochs, reply: list[Any]
-    ) -> list[Any] | None:
+    def accept_reply(self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]) -> list[Any] | None:
         """Return the part of a reply that belongs to its rooms, maybe not to the last, after the observers saw it.
 
         None if the shard has lost its data: once that was replayed, the call must be sent again.
@@ -121,8 +119,8 @@ class Recovery(LeaseHolder):
                 return None
         call = call.replied(reply) if spec.may_stop else call
         if at is not None and self._session.observers and spec.statuses_after:
-            for observer, observed in self._session.observers_now(epochs):
-                observer.observe_write(observed, call, at, reply)
+            for observer, token in self._session.observers_now(tokens):
+                observer.observe_write(token, call, at, reply)
         if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
             if tail is not None:
                 shard.marks.tails.append(tail)
@@ -263,9 +261,9 @@ class Recovery(LeaseHolder):
         for replay in self.members.replays(tag, self._context):
             call = replay
             while call.rooms:
-                epochs = self._session.observer_epochs()
+                tokens = self._session.sync_tokens()
                 reply = yield from attempts.send_script(call, self.servers.get(tag))
-                if (outcomes := self.accept_reply(call, None, epochs, reply)) is None:
+                if (outcomes := self.accept_reply(call, None, tokens, reply)) is None:
                     return False
                 self.losses.restored(sum(code in tracking.WRITTEN for code, *_ in call.spec.rows(outcomes)))
                 _, call = call.split(outcomes)

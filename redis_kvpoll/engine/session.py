@@ -20,17 +20,17 @@ from redis_kvpoll.protocol.settings import RENEW_SECONDS, RESTORE_SECONDS, Expec
 class WriteObserver(Protocol):
     """A local copy of the table that applies this store's own writes. A mirror is one."""
 
-    def sync_epochs(self) -> Any:
-        """Return a mark that changes whenever the copy starts a resync."""
+    def sync_token(self) -> Any:
+        """Return a value that changes whenever the copy starts a resync. Only the observer knows what it means."""
 
-    def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
-        """Apply a reply, as of ``feed_id``, before the caller gets it. ``mark`` was taken when the call was sent."""
+    def observe_write(self, token: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+        """Apply a reply, as of ``feed_id``, before the caller gets it. ``token`` is from when the call was sent."""
 
     def server_changed(self) -> None:
         """The store has found another server, or a server without its data."""
 
 
-ObserverEpochs: TypeAlias = Sequence[tuple[WriteObserver, Any]]
+SyncTokens: TypeAlias = Sequence[tuple[WriteObserver, Any]]
 
 
 class Session:
@@ -150,13 +150,13 @@ class Session:
     def remove_observer(self, observer: WriteObserver) -> None:
         self.observers.pop(observer, None)
 
-    def observer_epochs(self) -> ObserverEpochs:
-        """Return each observer with its mark, for a call that is sent now."""
+    def sync_tokens(self) -> SyncTokens:
+        """Return each observer with its token, for a call that is sent now."""
         if not self.observers:
             return ()
-        return [(observer, observer.sync_epochs()) for observer in tuple(self.observers)]
+        return [(observer, observer.sync_token()) for observer in tuple(self.observers)]
 
-    def observers_now(self, epochs: ObserverEpochs) -> ObserverEpochs:
-        """Return the observers that there are by now: those that came after ``epochs`` without a mark."""
-        marks = dict(epochs)
-        return [(observer, marks.get(observer, {})) for observer in tuple(self.observers)]
+    def observers_now(self, tokens: SyncTokens) -> SyncTokens:
+        """Return the observers that there are by now: those that came after ``tokens`` with an empty one."""
+        tokens_then = dict(tokens)
+        return [(observer, tokens_then.get(observer, {})) for observer in tuple(self.observers)]

@@ -71,10 +71,10 @@ class FailuresBase(WriteObserver, ABC):
 
     # The store's side
 
-    def sync_epochs(self) -> Any:
+    def sync_token(self) -> Any:
         return None
 
-    def observe_write(self, mark: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+    def observe_write(self, token: Any, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         """Take note of what an open found: a failure before it is in no entry that is still to be read."""
         if self._log is not None and call.spec is OPEN:
             self._log.opened(of_opening(call.rooms, reply))

@@ -22,7 +22,7 @@ from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.replica import Replica, SyncEpochs
+from redis_kvpoll.replica.replica import Replica, SyncToken
 from redis_kvpoll.replica.requests import OrphanedError
 
 IDLE_TIMEOUT = 5.0
@@ -63,14 +63,14 @@ class ReplicaHost(WriteObserver):
 
     # The store's side
 
-    def sync_epochs(self) -> SyncEpochs:
+    def sync_token(self) -> SyncToken:
         replica = self._replica
-        return {} if replica is None else replica.sync_epochs()
+        return {} if replica is None else replica.sync_token()
 
-    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
+    def observe_write(self, token: SyncToken, call: Call, feed_id: bytes, reply: Sequence[Any]) -> None:
         if (replica := self._replica) is not None:
             try:
-                replica.observe_write(mark, call, feed_id, reply, time.monotonic())
+                replica.observe_write(token, call, feed_id, reply, time.monotonic())
             except Exception:
                 # Most likely raised by the mirror's rooms=. The write is done, and its caller is not to blame: the
                 # replica wants to be read anew, and the follower reports what fails there.

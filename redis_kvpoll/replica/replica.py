@@ -22,8 +22,8 @@ from redis_kvpoll.replica.rank_shard import RankShardReplica
 from redis_kvpoll.replica.shard import ShardReplica
 from redis_kvpoll.replica.waiter import Waiter
 
-SyncEpochs: TypeAlias = Mapping[str, int]
-"""The sync_epoch of each shard when a write was sent."""
+SyncToken: TypeAlias = Mapping[str, int]
+"""The resync_count of each shard at one moment."""
 
 STALE_AFTER = 1.0
 """Seconds. A shard whose feed was not read to its end for longer may be old: the server hangs or is unreachable, this
@@ -67,7 +67,7 @@ class Replica:
         tags = keys.tags(context.namespace, context.shards)
         self.first_tag = tags[0]
         self.shards = {tag: self._shard(is_relevant) for tag in tags}
-        self._sync_epochs: SyncEpochs = dict.fromkeys(tags, 0)
+        self._sync_token: SyncToken = dict.fromkeys(tags, 0)
 
     def _shard(self, is_relevant: Callable[[int], bool] | None) -> ShardReplica:
         if self.context.rank:
@@ -141,7 +141,7 @@ class Replica:
             shard = self.shards[tag]
             shard.start_resync(number_of(feed_id))
             shard.appended_after = now
-            self._sync_epochs = {**self._sync_epochs, tag: shard.sync_epoch}
+            self._sync_token = {**self._sync_token, tag: shard.resync_count}
 
         self._change(change)
 
@@ -213,11 +213,11 @@ class Replica:
 
     # The store's side: an observer of its writes
 
-    def sync_epochs(self) -> SyncEpochs:
-        """Return a mark of this moment, to be taken before a call is sent."""
-        return self._sync_epochs
+    def sync_token(self) -> SyncToken:
+        """Return the token of this moment, to be taken before a call is sent."""
+        return self._sync_token
 
-    def observe_write(self, mark: SyncEpochs, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
+    def observe_write(self, token: SyncToken, call: Call, feed_id: bytes, reply: Sequence[Any], now: float) -> None:
         """Apply a reply, as of ``feed_id``. If the call is from before the last resync, only show it: it may be from
         another server, whose ids are not comparable. The same while no session follows the feed."""
         shard = self.shards.get(call.tag)
@@ -226,7 +226,7 @@ class Replica:
         at, is_read = number_of(feed_id), call.spec is self.read_spec
 
         def change() -> None:
-            if not shard.is_followed or mark.get(call.tag) != shard.sync_epoch:
+            if not shard.is_followed or token.get(call.tag) != shard.resync_count:
                 shard.show_unverified(call, reply, now, is_read)
             elif is_read:
                 shard.snapshot(at, call.rooms, reply, now, float("-inf"))

@@ -50,8 +50,8 @@ class ShardReplica(WaitedRooms):
         self.is_followed = False
         """Whether a session follows the feed: since its resync, until it has ended."""
         self._is_listed = False
-        self.sync_epoch = 0
-        """Grows with each resync. Ids of different epochs are not comparable: the server may be another one."""
+        self.resync_count = 0
+        """The resyncs so far. Ids from before and after one are not comparable: the server may be another one."""
         self.position = NOWHERE
         self.tail_seen_at = float("-inf")
         """When the feed was last read to its end."""
@@ -74,7 +74,7 @@ class ShardReplica(WaitedRooms):
 
     def start_resync(self, position: int) -> None:
         """Start again at a position in what may be another feed. Keeps the last known statuses; drops the reasons."""
-        self.sync_epoch += 1
+        self.resync_count += 1
         self._is_listed, self.is_followed, self.position = False, True, position
         self._unconfirmed.update(self._ids, self._pending_notifications)
         self._ids, self._ahead, self._ahead_to = {}, [], NOWHERE

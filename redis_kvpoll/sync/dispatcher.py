@@ -111,13 +111,13 @@ class Dispatcher:
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
         executor, first_error = self.executor, None
-        epochs, send = executor.session.observer_epochs(), executor.prepare(call)
+        tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
             reply = self.transport.perform(send)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
-            if (own := executor.complete(call, send, epochs, reply)) is not None:
+            if (own := executor.complete(call, send, tokens, reply)) is not None:
                 return own
         return self.run(executor.recover_call(command, call, now, send, first_error))
 

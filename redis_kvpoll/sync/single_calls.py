@@ -106,7 +106,7 @@ def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KV
 
 def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPoll | int) -> Any:
     ready, executor, sent_at = dispatcher.ready, dispatcher.executor, time.monotonic()
-    server, epochs, own, first_error = ready.servers.get(ready.tag), executor.session.observer_epochs(), None, None
+    server, tokens, own, first_error = ready.servers.get(ready.tag), executor.session.sync_tokens(), None, None
     try:
         reply = dispatcher.transport.call_packed(packed, server)
     except (NotSent, RedisError, OSError) as error:
@@ -114,7 +114,7 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
     else:
         if reply is NOT_SENT:
             return NOT_SENT
-        own = executor.recovery.accept_reply(call, server, epochs, reply)
+        own = executor.recovery.accept_reply(call, server, tokens, reply)
         if own and (update := replies.update(own)) is not None:
             return update
     command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)

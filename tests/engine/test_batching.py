@@ -310,7 +310,7 @@ class TestCancelling:
         await assert_idle(store, proxy)
 
     async def test_internal_error_reaches_every_waiter(self, store, proxy, monkeypatch):
-        monkeypatch.setattr(executor_of(store).session, "observer_epochs", lambda: 1 / 0)
+        monkeypatch.setattr(executor_of(store).session, "sync_tokens", lambda: 1 / 0)
         answers = await gather(*(store.get(room) for room in range(3)))
         assert [type(answer) for answer in answers] == [ZeroDivisionError] * 3
         monkeypatch.undo()

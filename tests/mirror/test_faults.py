@@ -154,12 +154,12 @@ class TestLostConnections:
         """The next connection leads to the same server, so the mirror's is as good as before."""
         with store.mirror() as mirror:
             shard = replica_of(mirror).shards["default"]
-            before = shard.sync_epoch
+            before = shard.resync_count
             proxy.lose_next_reply("update")
             store.update_status(1, BOOT)
             assert mirror.get(1) is BOOT
             current(mirror, store)
-            assert shard.sync_epoch == before
+            assert shard.resync_count == before
 
     def test_store_on_another_server_causes_resync(self, world, store, client, proxy):
         """The mirror's own connection still leads to the former one."""
@@ -170,10 +170,10 @@ class TestLostConnections:
                 Backup(client).restore(successor)
             proxy.target = other.socket
             shard = replica_of(mirror).shards["default"]
-            before = shard.sync_epoch
+            before = shard.resync_count
             proxy.lose_next_reply("update")
             assert store.update_status(1, MOVE).status is MOVE
-            real.until(lambda: shard.sync_epoch > before, "it resyncs")
+            real.until(lambda: shard.resync_count > before, "it resyncs")
             real.until(lambda: mirror.get(1) is MOVE, "from the other server")
             current(mirror, store)
 

@@ -52,9 +52,9 @@ def test_on_change_does_not_say_that_held_rooms_are_gone(side, world, server, ho
         changes = []
         mirror.on_change(lambda room, status: changes.append((room, status)))
         shard = replica_of(mirror).shards["default"]
-        before = shard.sync_epoch
+        before = shard.resync_count
         lose_data(world, server, how)
-        real.until(lambda: shard.sync_epoch > before and mirror.synced, "it has begun anew")
+        real.until(lambda: shard.resync_count > before and mirror.synced, "it has begun anew")
         real.until(lambda: changes, "it is told")
         assert changes == [(7, None)]
         assert mirror.poll(range(3)) == [MOVE] * 3
@@ -70,9 +70,9 @@ def test_waits_for_held_room_survive_loss(side, world, server, threads, how):
         found = [threads.submit(waits.wait, 1, timeout=pace.seconds(60)) for waits in (store, mirror)]
         real.until(lambda: sleeping(store) and sleeping(mirror), "they sleep")
         shard = replica_of(mirror).shards["default"]
-        before = shard.sync_epoch
+        before = shard.resync_count
         lose_data(world, server, how)
-        real.until(lambda: shard.sync_epoch > before and mirror.synced, "it has begun anew")
+        real.until(lambda: shard.resync_count > before and mirror.synced, "it has begun anew")
         assert not any(one.done() for one in found)
         room.update(DONE)
         assert [one.result(pace.seconds(60)) for one in found] == [DONE, DONE]
@@ -116,8 +116,8 @@ def test_wait_for_attached_room_awaits_its_creator(side, server, threads):
         with server.client() as client:
             client.flushall()
         shard = replica_of(store).shards["default"]
-        before = shard.sync_epoch
-        real.until(lambda: shard.sync_epoch > before or found.done(), "it has begun anew")
+        before = shard.resync_count
+        real.until(lambda: shard.resync_count > before or found.done(), "it has begun anew")
         time.sleep(0.5)
         assert not found.done()
         room.update(DONE)

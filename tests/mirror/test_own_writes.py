@@ -25,7 +25,7 @@ def store(side, proxy):
 
 def resynced(mirror):
     """How often the copy has begun anew."""
-    return replica_of(mirror).shards["default"].sync_epoch
+    return replica_of(mirror).shards["default"].resync_count
 
 
 def resync(server, mirror):

@@ -38,7 +38,7 @@ class StubSession:
     def server_changed(self) -> None:
         """The settings are not checked again."""
 
-    def observer_epochs(self) -> tuple[Any, ...]:
+    def sync_tokens(self) -> tuple[Any, ...]:
         return ()
 
 

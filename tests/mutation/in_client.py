@@ -85,8 +85,8 @@ IN_THE_CLIENT = [
     (
         "a call is answered before the rooms are replayed",
         "sync.dispatcher:Dispatcher._send_alone",
-        "if (own := executor.complete(call, send, epochs, reply)) is not None:",
-        "if (own := executor.complete(call, send, epochs, reply)) or (own := [1, b'Failed']):",
+        "if (own := executor.complete(call, send, tokens, reply)) is not None:",
+        "if (own := executor.complete(call, send, tokens, reply)) or (own := [1, b'Failed']):",
         "engine/test_recovery.py::TestFlushAll::test_call_that_detects_loss_returns_its_usual_result[sync-fakeredis]",
     ),
     (
@@ -226,7 +226,7 @@ IN_THE_CLIENT = [
         "a mirror that was entered during a call is not told of it",
         "engine.session:Session.observers_now",
         "tuple(self.observers)",
-        "marks",
+        "tokens_then",
         "mirror/test_own_writes.py::test_write_sent_before_mirror_is_shown[sync-True]",
     ),
     (

@@ -42,7 +42,7 @@ AT_ONCE += ("snapshot", "seconds")
 """Methods that make no call, or return an asynchronous iterator or context manager."""
 
 
-WITHIN = {"after_fork", "sync_epochs", "server_changed", "observe_write"}
+WITHIN = {"after_fork", "sync_token", "server_changed", "observe_write"}
 """Methods that the library itself calls."""
 
 

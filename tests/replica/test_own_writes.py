@@ -28,7 +28,7 @@ def own(run, room, status, feed_id=b"9-0"):
         command, reply = room_commands.clear(room), [7, None, None]
     else:
         command, reply = room_commands.update_status(room, status.value), [1, status.name.encode()]
-    return run.replica.sync_epochs(), command.calls(context)[0], feed_id, reply
+    return run.replica.sync_token(), command.calls(context)[0], feed_id, reply
 
 
 def snapshot_of(run, room, status):
@@ -259,7 +259,7 @@ def test_change_by_handler_comes_after_interrupted_one():
 
     def interrupted(entries, now):
         call = room_commands.update_status(1, 3).calls(CONTEXT)[0]
-        replica.observe_write(replica.sync_epochs(), call, b"9-0", [1, b"Transferring"], 0)
+        replica.observe_write(replica.sync_token(), call, b"9-0", [1, b"Transferring"], 0)
         assert replica.statuses == {}, "put off"
         replica.end(StoreClosedError("closed"))
         read(entries, now)

@@ -51,7 +51,7 @@ def test_any_interleaving_ends_equal_to_server(steps, random):
     for step in steps:
         take(run, step)
         run.check()
-        now = (run.shard.sync_epoch, dict(ids_of(run.shard)), run.shard.position)
+        now = (run.shard.resync_count, dict(ids_of(run.shard)), run.shard.position)
         if seen and seen[0] == now[0] and run.shard.is_followed:
             for room, at in seen[1].items():
                 is_known = room not in run.shard.unverified
@@ -173,9 +173,9 @@ class TestShards:
         for shard in replica.shards:
             replica.start_resync(shard, b"1-0", 0)
         call = room_commands.update_status(7, 1).calls(replica.context)[0]
-        mark = replica.sync_epochs()
+        token = replica.sync_token()
         replica.start_resync(next(other for other in replica.shards if other != call.tag), b"5-0", 0)
-        replica.observe_write(mark, call, b"2-0", [1, b"Bootstrapping"], 0)
+        replica.observe_write(token, call, b"2-0", [1, b"Bootstrapping"], 0)
         assert replica.statuses == {7: KVPoll.Bootstrapping}
 
     def test_backlog_is_unsynced_and_leaves_no_expired_room(self):
@@ -222,7 +222,7 @@ def test_predicate_applies_to_every_source():
     replica.snapshot("ns", b"1-0", [0, 1], [b"Success", 1000] * 2, 0)
     replica.read("ns", [(b"2-0", [b"ttl_ms", b"9", b"2", b"Success", b"3", b"Success"])], True, 0)
     call = room_commands.update_many({4: 1, 5: 1}).calls(CONTEXT)[0]
-    replica.observe_write(replica.sync_epochs(), call, b"3-0", [1, b"Bootstrapping"] * 2, 0)
+    replica.observe_write(replica.sync_token(), call, b"3-0", [1, b"Bootstrapping"] * 2, 0)
     assert sorted(replica.statuses) == [0, 2, 4]
 
 

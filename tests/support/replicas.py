@@ -107,7 +107,7 @@ class Run:
         return {room: reason for room, reason in shown.items() if reason is not None}
 
     def own(self, statuses, entries):
-        mark = self.replica.sync_epochs()
+        token = self.replica.sync_token()
         feed_id = self.server.write(statuses, entries)
         rooms = list(statuses)
         names = [status.name.encode() if status is not None else None for status in statuses.values()]
@@ -116,14 +116,14 @@ class Run:
         else:
             command = room_commands.update_many(statuses)
             reply = [word for name in names for word in (2, name)]
-        self.replies.append((mark, command.calls(CONTEXT)[0], feed_id, reply))
+        self.replies.append((token, command.calls(CONTEXT)[0], feed_id, reply))
 
     def late_snapshot(self, rooms):
         """The read of a wait: on another connection, so its reply may come late."""
-        mark = self.replica.sync_epochs()
+        token = self.replica.sync_token()
         feed_id, rooms, reply = self.server.snapshot(rooms)
         call = SNAPSHOT.call(CONTEXT, "ns", rooms, [], range(len(rooms)))
-        self.replies.append((mark, call, feed_id, reply))
+        self.replies.append((token, call, feed_id, reply))
 
     def deliver(self, which):
         if self.replies:
@@ -320,7 +320,7 @@ class RankedRun(Run):
 
     def own(self, rooms, status):
         """What the store itself writes: a status, None to clear, or abort or reopen; the reply is on its way."""
-        mark = self.replica.sync_epochs()
+        token = self.replica.sync_token()
         name = {None: "clear", "abort": "abort", "reopen": "reopen"}.get(status, "update_status")
         rooms = rooms if name in ("clear", "update_status") else rooms[:1]
         feed_id, answers = self.server.act_own(name, rooms, *([status] if name == "update_status" else []))
@@ -338,7 +338,7 @@ class RankedRun(Run):
             one = room_commands.abort(rooms[0], "why") if name == "abort" else None
             command = one or room_commands.update_many(dict.fromkeys(rooms, status))
             reply = [word for answer in answers for word in (answer.outcome.value, _name(answer.status))]
-        self.replies.append((mark, command.calls(self.replica.context)[0], feed_id, reply))
+        self.replies.append((token, command.calls(self.replica.context)[0], feed_id, reply))
 
     def expire(self, rooms):
         """Remove rooms without an entry in the feed."""
@@ -347,10 +347,10 @@ class RankedRun(Run):
                 self.server.expire(room)
 
     def late_snapshot(self, rooms):
-        mark = self.replica.sync_epochs()
+        token = self.replica.sync_token()
         feed_id, rooms, reply = self.server.snapshot(rooms)
         call = self.replica.read_spec.call(self.replica.context, "ns", rooms, [], range(len(rooms)))
-        self.replies.append((mark, call, feed_id, reply))
+        self.replies.append((token, call, feed_id, reply))
 
     def read_uncertain(self):
         """The follower's read of uncertain rooms."""

@@ -38,7 +38,7 @@ STORES = {"sync": StatusStore, "async": AsyncStatusStore}
 NOT_FOR_INPUT = (CorruptEntryError, OutcomeUnknownError, ServerRefusedError, StoreClosedError, StoreUnavailableError)
 """Errors that mean that bad input was sent to the server."""
 ENDS = {"close", "aclose"}
-INTERNAL = {"after_fork", "sync_epochs", "server_changed", "observe_write"}
+INTERNAL = {"after_fork", "sync_token", "server_changed", "observe_write"}
 """Methods by which a store notifies its mirror; not for users."""
 UNCHECKED = {"mirror().get"}
 """A dict's own method: an unhashable argument is a TypeError."""
