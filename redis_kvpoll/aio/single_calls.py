@@ -78,7 +78,7 @@ class AsyncSingleCalls:
 
         def complete(reply: bytes | None) -> None:  # of a call that was cancelled
             if reply is not None and ready.updated(reply, status) is None:
-                ready.accept_reply(room_commands.update_status(room, status), server, reply)
+                ready.accept_update_reply(room_commands.update_status(room, status), server, reply)
 
         reply, first_error = None, None
         try:

@@ -82,7 +82,7 @@ class ReadyCalls:
         self, command: Command[V, T], sent_at: float, server: bytes | None, reply: Any, error: Exception | None
     ) -> Flow[T]:
         """Complete a command on the full path: by the reply to its ready call, or the error that came instead."""
-        own = self.accept_reply(command, server, reply) if reply is not None else None
+        own = self.accept_update_reply(command, server, reply) if reply is not None else None
         if own is None:
             own = yield from self.repeat(command, self.full_call(command), sent_at, error)
         return command.finish(command.rooms, self._executor.decode(command, command.rooms, own))
@@ -91,8 +91,8 @@ class ReadyCalls:
         """Repeat on the full path a call that was sent."""
         return self._executor.recover_call(command, call, sent_at, Send(self.tag, ()), error)
 
-    def accept_reply(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
-        """Pass the reply to an update to those who have come meanwhile, as ``Executor.complete``."""
+    def accept_update_reply(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
+        """As ``Executor.complete``, for an update during which the store got an observer, a lease or a room."""
         call = self.full_call(command)
         return self._recovery.accept_reply(call, server, (), packed.update_reply(reply, *command.items))
 

@@ -95,39 +95,47 @@ class Recovery(LeaseHolder):
         return (shard.epoch or b"").decode() if shard is not None else ""
 
     def accept_reply(self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]) -> list[Any] | None:
-        """Return the part of a reply that belongs to its rooms, maybe not to the last, after the observers saw it.
+        """Process a reply: detect a loss of data, then inform the observers, then update the tracked rooms.
 
-        None if the shard has lost its data: once that was replayed, the call must be sent again.
+        Removes the head from ``reply`` and returns the fields of the rooms: of the first ones only, if the script has
+        stopped early. None if data was lost: once that was replayed, the call must be sent again.
         """
-        spec, tag, mark = call.spec, call.tag, None
+        spec, tag, feed_end = call.spec, call.tag, None
         shard = self._shards.get(tag) or self._shards.setdefault(tag, ShardState())
         if server is not None:
             self.servers[tag] = server
-        at = feed_id = reply.pop(0) if spec.feed else None
-        if feed_id is not None and b"/" in feed_id:  # nothing was appended: the feed's end
-            mark, feed_id = Mark.parse(feed_id), None
-            at = mark.feed_id if mark is not None else None
+        # The head: the entry that the call appended (or, with a "/", the feed's end), the epoch, the last entry.
+        as_of = entry_id = reply.pop(0) if spec.feed else None
+        if entry_id is not None and b"/" in entry_id:
+            feed_end, entry_id = Mark.parse(entry_id), None
+            as_of = feed_end.feed_id if feed_end is not None else None
         epoch = reply.pop(0) if spec.epoch else None
         tail = Mark.of_entry(*(reply.pop(0) for _ in range(3))) if spec.tail else None
-        if spec.epoch and shard.epoch is None:
-            shard.epoch = epoch
-        elif spec.epoch and epoch != shard.epoch and not self._session.read_only:
-            shard.answer = None  # it may be from before the loss
-            self._set_verified(shard, False)
-            # A renewal that found the lease lost is final: the script may say so once only.
-            if spec.repeatable and not (spec.tail and reply[0] == b"lost"):
-                return None
+
+        if spec.epoch and epoch != shard.epoch and self._must_repeat(shard, epoch, call, reply):
+            return None
         call = call.replied(reply) if spec.may_stop else call
-        if at is not None and self._session.observers and spec.statuses_after:
+        if as_of is not None and self._session.observers and spec.statuses_after:
             for observer, token in self._session.observers_now(tokens):
-                observer.observe_write(token, call, at, reply)
+                observer.observe_write(token, call, as_of, reply)
         if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
             if tail is not None:
                 shard.marks.tails.append(tail)
                 for rooms, _ in self.members.holders:
                     rooms.mark_all(tag, tail)
-            self._track(shard, call, mark if feed_id is None else mark_of(call, feed_id, reply), reply)
+            self._track(shard, call, feed_end if entry_id is None else mark_of(call, entry_id, reply), reply)
         return reply
+
+    def _must_repeat(self, shard: ShardState, epoch: bytes | None, call: Call, reply: list[Any]) -> bool:
+        """Adopt a shard's first epoch; of another one, note the loss, and return whether to send the call again."""
+        if shard.epoch is None:
+            shard.epoch = epoch
+        if shard.epoch == epoch or self._session.read_only:
+            return False
+        shard.answer = None  # it may be from before the loss
+        self._set_verified(shard, False)
+        # A renewal that found the lease lost is final: the script may say so once only.
+        return call.spec.repeatable and not (call.spec.tail and reply[0] == b"lost")
 
     def _track(self, shard: ShardState, call: Call, mark: Mark | None, reply: list[Any]) -> None:
         """Learn what a reply says of the tracked rooms. ``mark`` is its entry in the feed, or the feed's end."""
@@ -155,10 +163,7 @@ class Recovery(LeaseHolder):
         shard = self._shards.get(tag)
         if shard is not None and not shard.is_verified:
             return True
-        awaiting = self.tracked_rooms.awaiting_shards
-        if self.members:
-            return self.members.await_creator(tag, time.monotonic())
-        return tag in awaiting and awaiting[tag] <= time.monotonic()
+        return self.members.await_creator(tag, time.monotonic())
 
     def _holds(self, tag: str) -> bool:
         return self.lease is not None or bool(self.members.leases) or self.members.hold(tag)
