@@ -16,9 +16,9 @@ from redis_kvpoll.aio.callers import AsyncShardQueue
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import PendingCall, Send
-from redis_kvpoll.engine.ready_calls import NOT_SENT
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands, replies, room_commands
+from redis_kvpoll.protocol.replies import NOT_A_STATUS
 from redis_kvpoll.protocol.script_call import Command
 
 D = TypeVar("D")
@@ -57,14 +57,14 @@ class AsyncSingleCalls:
         self, queue: AsyncShardQueue, packed: bytes, build: Callable[..., Command[Any, Any]], args: Sequence[Any]
     ) -> Any:
         dispatcher, sent_at = self._dispatcher, time.monotonic()
-        status: Any = NOT_SENT
+        status: Any = NOT_A_STATUS
         try:
-            status = replies.status(await _send(dispatcher, queue, packed, _ignore), NOT_SENT)
+            status = replies.status(await _send(dispatcher, queue, packed, _ignore))
         except ResponseError:
             pass  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:
             return await self._repeat(queue, build(*args), sent_at, error)
-        if status is NOT_SENT:
+        if status is NOT_A_STATUS:
             return await self._repeat(queue, build(*args), sent_at, None)
         dispatcher.end_turn(queue)
         if status is not None:

@@ -24,8 +24,8 @@ from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 T = TypeVar("T")
 V = TypeVar("V")
 
-NOT_SENT: Any = object()
-"""Instead of a reply: nothing was sent, and the full path has to do it."""
+TAKE_FULL_PATH: Any = object()
+"""Instead of a reply: nothing was sent, and the call has to take the full path."""
 
 
 class _Prepared(NamedTuple):

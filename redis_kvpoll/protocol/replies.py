@@ -24,12 +24,12 @@ from redis_kvpoll.protocol.script_specs import ATTACH, CLEAR, CLEARED, CONSENSUS
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
+NOT_A_STATUS: Any = object()
+"""What ``status`` returns for a value that is none."""
 
 _STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
 # All possible updates, each created once.
 _UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
-
-
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 """As scripts write numbers."""
 _FIRST_TIME = 10**15
@@ -49,9 +49,9 @@ def parse_status(name: Any) -> KVPoll | None:
     return _STATUSES.get(name) if isinstance(name, bytes) else None
 
 
-def status(name: Any, otherwise: Any) -> Any:
-    """Return the status with a name, None if the room is absent; ``otherwise`` for any other value."""
-    return _STATUSES.get(name, otherwise)
+def status(name: Any) -> Any:
+    """Return the status with a name, None if the room is absent; NOT_A_STATUS for any other value."""
+    return _STATUSES.get(name, NOT_A_STATUS)
 
 
 def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:

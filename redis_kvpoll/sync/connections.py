@@ -20,7 +20,7 @@ from redis.sentinel import SentinelManagedConnection
 
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH
 from redis_kvpoll.sync.connecting import Connector, shut_down
 from redis_kvpoll.transport.connection_kind import ConnectionKind
 from redis_kvpoll.transport.connection_options import (
@@ -109,16 +109,19 @@ class NodePool:
         return reply
 
     def call_packed(self, packed: bytes, server: bytes | None) -> Any:
-        """Send a packed command over an idle connection to ``server`` and read its reply; NOT_SENT if there is none."""
+        """Send a packed command over an idle connection to ``server`` and return its reply.
+
+        TAKE_FULL_PATH if there is no such connection.
+        """
         try:
             connection = self._idle.pop()
         except IndexError:
-            return NOT_SENT
+            return TAKE_FULL_PATH
         if connection.pid != os.getpid():
-            return NOT_SENT  # a connection of the parent's, from before a fork, is left alone
+            return TAKE_FULL_PATH  # a connection of the parent's, from before a fork, is left alone
         if connection.server != server:
             self._give_back(connection)
-            return NOT_SENT
+            return TAKE_FULL_PATH
         try:
             if self._is_plain:
                 # As the connection's own methods, in a quarter of their time: _end does the rest that they do.

@@ -26,7 +26,7 @@ from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.engine.reads import next_page
-from redis_kvpoll.engine.ready_calls import NOT_SENT, ReadyCalls
+from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH, ReadyCalls
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.callers import CallingThread
@@ -84,14 +84,14 @@ class Dispatcher:
             return self.run(executor.run(command, calls))
         call, now = calls[0], time.monotonic()
         reply = self.send_alone(call.tag, call, self._send_alone, command, call, now)
-        if reply is NOT_SENT:
+        if reply is TAKE_FULL_PATH:  # the queue is in use
             pending = PendingCall(call, now + executor.deadline)
             self._await_calls(AwaitCalls([pending]))
             reply = executor.reply_of(command, pending)
         return command.finish(command.rooms, executor.decode(command, command.rooms, reply))
 
     def send_alone(self, tag: str, batch: Call | bytes, send: Callable[..., Any], *args: Any) -> Any:
-        """Return what ``send(*args)`` returns, which sends ``batch``, if the queue is free; else NOT_SENT."""
+        """Return what ``send(*args)`` returns, which sends ``batch``, if the queue is free; else TAKE_FULL_PATH."""
         own = None
         try:
             with self._lock:
@@ -99,7 +99,7 @@ class Dispatcher:
                 if queue.batch is None and not queue.waiting:
                     queue.sender = get_ident()
                     own = queue.batch = batch  # one statement, so that no interrupt comes between the two
-            return NOT_SENT if own is None else send(*args)
+            return TAKE_FULL_PATH if own is None else send(*args)
         finally:
             if own is not None:
                 # Without the lock: a caller that enqueues checks the batch once more afterwards.

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
-from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands, replies, room_commands
+from redis_kvpoll.protocol.replies import NOT_A_STATUS
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.dispatcher import Dispatcher
 
@@ -35,7 +36,7 @@ class SingleCalls:
         ready, dispatcher = self._ready, self._dispatcher
         if (packed := ready.update(room, status)) is not None:
             update: Update = dispatcher.send_alone(ready.tag, packed, self._send_update, packed, room, status)
-            if update is not NOT_SENT:
+            if update is not TAKE_FULL_PATH:
                 return update
         return dispatcher.execute(room_commands.update_status(room, status))
 
@@ -43,7 +44,7 @@ class SingleCalls:
         ready, dispatcher, build = self._ready, self._dispatcher, room_commands.get
         if (packed := ready.get(room)) is not None:
             status = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room, default)
-            if status is not NOT_SENT:
+            if status is not TAKE_FULL_PATH:
                 return default if status is None else status
         return dispatcher.execute(build(room, default))
 
@@ -53,7 +54,7 @@ class SingleCalls:
             status: KVPoll | None = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room)
             if status is None:
                 raise RoomNotFoundError(room)
-            if status is not NOT_SENT:
+            if status is not TAKE_FULL_PATH:
                 return status
         return dispatcher.execute(build(room))
 
@@ -68,27 +69,30 @@ class SingleCalls:
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
-            if reply is NOT_SENT:
-                return NOT_SENT
+            if reply is TAKE_FULL_PATH:
+                return TAKE_FULL_PATH
             if (update := ready.updated(reply, status)) is not None:
                 return update
         command = room_commands.update_status(room, status)
         return self._dispatcher.run(ready.take_over(command, sent_at, server, reply, first_error))
 
     def _send_read(self, packed: bytes, build: Callable[..., Command[Any, Any]], *args: Any) -> Any:
-        """Return the status of a room, None if it is absent, or NOT_SENT. ``build(*args)`` is the full command, whose
-        result it may be."""
+        """Return the status of a room, None if it is absent, or TAKE_FULL_PATH.
+
+        ``build(*args)`` is the full command, whose result it may be.
+        """
         ready, sent_at = self._ready, time.monotonic()
         server, first_error = ready.servers.get(ready.tag), None
         try:
-            name = self._dispatcher.transport.call_packed(packed, server)
+            reply = self._dispatcher.transport.call_packed(packed, server)
         except ResponseError:
             pass  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
-            status = replies.status(name, NOT_SENT)
-            if name is NOT_SENT or status is not NOT_SENT:
+            if reply is TAKE_FULL_PATH:
+                return TAKE_FULL_PATH
+            if (status := replies.status(reply)) is not NOT_A_STATUS:
                 return status
         return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, first_error))
 
@@ -99,7 +103,7 @@ def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KV
     if (found := ready.write(room, generation, status)) is not None:
         packed, call = found
         update: Update = dispatcher.send_alone(ready.tag, packed, _send_write, dispatcher, packed, call, status)
-        if update is not NOT_SENT:
+        if update is not TAKE_FULL_PATH:
             return update
     return dispatcher.execute(fenced_commands.update(room, generation, status))
 
@@ -112,8 +116,8 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
     except (NotSent, RedisError, OSError) as error:
         first_error = error
     else:
-        if reply is NOT_SENT:
-            return NOT_SENT
+        if reply is TAKE_FULL_PATH:
+            return TAKE_FULL_PATH
         own = executor.recovery.accept_reply(call, server, tokens, reply)
         if own and (update := replies.update(own)) is not None:
             return update

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Effect, FollowRedirect, Send, Sleep
-from redis_kvpoll.engine.ready_calls import NOT_SENT
+from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH
 from redis_kvpoll.sync.connections import NodePool, readable
 from redis_kvpoll.transport.connection_options import count_towards, time_limit
 from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
@@ -69,8 +69,8 @@ class Transport(ABC):
         """Seconds for a call that has no timeout of its own."""
 
     def call_packed(self, packed: bytes, server: bytes | None) -> Any:
-        """As ``NodePool.call_packed``, if there is only one server, else NOT_SENT."""
-        return NOT_SENT
+        """As ``NodePool.call_packed``, if there is only one server, else TAKE_FULL_PATH."""
+        return TAKE_FULL_PATH
 
     @abstractmethod
     def clone(self) -> Transport:
