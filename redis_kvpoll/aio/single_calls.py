@@ -36,7 +36,7 @@ class AsyncSingleCalls:
     def update_status(self, room: int, status: KVPoll | int) -> Awaitable[Update]:
         # Without a coroutine of its own for a call that joins a batch.
         queue = self._dispatcher.free_queue(self._ready.tag)
-        if queue is not None and (packed := self._ready.update(room, status)) is not None:
+        if queue is not None and (packed := self._ready.pack_update(room, status)) is not None:
             return self._send_update(queue, packed, room, status)
         return self._dispatcher.execute(room_commands.update_status(room, status))
 
@@ -49,7 +49,7 @@ class AsyncSingleCalls:
     def _read(self, build: Callable[..., Command[Any, Any]], *args: Any) -> Awaitable[Any]:
         """Read the status of a room. ``build(*args)`` is the full command."""
         queue = self._dispatcher.free_queue(self._ready.tag)
-        if queue is not None and (packed := self._ready.get(args[0])) is not None:
+        if queue is not None and (packed := self._ready.pack_get(args[0])) is not None:
             return self._send_read(queue, packed, build, args)
         return self._dispatcher.execute(build(*args))
 
@@ -77,7 +77,7 @@ class AsyncSingleCalls:
         server = ready.servers.get(ready.tag)
 
         def complete(reply: bytes | None) -> None:  # of a call that was cancelled
-            if reply is not None and ready.updated(reply, status) is None:
+            if reply is not None and ready.decode_update(reply, status) is None:
                 ready.accept_update_reply(room_commands.update_status(room, status), server, reply)
 
         reply, first_error = None, None
@@ -85,13 +85,13 @@ class AsyncSingleCalls:
             try:
                 reply = await _send(dispatcher, queue, packed, complete)
             except NoScriptError:
-                reply = await _send(dispatcher, queue, ready.update_with_source(room, status), complete)
+                reply = await _send(dispatcher, queue, ready.pack_update_with_source(room, status), complete)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         if reply is None:  # it has failed, or the script has left it to update.lua
             return await self._repeat(queue, room_commands.update_status(room, status), sent_at, first_error)
         dispatcher.end_turn(queue)
-        if (update := ready.updated(reply, status)) is not None:
+        if (update := ready.decode_update(reply, status)) is not None:
             return update
         command = room_commands.update_status(room, status)
         return await dispatcher.run(ready.take_over(command, sent_at, server, reply, None))
@@ -108,7 +108,7 @@ class AsyncSingleCalls:
 async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
     """Merge a status into one generation of a room."""
     ready = dispatcher.ready
-    found = ready.write(room, generation, status)
+    found = ready.pack_fenced_update(room, generation, status)
     if found is None or (queue := dispatcher.free_queue(ready.tag)) is None:
         return await dispatcher.execute(fenced_commands.update(room, generation, status))
     packed, call = found

@@ -45,25 +45,25 @@ class ReadyCalls:
         self.servers = executor.recovery.servers
         """By tag, the server that must execute them."""
 
-    def update(self, room: int, status: KVPoll | int) -> bytes | None:
+    def pack_update(self, room: int, status: KVPoll | int) -> bytes | None:
         """Return the bytes of an update, None if it is not ready."""
         command, recovery = self._current().update, self._recovery
         if command is None or recovery.lease is not None or recovery.tracked_rooms.shards or self._session.observers:
             return None
         return command.pack(room, status)
 
-    def update_with_source(self, room: int, status: KVPoll | int) -> bytes:
+    def pack_update_with_source(self, room: int, status: KVPoll | int) -> bytes:
         """Return the bytes of an update whose script the server lacks."""
-        sent = packed.update(self._context, has_source=True).pack(room, status)
-        assert sent is not None  # noqa: S101 - update has returned bytes
+        sent = packed.update_command(self._context, has_source=True).pack(room, status)
+        assert sent is not None  # noqa: S101 - pack_update has returned bytes
         return sent
 
-    def get(self, room: int) -> bytes | None:
+    def pack_get(self, room: int) -> bytes | None:
         """Return the bytes of a read, None if it is not ready."""
         command = self._current().get
         return command.pack(room, None) if command is not None else None
 
-    def write(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
+    def pack_fenced_update(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
         """Return the bytes of a fenced update and its call, None if it is not ready.
 
         ``Recovery.accept_reply`` has to process the reply.
@@ -71,7 +71,7 @@ class ReadyCalls:
         command, lease = self._current().write, self._recovery.lease
         return command.pack(room, generation, status) if command and (lease is None or not lease.lost) else None
 
-    def updated(self, reply: bytes | None, status: KVPoll | int) -> Update | None:
+    def decode_update(self, reply: bytes | None, status: KVPoll | int) -> Update | None:
         """Return the result in the reply to an update; None if the full path has to go on."""
         recovery = self._recovery
         if recovery.lease is not None or recovery.tracked_rooms.shards or self._session.observers or reply is None:
@@ -121,11 +121,11 @@ class ReadyCalls:
         if context is None or context.rank or context.shards != 1:
             return _Prepared(context)
         if self._session.read_only:
-            return _Prepared(context, get=packed.get(context))
+            return _Prepared(context, get=packed.get_command(context))
         return _Prepared(
             context,
-            update=packed.update(context) if context.feed_length != "0" else None,
-            get=packed.get(context),
+            update=packed.update_command(context) if context.feed_length != "0" else None,
+            get=packed.get_command(context),
             write=PackedWrite(context) if context.mode != "prefill" else None,
         )
 

@@ -67,7 +67,7 @@ class PackedCommand:
         return f"{self._head}{self._length + len(number)}{self._start}{number}{end}{more}".encode()
 
 
-def update(context: CallContext, has_source: bool = False) -> PackedCommand:
+def update_command(context: CallContext, has_source: bool = False) -> PackedCommand:
     """The call that merges a status other than Failed; with the script's source, for a server that lacks it."""
     call = UPDATE_ONE.call(context, context.namespace, [0], [], range(1))
     words = call.words()
@@ -78,7 +78,7 @@ def update(context: CallContext, has_source: bool = False) -> PackedCommand:
     return PackedCommand(words, call.keys[0], ends)
 
 
-def get(context: CallContext) -> PackedCommand:
+def get_command(context: CallContext) -> PackedCommand:
     """The command that reads a status. It is what poll.lua does."""
     (key,) = keys.rooms(context.namespace, [0])
     return PackedCommand(["HGET", key], key, {None: ["status"]})

@@ -34,7 +34,7 @@ class SingleCalls:
 
     def update_status(self, room: int, status: KVPoll | int) -> Update:
         ready, dispatcher = self._ready, self._dispatcher
-        if (packed := ready.update(room, status)) is not None:
+        if (packed := ready.pack_update(room, status)) is not None:
             update: Update = dispatcher.send_alone(ready.tag, packed, self._send_update, packed, room, status)
             if update is not TAKE_FULL_PATH:
                 return update
@@ -42,7 +42,7 @@ class SingleCalls:
 
     def get(self, room: int, default: D) -> KVPoll | D:
         ready, dispatcher, build = self._ready, self._dispatcher, room_commands.get
-        if (packed := ready.get(room)) is not None:
+        if (packed := ready.pack_get(room)) is not None:
             status = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room, default)
             if status is not TAKE_FULL_PATH:
                 return default if status is None else status
@@ -50,7 +50,7 @@ class SingleCalls:
 
     def check_status(self, room: int) -> KVPoll:
         ready, dispatcher, build = self._ready, self._dispatcher, room_commands.check_status
-        if (packed := ready.get(room)) is not None:
+        if (packed := ready.pack_get(room)) is not None:
             status: KVPoll | None = dispatcher.send_alone(ready.tag, packed, self._send_read, packed, build, room)
             if status is None:
                 raise RoomNotFoundError(room)
@@ -65,13 +65,13 @@ class SingleCalls:
             try:
                 reply = call_packed(packed, server)
             except NoScriptError:
-                reply = call_packed(ready.update_with_source(room, status), server)
+                reply = call_packed(ready.pack_update_with_source(room, status), server)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
             if reply is TAKE_FULL_PATH:
                 return TAKE_FULL_PATH
-            if (update := ready.updated(reply, status)) is not None:
+            if (update := ready.decode_update(reply, status)) is not None:
                 return update
         command = room_commands.update_status(room, status)
         return self._dispatcher.run(ready.take_over(command, sent_at, server, reply, first_error))
@@ -100,7 +100,7 @@ class SingleCalls:
 def update_handle(dispatcher: Dispatcher, room: int, generation: int, status: KVPoll | int) -> Update:
     """Merge a status into one generation of a room."""
     ready = dispatcher.ready
-    if (found := ready.write(room, generation, status)) is not None:
+    if (found := ready.pack_fenced_update(room, generation, status)) is not None:
         packed, call = found
         update: Update = dispatcher.send_alone(ready.tag, packed, _send_write, dispatcher, packed, call, status)
         if update is not TAKE_FULL_PATH:

@@ -71,12 +71,12 @@ class TestPacked:
     def test_bytes_are_those_of_the_words(self, room, status):
         ttl = "30000" if status is DONE else "60000"
         words = packed.UPDATE_ONE.call(self.CONTEXT, "ns", [room], [ttl, status.name], [0]).words()
-        assert packed.update(self.CONTEXT).pack(room, status) == pack(words)
-        assert packed.update(self.CONTEXT).pack(room, int(status)) == pack(words)
+        assert packed.update_command(self.CONTEXT).pack(room, status) == pack(words)
+        assert packed.update_command(self.CONTEXT).pack(room, int(status)) == pack(words)
         with_source = ["EVAL", SCRIPT.source, *words[2:]]
-        assert packed.update(self.CONTEXT, has_source=True).pack(room, status) == pack(with_source)
+        assert packed.update_command(self.CONTEXT, has_source=True).pack(room, status) == pack(with_source)
         (key,) = keys.rooms("ns", [room])
-        assert packed.get(self.CONTEXT).pack(room, None) == pack(["HGET", key, "status"])
+        assert packed.get_command(self.CONTEXT).pack(room, None) == pack(["HGET", key, "status"])
 
     @pytest.mark.parametrize("owner", [{}, {"owner": "me", "incarnation": "1700000000000001"}], ids=["", "lease"])
     @pytest.mark.parametrize("room", [0, 9, 2**64 - 1])
@@ -105,7 +105,7 @@ class TestPacked:
         ],
     )
     def test_unusual_arguments_are_not_packed(self, room, status):
-        assert packed.update(self.CONTEXT).pack(room, status) is None
+        assert packed.update_command(self.CONTEXT).pack(room, status) is None
 
 
 class TestUsualCase:

@@ -402,7 +402,7 @@ IN_THE_CLIENT = [
     ),
     (
         "a ready call passes a mirror by",
-        "engine.ready_calls:ReadyCalls.update",
+        "engine.ready_calls:ReadyCalls.pack_update",
         " or self._session.observers",
         "",
         "engine/test_ready_calls.py::TestFullPath::test_mirror_lease_and_handle[sync-sync]",
