@@ -39,8 +39,8 @@ class ServerClock:
             return 0.0
         transport = transport_from_url(self._url, SECONDS)
         try:
-            members = transport.members(SECONDS)
-            readings = [node_look.read_clock(each.pool) for each in members if each.slots is None or each.slots]
+            nodes = transport.nodes(SECONDS)
+            readings = [node_look.read_clock(each.pool) for each in nodes if each.slots is None or each.slots]
         except (*node_look.FAILURES, KVPollError):
             return 0.0
         finally:

@@ -14,7 +14,7 @@ def why_absent(url: str, seconds: float) -> str:
     target = parse(url)
     transport = transport_from_url(url, seconds)
     try:
-        nodes = tuple(node_look.look_at_losses(member) for member in transport.members(seconds))
+        nodes = tuple(node_look.look_at_losses(node) for node in transport.nodes(seconds))
     except node_look.FAILURES:
         return ""
     finally:

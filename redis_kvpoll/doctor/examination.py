@@ -22,7 +22,7 @@ from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.sync.connect import transport_from_url
 from redis_kvpoll.sync.dispatcher import Dispatcher
-from redis_kvpoll.sync.transport import Member, Transport
+from redis_kvpoll.sync.transport import Node, Transport
 from redis_kvpoll.transport.urls import parse
 
 T = TypeVar("T")
@@ -111,23 +111,23 @@ class _Look:
 
     def take(self, brief: bool, lag: float | None) -> Facts:
         try:
-            members = self._transport.members(node_look.REACH_SECONDS)
+            targets = self._transport.nodes(node_look.REACH_SECONDS)
         except node_look.FAILURES as failure:
             cause = root_cause(failure)
             return replace(self._blank, error=remedies.text_of(cause), remedy=remedies.remedy(cause))
         denied = {node.address: node.denied for node in self._before.nodes} if self._before else {}
-        nodes = [node_look.look_at(member, brief, denied.get(member.address, ())) for member in members]
+        nodes = [node_look.look_at(target, brief, denied.get(target.address, ())) for target in targets]
         if all(node.error for node in nodes):
             return replace(self._blank, error=nodes[0].error, remedy=nodes[0].remedy)
         facts = replace(self._blank, before=self._before)
         table = _Table()
         if not all(node.is_busy or node.error for node in nodes):
-            facts, nodes, found = self._look_over_keys(facts, members, nodes, brief)
+            facts, nodes, found = self._look_over_keys(facts, targets, nodes, brief)
             table = self._look_at_table(found, brief, lag)
             facts = self._look_around(facts, brief)
         ends = [
-            node if node.error else replace(node, errors_at_end=node_look.read_errors(member.pool, node))
-            for node, member in zip(nodes, members, strict=True)
+            node if node.error else replace(node, errors_at_end=node_look.read_errors(target.pool, node))
+            for node, target in zip(nodes, targets, strict=True)
         ]
         return replace(
             facts,
@@ -139,16 +139,16 @@ class _Look:
         )
 
     def _look_over_keys(
-        self, facts: Facts, members: list[Member], nodes: list[NodeFacts], brief: bool
+        self, facts: Facts, targets: list[Node], nodes: list[NodeFacts], brief: bool
     ) -> tuple[Facts, list[NodeFacts], list[tuple[str, keys.KeyName]]]:
         """Walk over the keys of the nodes that serve slots; return those to sample, of each node in turn."""
         namespaces: set[str] | None = None
         found: list[Sequence[tuple[str, keys.KeyName]]] = []
         is_whole = True
-        for number, (member, node) in enumerate(zip(members, nodes, strict=True)):
+        for number, (target, node) in enumerate(zip(targets, nodes, strict=True)):
             if brief or node.error or not node.is_primary:
                 continue
-            scanned = sampling.scan(member, facts.namespace)
+            scanned = sampling.scan(target, facts.namespace)
             if scanned is not None:
                 namespaces = (namespaces or set()) | scanned.namespaces
                 found.append(scanned.keys)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from redis_kvpoll.doctor import node_look, sampling
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.sync.connect import transport_from_url
-from redis_kvpoll.sync.transport import Member
+from redis_kvpoll.sync.transport import Node
 
 PAGES = 8
 
@@ -28,12 +28,12 @@ def count_keys(url: str, seconds: float) -> Neighbours | None:
     transport = transport_from_url(url, seconds)
     total, ours = 0, 0.0
     try:
-        for member in transport.members(seconds):
-            if member.slots is not None and not member.slots:
+        for node in transport.nodes(seconds):
+            if node.slots is not None and not node.slots:
                 continue
-            count = sampling.count_keys(member)
+            count = sampling.count_keys(node)
             total += count
-            ours += count * (_share(member, count) if count else 0.0)
+            ours += count * (_share(node, count) if count else 0.0)
     except node_look.FAILURES:
         return None
     finally:
@@ -41,11 +41,11 @@ def count_keys(url: str, seconds: float) -> Neighbours | None:
     return Neighbours(total, ours / total) if total else None
 
 
-def _share(member: Member, count: int) -> float:
+def _share(node: Node, count: int) -> float:
     """Return which share of the first keys that SCAN passes is kvpoll's: they are in no order."""
     cursor, passed, ours = "0", 0, 0
     for _ in range(PAGES):
-        reply = node_look.ask(member.pool, "SCAN", cursor, "MATCH", keys.EVERYTHING, "COUNT", str(sampling.PAGE))
+        reply = node_look.ask(node.pool, "SCAN", cursor, "MATCH", keys.EVERYTHING, "COUNT", str(sampling.PAGE))
         if reply is None:
             break
         cursor, passed, ours = reply[0].decode(), passed + sampling.PAGE, ours + len(reply[1])

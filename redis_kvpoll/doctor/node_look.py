@@ -21,7 +21,7 @@ from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.classify import NotSent, root_cause
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.sync.connections import NodePool
-from redis_kvpoll.sync.transport import Member
+from redis_kvpoll.sync.transport import Node
 
 REACH_SECONDS = 2.0
 """Without an answer for so long, a server is out of reach."""
@@ -48,12 +48,12 @@ def ask(pool: NodePool, *words: str, denied: set[str] | None = None) -> Any:
         return None
 
 
-def look_at(member: Member, brief: bool = False, before: Iterable[str] = ()) -> NodeFacts:
+def look_at(node: Node, brief: bool = False, before: Iterable[str] = ()) -> NodeFacts:
     """Return the facts of one server. A brief look leaves out what a later one does not compare with.
 
     ``before`` are the commands that an earlier look was denied.
     """
-    pool, is_primary = member.pool, member.slots is None or bool(member.slots)
+    pool, is_primary = node.pool, node.slots is None or bool(node.slots)
     is_busy = False
     try:
         pool.call(Send("", ["TIME"], REACH_SECONDS))  # the smallest user may not send PING
@@ -63,21 +63,21 @@ def look_at(member: Member, brief: bool = False, before: Iterable[str] = ()) -> 
         is_busy = code == "BUSY"
         if code not in ("BUSY", "NOPERM"):
             text = remedies.text_of(cause)
-            return NodeFacts(member.address, text, remedies.remedy(cause), is_primary=is_primary)
+            return NodeFacts(node.address, text, remedies.remedy(cause), is_primary=is_primary)
     facts = NodeFacts(
-        member.address,
+        node.address,
         is_busy=is_busy,
         info=read_info(pool),
         clock=read_clock(pool),
         is_primary=is_primary,
         denied=frozenset(before),
     )
-    return facts if brief or is_busy else _look_closely_at(member, facts)
+    return facts if brief or is_busy else _look_closely_at(node, facts)
 
 
-def _look_closely_at(member: Member, facts: NodeFacts) -> NodeFacts:
+def _look_closely_at(node: Node, facts: NodeFacts) -> NodeFacts:
     """Return the facts with those for which a brief look does not ask."""
-    pool, denied = member.pool, set(facts.denied)
+    pool, denied = node.pool, set(facts.denied)
     flushes = read_flushes(pool)
     is_clustered = (facts.info or {}).get("cluster_enabled") == "1"
     found = replace(
@@ -87,7 +87,7 @@ def _look_closely_at(member: Member, facts: NodeFacts) -> NodeFacts:
         round_trips=measure(pool),
         save=read_setting(pool, "save", denied),
         cluster=read_fields(ask(pool, "CLUSTER", "INFO", denied=denied)) if is_clustered else None,
-        slots=None if member.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
+        slots=None if node.slots is None else count_slots(ask(pool, "CLUSTER", "SLOTS")),
     )
     return replace(found, denied=frozenset(denied))
 
@@ -109,11 +109,11 @@ def read_flushes(pool: NodePool) -> Mapping[str, int]:
     return {name: int(count) for name, count in counts.items() if count.isdigit() and int(count)}
 
 
-def look_at_losses(member: Member) -> NodeFacts:
+def look_at_losses(node: Node) -> NodeFacts:
     """Return the facts that tell whether a server has lost data."""
-    pool, flushes = member.pool, read_flushes(member.pool)
+    pool, flushes = node.pool, read_flushes(node.pool)
     flushers = read_flushers(pool) if flushes else ()
-    return NodeFacts(member.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
+    return NodeFacts(node.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
 
 
 def read_flushers(pool: NodePool, denied: set[str] | None = None) -> tuple[Flusher, ...]:

@@ -50,8 +50,8 @@ def read_replica(url: str, seconds: float) -> ReplicaLink | None:
         return None
     transport = transport_from_url(url, seconds)
     try:
-        member = transport.members(seconds)[0]
-        return replica_in(node_look.read_fields(node_look.ask(member.pool, "INFO", "replication")) or {})
+        node = transport.nodes(seconds)[0]
+        return replica_in(node_look.read_fields(node_look.ask(node.pool, "INFO", "replication")) or {})
     except node_look.FAILURES:
         return None
     finally:

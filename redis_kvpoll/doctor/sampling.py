@@ -20,7 +20,7 @@ from redis_kvpoll.errors import printable
 from redis_kvpoll.protocol import keys, lease_commands, replies, script_specs
 from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext, Command
-from redis_kvpoll.sync.transport import Member
+from redis_kvpoll.sync.transport import Node
 from redis_kvpoll.validation import MAX_ROOM
 
 SAMPLE = 10_000
@@ -48,17 +48,17 @@ class Scanned(NamedTuple):
     """Whether the sample has all keys of the namespace."""
 
 
-def scan(member: Member, namespace: str) -> Scanned | None:
+def scan(node: Node, namespace: str) -> Scanned | None:
     """Walk over one node's keys; None if it does not let this user."""
     namespaces: set[str] = set()
     sample: dict[str, KeyName] = {}
     cursor, give_up_at = "0", time.monotonic() + SCAN_SECONDS
-    total, passed, ours = count_keys(member), 0, 0
+    total, passed, ours = count_keys(node), 0, 0
     while True:
         is_sampling = len(sample) < SAMPLE
         pattern = keys.EVERYTHING if is_sampling else keys.ALL_SETTINGS
         began = time.monotonic()
-        reply = ask(member.pool, "SCAN", cursor, "MATCH", pattern, "COUNT", str(PAGE))
+        reply = ask(node.pool, "SCAN", cursor, "MATCH", pattern, "COUNT", str(PAGE))
         if reply is None:
             return None
         for name in reply[1]:
@@ -75,16 +75,16 @@ def scan(member: Member, namespace: str) -> Scanned | None:
         if cursor == "0" or time.monotonic() > give_up_at:
             break
         time.sleep(PAUSE * (time.monotonic() - began))
-    slots = member.slots
+    slots = node.slots
     foreign = 0 if slots is None else sum(key_slot(found.tag.encode()) not in slots for found in sample.values())
     share = min(1.0, ours / passed) if passed else None
     is_whole = cursor == "0" and len(sample) < SAMPLE
     return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, share, is_whole)
 
 
-def count_keys(member: Member) -> int:
+def count_keys(node: Node) -> int:
     """Return how many keys a node has, in all its databases; 0 if it is not known."""
-    keyspace = read_fields(ask(member.pool, "INFO", "keyspace")) or {}
+    keyspace = read_fields(ask(node.pool, "INFO", "keyspace")) or {}
     counts = (value.partition(",")[0].removeprefix("keys=") for value in keyspace.values())
     return sum(int(count) for count in counts if count.isdigit())
 

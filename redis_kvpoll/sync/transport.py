@@ -24,7 +24,7 @@ from redis_kvpoll.transport.nodes import ClusterNodes, OneNode
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 
 
-class Member(NamedTuple):
+class Node(NamedTuple):
     """One node, for those who ask each of them by itself."""
 
     address: str
@@ -77,7 +77,7 @@ class Transport(ABC):
         """Return a transport to the same server, with its own connections and slot map, without ``on_close``."""
 
     @abstractmethod
-    def members(self, seconds: float) -> list[Member]:
+    def nodes(self, seconds: float) -> list[Node]:
         """Return the nodes, replicas of a cluster included. A cluster is asked which they are, within ``seconds``."""
 
     def perform(self, effect: Effect) -> Any:
@@ -146,8 +146,8 @@ class NodeTransport(Transport):
     def clone(self) -> Transport:
         return NodeTransport(self._node_pool.clone(), self._shown)
 
-    def members(self, seconds: float) -> list[Member]:
-        return [Member(self._shown, self._node_pool, None)]
+    def nodes(self, seconds: float) -> list[Node]:
+        return [Node(self._shown, self._node_pool, None)]
 
     def begin(self, effect: Send) -> InFlight:
         return self._node_pool, self._node_pool.send(effect), effect
@@ -171,11 +171,11 @@ class ClusterTransport(Transport):
     def clone(self) -> Transport:
         return ClusterTransport(self._cluster.clone(), self._deadline, self._shown)
 
-    def members(self, seconds: float) -> list[Member]:
+    def nodes(self, seconds: float) -> list[Node]:
         self._read_map(seconds)
         slot_map, cluster = self._cluster.slot_map, self._cluster
         return [
-            Member(f"{host}:{port}", cluster.pool_at((host, port)), slot_map.slots_of((host, port)))
+            Node(f"{host}:{port}", cluster.pool_at((host, port)), slot_map.slots_of((host, port)))
             for host, port in slot_map.members
         ]
 
