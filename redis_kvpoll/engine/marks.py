@@ -159,7 +159,7 @@ def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
     A script appends all its entries in one step. So one mark stands for every room that the call has changed.
     """
     spec = call.spec
-    if spec.script is specs.TOUCH.script or (spec.script is specs.REPLAY.script and "cleared" in call.items):
+    if spec.script is specs.TOUCH.script or (spec.script is specs.REPLAY.script and "cleared" in call.room_args):
         return Mark(feed_id, None, b"")
     if spec is specs.WRITE_RANKS:
         return _mark_of_ranks(call, feed_id, reply)

@@ -50,7 +50,12 @@ class RankMember(LeaseHolder):
         if self._context is None or self._made_of is not context:
             rank, world_size, owner, incarnation = self.identity
             self._context = replace(
-                context, rank=str(rank), world_size=str(world_size), owner=owner, incarnation=incarnation, words={}
+                context,
+                rank=str(rank),
+                world_size=str(world_size),
+                owner=owner,
+                incarnation=incarnation,
+                shared_args_cache={},
             )
             self._made_of = context
         return self._context
@@ -117,7 +122,7 @@ class Members(dict[RankIdentity, RankMember]):
     def mark_clearing(self, calls: Sequence[Call]) -> None:
         """Note which rooms calls of WRITE_RANKS clear, and for which members."""
         for call in calls:
-            for room, words in zip(call.rooms, call.items, strict=True):
+            for room, words in zip(call.rooms, call.room_args, strict=True):
                 for change in rank_commands.sent_changes(words) if rank_commands.ABSENT in words else ():
                     if change.clears and (member := self.get(change.identity)):
                         member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
@@ -127,8 +132,8 @@ class Members(dict[RankIdentity, RankMember]):
         spec = call.spec
         if spec is script_specs.WRITE_RANKS:
             self._observe_ranks(call, reply, mark, now)
-        elif "incarnation" in spec.once and call.once[script_specs.CALLER_IDENTITY][0]:
-            rank, world_size, owner, incarnation = call.once[script_specs.CALLER_IDENTITY]
+        elif "incarnation" in spec.shared_args and call.shared_args[script_specs.CALLER_IDENTITY][0]:
+            rank, world_size, owner, incarnation = call.shared_args[script_specs.CALLER_IDENTITY]
             if member := self.get(RankIdentity(int(rank), int(world_size), owner, incarnation)):
                 tracking.observe(member.tracked_rooms, call, reply, mark, now)
         else:
@@ -136,7 +141,7 @@ class Members(dict[RankIdentity, RankMember]):
                 tracking.observe(rooms, call, reply, mark, now)
 
     def _observe_ranks(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-        for room, words, outcomes in zip(call.rooms, call.items, reply, strict=True):
+        for room, words, outcomes in zip(call.rooms, call.room_args, reply, strict=True):
             changes, told = rank_commands.sent_changes(words), rank_commands.outcomes_of(outcomes)
             for change, found in zip(changes, told, strict=False):  # an error replaces them all
                 if member := self.get(change.identity):

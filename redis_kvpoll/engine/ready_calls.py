@@ -94,11 +94,11 @@ class ReadyCalls:
     def accept_update_reply(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
         """As ``Executor.complete``, for an update during which the store got an observer, a lease or a room."""
         call = self.full_call(command)
-        return self._recovery.accept_reply(call, server, (), packed.update_reply(reply, *command.items))
+        return self._recovery.accept_reply(call, server, (), packed.update_reply(reply, *command.room_args))
 
     def full_call(self, command: Command[V, T]) -> Call:
         """Return the script call of a command: without a lease, even if one has begun meanwhile."""
-        (call,) = command.calls(replace(self._context, owner="", incarnation="", words={}))
+        (call,) = command.calls(replace(self._context, owner="", incarnation="", shared_args_cache={}))
         return call
 
     @property

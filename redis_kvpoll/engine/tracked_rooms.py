@@ -153,7 +153,7 @@ class TrackedRooms:
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent: until its reply they are not created again."""
-        for room, fence in zip(call.rooms, call.items, strict=True):
+        for room, fence in zip(call.rooms, call.room_args, strict=True):
             self.mark_room_clearing(call.tag, room, fence)
 
     def mark_room_clearing(self, tag: str, room: int, fence: str) -> None:

@@ -71,10 +71,10 @@ def _observe_attach(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
 
 def _observe_write(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     """Process a write: fenced ones, and plain ones to tracked rooms, whose replies have the status, too."""
-    width = len(call.spec.item)
+    width = len(call.spec.room_args)
     for number, room in enumerate(call.rooms):
         code, status = reply[number * 2], parse_status(reply[number * 2 + 1])
-        words = call.items[number * width : (number + 1) * width]
+        words = call.room_args[number * width : (number + 1) * width]
         generation = int(words[1] or 0) if call.spec is specs.WRITE else 0
         reason = "" if call.spec is specs.UPDATE else words[-1]
         observe_written(rooms, call.tag, room, (generation, code, status, reason), mark, now)
@@ -145,7 +145,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
 
 
 def _observe_clear(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
-    for room, (code, _, _), fence in zip(call.rooms, specs.CLEAR.rows(reply), call.items, strict=True):
+    for room, (code, _, _), fence in zip(call.rooms, specs.CLEAR.rows(reply), call.room_args, strict=True):
         observe_cleared(rooms, call.tag, room, fence, code, mark, now)
 
 
@@ -200,7 +200,7 @@ def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
 def _observe_prefix(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
     rooms_here = rooms.in_shard(call.tag)
     for number, room in enumerate(call.rooms):
-        length, generation = call.items[number * 2 : number * 2 + 2]
+        length, generation = call.room_args[number * 2 : number * 2 + 2]
         tracked = rooms_here.get(room)
         if tracked and generation and int(generation) == tracked.generation and reply[number] == 1:
             tracked.length = length

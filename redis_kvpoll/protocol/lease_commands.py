@@ -21,11 +21,11 @@ from redis_kvpoll.protocol import keys, replies, script_specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
-LEASE = ScriptSpec(load("lease"), keys=(), reply=(), epoch=True, tail=True)
+LEASE = ScriptSpec(load("lease"), room_keys=(), reply=(), epoch=True, tail=True)
 RENEW = ScriptSpec(
     load("renew"),
-    keys=(),
-    item=("owner", "incarnation", "lease_ttl_ms", "heartbeat_ms"),
+    room_keys=(),
+    room_args=("owner", "incarnation", "lease_ttl_ms", "heartbeat_ms"),
     reply=("state",),
     epoch=True,
     tail=True,

@@ -18,9 +18,9 @@ from redis_kvpoll.validation import MAX_ROOM
 
 UPDATE_ONE = ScriptSpec(
     load("update_one"),
-    first=("feed", "epoch"),
-    once=("feed_length", "epoch_ttl_ms"),
-    item=("ttl_ms", "status"),
+    shard_keys=("feed", "epoch"),
+    shared_args=("feed_length", "epoch_ttl_ms"),
+    room_args=("ttl_ms", "status"),
     reply=("done",),
 )
 """It replies otherwise than the scripts of ``script_specs``, so it is not one of them: see ``update_reply``."""
@@ -75,7 +75,7 @@ def update_command(context: CallContext, has_source: bool = False) -> PackedComm
         words[:2] = ["EVAL", UPDATE_ONE.script.source]
     ends = {status: (context.ttl_ms, status.name) for status in _EARLY}
     ends[KVPoll.Success] = (context.terminal_ttl_ms, KVPoll.Success.name)
-    return PackedCommand(words, call.keys[0], ends)
+    return PackedCommand(words, call.room_keys[0], ends)
 
 
 def get_command(context: CallContext) -> PackedCommand:
@@ -92,8 +92,8 @@ class PackedWrite:
 
     def __init__(self, context: CallContext) -> None:
         self._call = WRITE.call(context, context.namespace, [0], [], range(1))
-        self._key = self._call.keys[0].removesuffix("0")
-        self._packed = PackedCommand(self._call.words(), self._call.keys[0], _ENDS, more=2)
+        self._key = self._call.room_keys[0].removesuffix("0")
+        self._packed = PackedCommand(self._call.words(), self._call.room_keys[0], _ENDS, more=2)
 
     def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
         """Return the bytes and the call; None as ``PackedCommand.pack``."""
@@ -101,9 +101,9 @@ class PackedWrite:
         packed = self._packed.pack(room, status, f"${len(number)}\r\n{number}\r\n$0\r\n\r\n")
         if packed is None:
             return None
-        spec, tag, first_keys, once, *_ = self._call
+        spec, tag, shard_keys, shared_args, *_ = self._call
         items = [_NAMES[status], number, ""]
-        return packed, Call(spec, tag, first_keys, once, [room], [f"{self._key}{room}"], items, _FIRST)
+        return packed, Call(spec, tag, shard_keys, shared_args, [room], [f"{self._key}{room}"], items, _FIRST)
 
 
 def update_reply(reply: bytes, status: str) -> list[Any]:

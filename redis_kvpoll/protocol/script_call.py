@@ -78,28 +78,28 @@ class CallContext(Identity):
     """Entries that a shard's feed keeps; "0" for no feed."""
     feed_ttl_ms: str = FEED_TTL_MS
     """Empty for a store that only reads: then a missing feed is not started."""
-    words: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
-    """Cache: the arguments for each ``once`` of a spec."""
+    shared_args_cache: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
+    """Cache: the ``shared_args`` of each spec."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptSpec:
     """The keys, arguments and reply of a script, in the order of its head.
 
-    ``keys``, ``item`` and ``reply`` repeat for each room. ``once`` names fields of CallContext, at the start of ARGV.
+    ``room_keys``, ``room_args`` and ``reply`` repeat for each room. ``shared_args`` names fields of CallContext.
     """
 
     script: Script
-    keys: tuple[str, ...] = ("room",)
-    first: tuple[str, ...] = ()
+    room_keys: tuple[str, ...] = ("room",)
+    shard_keys: tuple[str, ...] = ()
     """The shard's keys, before those of the rooms. With the feed among them, the reply starts with a feed id."""
-    last: tuple[str, ...] = ()
+    last_keys: tuple[str, ...] = ()
     """The shard's keys after those of the rooms: the stream of failures, if the script fails rooms."""
-    last_for: str = ""
-    """The argument of a room for which ``last`` is needed; empty if it always is. A key that is not declared costs
-    nothing, and while a cluster moves the slot, one that does not exist yet would make the call wait."""
-    once: tuple[str, ...] = ()
-    item: tuple[str, ...] = ()
+    last_keys_if: str = ""
+    """The argument of a room for which ``last_keys`` are needed; empty if they always are. A key that is not declared
+    costs nothing, and while a cluster moves the slot, one that does not exist yet would make the call wait."""
+    shared_args: tuple[str, ...] = ()
+    room_args: tuple[str, ...] = ()
     reply: tuple[str, ...] = ("status",)
     codes: tuple[Outcome | Ending | Refusal, ...] = ()
     """The possible codes of a room in the reply, if its first field is a code."""
@@ -115,7 +115,7 @@ class ScriptSpec:
     """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
     does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
     is_nested: bool = False
-    """Whether an item is a tuple of words, of any number."""
+    """Whether the argument of a room is a tuple of words, of any number."""
     max_rooms: int = MAX_BATCH
     """Rooms per call: it then takes about 4 ms, if no room has many ranks."""
     may_stop: bool = False
@@ -128,7 +128,7 @@ class ScriptSpec:
     @property
     def feed(self) -> bool:
         """Whether the reply starts with the id of a feed entry."""
-        return self.first[:1] == ("feed",)
+        return self.shard_keys[:1] == ("feed",)
 
     def rows(self, reply: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
         """Return the fields of each room in a reply, without feed id and epoch."""
@@ -141,24 +141,25 @@ class ScriptSpec:
         return (self.for_owner or self) if context.owner else self
 
     def call(
-        self, context: CallContext, tag: str, rooms: list[int], items: list[str], positions: Sequence[int]
+        self, context: CallContext, tag: str, rooms: list[int], room_args: list[str], positions: Sequence[int]
     ) -> Call:
         """Return a script call for rooms of one shard."""
-        key_names = self.keys
+        key_names = self.room_keys
         if self.prefix_in_prefill and context.mode == "prefill":
             key_names = ("room", "prefix")
         if len(key_names) == 1:
-            key_list = _KEYS[key_names[0]](tag, rooms)
+            room_keys = _KEYS[key_names[0]](tag, rooms)
         else:
             by_kind = [_KEYS[name](tag, rooms) for name in key_names]
-            key_list = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
-        once = context.words.get(self.once)
-        if once is None:
-            once = context.words[self.once] = [getattr(context, name) for name in self.once]
-        first_keys = [_SHARD_KEYS[name](tag) for name in self.first]
-        words = [word for item in items for word in item] if self.is_nested else items
-        last_keys = [_SHARD_KEYS[name](tag) for name in self.last if not self.last_for or self.last_for in words]
-        return Call(self, tag, first_keys, once, rooms, key_list, items, positions, last_keys)
+            room_keys = [key for of_room in zip(*by_kind, strict=True) for key in of_room]
+        if (shared_args := context.shared_args_cache.get(self.shared_args)) is None:
+            shared_args = [getattr(context, name) for name in self.shared_args]
+            context.shared_args_cache[self.shared_args] = shared_args
+        shard_keys = [_SHARD_KEYS[name](tag) for name in self.shard_keys]
+        words = [word for words in room_args for word in words] if self.is_nested else room_args
+        last = self.last_keys if not self.last_keys_if or self.last_keys_if in words else ()
+        last_keys = [_SHARD_KEYS[name](tag) for name in last]
+        return Call(self, tag, shard_keys, shared_args, rooms, room_keys, room_args, positions, last_keys)
 
 
 class Call(NamedTuple):
@@ -166,12 +167,11 @@ class Call(NamedTuple):
 
     spec: ScriptSpec
     tag: str
-    first_keys: list[str]
-    once: list[str]
+    shard_keys: list[str]
+    shared_args: list[str]
     rooms: list[int] = []  # noqa: RUF012 - never changed
-    keys: list[str] = []  # noqa: RUF012
-    """The keys of the rooms, in their order."""
-    items: list[str] = []  # noqa: RUF012
+    room_keys: list[str] = []  # noqa: RUF012
+    room_args: list[str] = []  # noqa: RUF012
     positions: Sequence[int] = ()
     """The indexes of these rooms in the command's list."""
     last_keys: list[str] = []  # noqa: RUF012
@@ -179,20 +179,21 @@ class Call(NamedTuple):
     @property
     def all_keys(self) -> list[str]:
         """All keys of the call, in the order of KEYS."""
-        return [*self.first_keys, *self.keys, *self.last_keys]
+        return [*self.shard_keys, *self.room_keys, *self.last_keys]
 
     def words(self) -> list[str]:
         """Return the command for a server that has the script cached."""
         all_keys = self.all_keys
-        items = [word for item in self.items for word in item] if self.spec.is_nested else self.items
-        return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.once, *items]
+        room_args = [word for words in self.room_args for word in words] if self.spec.is_nested else self.room_args
+        return ["EVALSHA", self.spec.script.sha, str(len(all_keys)), *all_keys, *self.shared_args, *room_args]
 
     def split(self, reply: Sequence[Any]) -> tuple[Call, Call]:
         """Return the call for the rooms in a reply, without feed id and epoch, and the call for those that it lacks."""
         done, count = len(reply) // len(self.spec.reply), len(self.rooms)
-        keys, items = len(self.keys) // count * done, len(self.items) // count * done
-        first = self._replace(rooms=self.rooms[:done], keys=self.keys[:keys], items=self.items[:items])
-        return first, self._replace(rooms=self.rooms[done:], keys=self.keys[keys:], items=self.items[items:])
+        keys, args = len(self.room_keys) // count * done, len(self.room_args) // count * done
+        first = self._replace(rooms=self.rooms[:done], room_keys=self.room_keys[:keys], room_args=self.room_args[:args])
+        rest = self._replace(rooms=self.rooms[done:], room_keys=self.room_keys[keys:], room_args=self.room_args[args:])
+        return first, rest
 
     def replied(self, reply: Sequence[Any]) -> Call:
         """Return the call for the rooms in a reply, without feed id and epoch."""
@@ -203,15 +204,15 @@ class Call(NamedTuple):
         calls = [self, *others]
         return self._replace(
             rooms=[room for call in calls for room in call.rooms],
-            keys=[key for call in calls for key in call.keys],
-            items=[item for call in calls for item in call.items],
+            room_keys=[key for call in calls for key in call.room_keys],
+            room_args=[word for call in calls for word in call.room_args],
             positions=(),
             last_keys=max((call.last_keys for call in calls), key=len),
         )
 
     def can_merge_with(self, other: Call) -> bool:
         """Whether both can be one call: the same script, shard and settings."""
-        return self.spec is other.spec and self.once == other.once and self.tag == other.tag
+        return self.spec is other.spec and self.shared_args == other.shared_args and self.tag == other.tag
 
 
 class Command(NamedTuple, Generic[V, T]):
@@ -220,8 +221,8 @@ class Command(NamedTuple, Generic[V, T]):
     operation: str
     spec: ScriptSpec
     rooms: list[int]
-    items: list[str]
-    """The arguments that the spec's ``item`` names, room by room."""
+    room_args: list[str]
+    """The arguments that the spec's ``room_args`` names, room by room."""
     decode: Callable[[str, list[int], list[Any]], list[V]]
     """(operation, rooms of a call, its reply) -> a value for each room; see ``replies``."""
     finish: Callable[[list[int], list[V]], T]
@@ -229,30 +230,30 @@ class Command(NamedTuple, Generic[V, T]):
 
     def calls(self, context: CallContext) -> list[Call]:
         """Return the script calls of this command, in the order in which to send them."""
-        rooms, items, spec = self.rooms, self.items, self.spec
+        rooms, args, spec = self.rooms, self.room_args, self.spec
         if context.rank or context.owner:
             spec = spec.of(context)
-            items = _widened(items, len(self.spec.item), len(spec.item))
+            args = _widened(args, len(self.spec.room_args), len(spec.room_args))
         if len(rooms) == 1:
-            return [spec.call(context, keys.tag(context.namespace, context.shards, rooms[0]), rooms, items, _FIRST)]
+            return [spec.call(context, keys.tag(context.namespace, context.shards, rooms[0]), rooms, args, _FIRST)]
         if context.shards == 1:
-            width = len(spec.item)
+            width = len(spec.room_args)
             return [
-                spec.call(context, context.namespace, rooms[at:end], items[at * width : end * width], range(at, end))
+                spec.call(context, context.namespace, rooms[at:end], args[at * width : end * width], range(at, end))
                 for at, end in _chunks(len(rooms), spec.max_rooms)
             ]
-        return self._calls_by_shard(context, spec, items)
+        return self._calls_by_shard(context, spec, args)
 
-    def _calls_by_shard(self, context: CallContext, spec: ScriptSpec, items: list[str]) -> list[Call]:
-        calls, width = [], len(spec.item)
+    def _calls_by_shard(self, context: CallContext, spec: ScriptSpec, args: list[str]) -> list[Call]:
+        calls, width = [], len(spec.room_args)
         for tag, all_positions in keys.positions_by_tag(context.namespace, context.shards, self.rooms).items():
             for at, end in _chunks(len(all_positions), spec.max_rooms):
                 positions = all_positions[at:end]
                 rooms = [self.rooms[p] for p in positions]
                 if width > 1:
-                    some = [word for p in positions for word in items[p * width : (p + 1) * width]]
+                    some = [word for p in positions for word in args[p * width : (p + 1) * width]]
                 else:  # the usual cases, at less cost
-                    some = [items[p] for p in positions] if width else []
+                    some = [args[p] for p in positions] if width else []
                 calls.append(spec.call(context, tag, rooms, some, positions))
         return calls
 
@@ -280,12 +281,12 @@ def by_room(rooms: list[int], values: list[V]) -> dict[int, V]:
     return dict(zip(rooms, values, strict=True))
 
 
-def _widened(items: list[str], width: int, wider: int) -> list[str]:
+def _widened(args: list[str], width: int, wider: int) -> list[str]:
     """Return the arguments with empty ones appended for each room."""
     if width == wider:
-        return items
+        return args
     blank = [""] * (wider - width)
-    return [word for at in range(0, len(items), width) for word in (*items[at : at + width], *blank)]
+    return [word for at in range(0, len(args), width) for word in (*args[at : at + width], *blank)]
 
 
 def _chunks(total: int, size: int) -> list[tuple[int, int]]:

@@ -34,11 +34,11 @@ _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED,
 
 WRITE = ScriptSpec(
     load("write"),
-    first=_ROOM_KEYS,
-    last=_FAILED,
-    last_for="Failed",
-    once=(*_CALLER, "policy"),
-    item=("status", "generation", "reason"),
+    shard_keys=_ROOM_KEYS,
+    last_keys=_FAILED,
+    last_keys_if="Failed",
+    shared_args=(*_CALLER, "policy"),
+    room_args=("status", "generation", "reason"),
     reply=("outcome", "status"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     prefix_in_prefill=True,
@@ -49,11 +49,11 @@ WRITE = ScriptSpec(
 )
 UPDATE = ScriptSpec(
     load("update"),
-    first=("feed", "epoch"),
-    last=_FAILED,
-    last_for="Failed",
-    once=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
-    item=("status",),
+    shard_keys=("feed", "epoch"),
+    last_keys=_FAILED,
+    last_keys_if="Failed",
+    shared_args=("feed_length", "policy", "ttl_ms", "terminal_ttl_ms", "epoch_ttl_ms"),
+    room_args=("status",),
     reply=("outcome", "status"),
     codes=(*_MERGED, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
@@ -62,12 +62,12 @@ UPDATE = ScriptSpec(
 )
 WRITE_RANKS = ScriptSpec(
     load("write_ranks"),
-    first=(*_ROOM_KEYS, "cleared"),
-    last=_FAILED,
-    last_for="Failed",
-    keys=("room", "prefix"),
-    once=(*_CALLER, "policy", "mode"),
-    item=("ranks",),
+    shard_keys=(*_ROOM_KEYS, "cleared"),
+    last_keys=_FAILED,
+    last_keys_if="Failed",
+    room_keys=("room", "prefix"),
+    shared_args=(*_CALLER, "policy", "mode"),
+    room_args=("ranks",),
     is_nested=True,
     reply=("outcomes",),
     epoch=True,
@@ -78,10 +78,10 @@ WRITE_RANKS = ScriptSpec(
 mirror takes it from the feed."""
 OPEN = ScriptSpec(
     load("open"),
-    first=_ROOM_KEYS,
-    keys=("room", "prefix"),
-    once=_CALLER,
-    item=("request", "status", "seen"),
+    shard_keys=_ROOM_KEYS,
+    room_keys=("room", "prefix"),
+    shared_args=_CALLER,
+    room_args=("request", "status", "seen"),
     reply=("outcome", "status", "generation", "age_ms", "of_owner", "of_request", "opened"),
     codes=(
         *(Outcome.CREATED, Outcome.UNCHANGED, Outcome.FAILED),
@@ -94,12 +94,23 @@ OPEN = ScriptSpec(
 )
 REPLAY = ScriptSpec(
     load("replay"),
-    first=(*_ROOM_KEYS, "cleared"),
-    last=_FAILED,
-    last_for="Failed",
-    keys=("room", "prefix"),
-    once=_CALLER,
-    item=("generation", "request", "status", "reason", "length", "role", "loss", "opened", "written", "updated_ms"),
+    shard_keys=(*_ROOM_KEYS, "cleared"),
+    last_keys=_FAILED,
+    last_keys_if="Failed",
+    room_keys=("room", "prefix"),
+    shared_args=_CALLER,
+    room_args=(
+        "generation",
+        "request",
+        "status",
+        "reason",
+        "length",
+        "role",
+        "loss",
+        "opened",
+        "written",
+        "updated_ms",
+    ),
     reply=("outcome", "status", "opened"),
     codes=(*_MERGED, Outcome.STALE, Refusal.LEASE, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
@@ -109,18 +120,18 @@ REPLAY = ScriptSpec(
 )
 ATTACH = ScriptSpec(
     load("attach"),
-    first=("epoch",),
-    keys=("room", "prefix"),
-    once=("rank",),
+    shard_keys=("epoch",),
+    room_keys=("room", "prefix"),
+    shared_args=("rank",),
     reply=("status", "generation", "request", "length", "opened"),
     epoch=True,
 )
 ABORT = ScriptSpec(
     load("abort"),
-    first=("feed",),
-    last=_FAILED,
-    once=("feed_length", "terminal_ttl_ms", "author", "rank"),
-    item=("reason",),
+    shard_keys=("feed",),
+    last_keys=_FAILED,
+    shared_args=("feed_length", "terminal_ttl_ms", "author", "rank"),
+    room_args=("reason",),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED, Refusal.CORRUPT),
     prefix_in_prefill=True,
@@ -130,10 +141,10 @@ ABORT = ScriptSpec(
 )
 REAP = ScriptSpec(
     load("reap"),
-    first=("feed", "owned", "leases"),
-    last=_FAILED,
-    once=("feed_length", "terminal_ttl_ms"),
-    item=("incarnation", "reason"),
+    shard_keys=("feed", "owned", "leases"),
+    last_keys=_FAILED,
+    shared_args=("feed_length", "terminal_ttl_ms"),
+    room_args=("incarnation", "reason"),
     reply=("outcome", "status"),
     codes=(Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED),
     prefix_in_prefill=True,
@@ -143,18 +154,18 @@ REAP = ScriptSpec(
 """No statuses_after: the reply lacks the status as a rank sees it, so a mirror takes it from the feed."""
 RECORD_FAILURE = ScriptSpec(
     load("record_failure"),
-    first=("feed",),
-    last=_FAILED,
-    once=("feed_length", "author"),
-    item=("reason", "generation"),
+    shard_keys=("feed",),
+    last_keys=_FAILED,
+    shared_args=("feed_length", "author"),
+    room_args=("reason", "generation"),
     reply=("stored",),
 )
 CLEAR = ScriptSpec(
     load("clear"),
-    first=("feed", "epoch", "owned", "cleared"),
-    keys=("room", "prefix"),
-    once=("feed_length", "rank", "world_size"),
-    item=("generation",),
+    shard_keys=("feed", "epoch", "owned", "cleared"),
+    room_keys=("room", "prefix"),
+    shared_args=("feed_length", "rank", "world_size"),
+    room_args=("generation",),
     reply=("outcome", "status", "reason"),
     codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Ending.ENDED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
@@ -167,44 +178,44 @@ CLEAR = ScriptSpec(
     ],
 )
 CLEAR_FENCED = replace(CLEAR, repeatable=True)
-POLL_RANK = ScriptSpec(load("poll_rank"), once=("rank",))
+POLL_RANK = ScriptSpec(load("poll_rank"), shared_args=("rank",))
 POLL = ScriptSpec(load("poll"))
 """The consensus of a room's ranks; without ranks, its status."""
 POLL_OWN = replace(POLL, for_rank=POLL_RANK)
 CONSENSUS = ScriptSpec(load("consensus"), reply=("status", "generation", "version"))
 TOUCH = ScriptSpec(
     load("touch"),
-    first=("feed", "epoch", "owned"),
-    keys=("room", "prefix"),
-    once=("feed_length", "ttl_ms"),
+    shard_keys=("feed", "epoch", "owned"),
+    room_keys=("room", "prefix"),
+    shared_args=("feed_length", "ttl_ms"),
     reply=("kept",),
     epoch=True,
     max_rooms=500,
 )
 ENTRY = ScriptSpec(
     load("entry"),
-    keys=("room", "prefix"),
-    once=("length_field",),
+    room_keys=("room", "prefix"),
+    shared_args=("length_field",),
     reply=("ttl_ms", "length", "fields"),
     max_rooms=500,
     may_stop=True,
 )
 SET_PREFIX = ScriptSpec(
     load("set_prefix"),
-    first=("epoch",),
-    keys=("room", "prefix"),
-    once=("ttl_ms", "length_field"),
-    item=("length", "generation"),
+    shard_keys=("epoch",),
+    room_keys=("room", "prefix"),
+    shared_args=("ttl_ms", "length_field"),
+    room_args=("length", "generation"),
     reply=("stored",),
     epoch=True,
 )
 POP_PREFIX = ScriptSpec(
-    load("pop_prefix"), keys=("prefix",), once=("length_field",), reply=("length",), repeatable=False
+    load("pop_prefix"), room_keys=("prefix",), shared_args=("length_field",), reply=("length",), repeatable=False
 )
 SNAPSHOT_RANKS = ScriptSpec(
     load("snapshot_ranks"),
-    first=("feed",),
-    once=("feed_ttl_ms", "rank"),
+    shard_keys=("feed",),
+    shared_args=("feed_ttl_ms", "rank"),
     reply=("status", "left_ms", "ranks"),
     statuses_after=lambda reply: reply[::3],
     max_rooms=500,
@@ -212,20 +223,20 @@ SNAPSHOT_RANKS = ScriptSpec(
 )
 SNAPSHOT = ScriptSpec(
     load("snapshot"),
-    first=("feed",),
-    once=("feed_ttl_ms",),
+    shard_keys=("feed",),
+    shared_args=("feed_ttl_ms",),
     reply=("status", "left_ms"),
     statuses_after=lambda reply: reply[::2],
     for_rank=SNAPSHOT_RANKS,
 )
 SNAPSHOT_FIELDS = ScriptSpec(
-    load("snapshot_fields"), first=("feed",), reply=("status", "left_ms", "opening", "updated_ms", "owner")
+    load("snapshot_fields"), shard_keys=("feed",), reply=("status", "left_ms", "opening", "updated_ms", "owner")
 )
 
 FAILURES = ScriptSpec(
     load("failures"),
-    first=("feed", "failed"),
-    once=("feed_ttl_ms",),
+    shard_keys=("feed", "failed"),
+    shared_args=("feed_ttl_ms",),
     reply=("status", "generation", "request", "owner", "by", "reason"),
 )
 

@@ -16,7 +16,7 @@ from redis_kvpoll.protocol.script_call import FEED_TTL_MS, Call, CallContext, Id
 from redis_kvpoll.protocol.scripts import load
 from redis_kvpoll.validation import Mode, Policy
 
-SETTINGS = ScriptSpec(load("settings"), keys=(), reply=())
+SETTINGS = ScriptSpec(load("settings"), room_keys=(), reply=())
 NAMES = ("schema", "policy", "shards", "mode", "feed_length")
 SCHEMA = "3"
 """Incremented when keys or fields change so that older versions would misread them."""

@@ -150,7 +150,8 @@ class ShardReplica(WaitedRooms):
 
     def observe_write(self, at: int, call: Call, reply: Sequence[Any], now: float) -> None:
         """Apply the reply to a write of this process; nothing in it is older than the entry that it appended."""
-        ttls = [int(ms) for name, ms in zip(call.spec.once, call.once, strict=True) if name.endswith("ttl_ms")]
+        sent = zip(call.spec.shared_args, call.shared_args, strict=True)
+        ttls = [int(ms) for name, ms in sent if name.endswith("ttl_ms")]
         ttl = min(ttls, default=0) / 1000
         for room, status in self._reported(call, reply):
             if at > self._ids.get(room, self.position):

@@ -121,7 +121,7 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
         own = executor.recovery.accept_reply(call, server, tokens, reply)
         if own and (update := replies.update(own)) is not None:
             return update
-    command = fenced_commands.update(call.rooms[0], int(call.items[1]), status)
+    command = fenced_commands.update(call.rooms[0], int(call.room_args[1]), status)
     if not own:  # data was lost, or the script has left the room out
         own = dispatcher.run(ready.repeat(command, call, sent_at, first_error))
     return command.finish(command.rooms, executor.decode(command, command.rooms, own))

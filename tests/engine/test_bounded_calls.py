@@ -23,7 +23,7 @@ def execute(store, command):
 
 def many(command):
     """The command for all rooms."""
-    return command._replace(rooms=[*ROOMS], items=command.items * len(ROOMS), finish=room_commands.by_room)
+    return command._replace(rooms=[*ROOMS], room_args=command.room_args * len(ROOMS), finish=room_commands.by_room)
 
 
 def fill(client, status=BOOT, counted=True):

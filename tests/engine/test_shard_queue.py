@@ -89,8 +89,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert batch.pending_calls[0] is line[0], "the first call in the queue is sent"
         assert self.queue.elect_sender() is None, "one batch at a time"
         assert len(batch.call.rooms) <= batch.call.spec.max_rooms
-        assert {(one.call.spec, tuple(one.call.once)) for one in batch.pending_calls} == {
-            (line[0].call.spec, tuple(line[0].call.once))
+        assert {(one.call.spec, tuple(one.call.shared_args)) for one in batch.pending_calls} == {
+            (line[0].call.spec, tuple(line[0].call.shared_args))
         }
         assert not any(one.done for one in batch.pending_calls)
         for one in batch.pending_calls:  # no call overtakes an earlier one on the same room

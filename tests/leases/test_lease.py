@@ -365,11 +365,11 @@ def test_script_head_matches_calls_and_reply():
     table = context(nonce="n")
     config = lease_commands.LeaseConfig.checked("prefill-0", 5.0, None)
     for call in (config.call(table, "ns", "renew", "1", "e"), lease_commands.sweep(table, "ns")):
-        assert call.first_keys == [getattr(keys, name)("ns") for name in first_keys]
-        assert len(call.once) == len(once)
-        assert call.rooms == call.keys == call.items == []
+        assert call.shard_keys == [getattr(keys, name)("ns") for name in first_keys]
+        assert len(call.shared_args) == len(once)
+        assert call.rooms == call.room_keys == call.room_args == []
         assert call.spec is not SETTINGS
-    sent = dict(zip(once, config.call(table, "ns", "renew", "1", "e").once, strict=True))
+    sent = dict(zip(once, config.call(table, "ns", "renew", "1", "e").shared_args, strict=True))
     assert sent == {
         "process": "",
         "epoch_ttl_ms": table.epoch_ttl_ms,

@@ -67,7 +67,7 @@ def sent(process: Process, context: CallContext, call: Call) -> Process:
         return process
     held = store_of(process, context)
     held.mark_clearing(call)
-    fence = call.items[0].encode()
+    fence = call.room_args[0].encode()
     is_over = not context.rank and fence in (
         b"",
         process.held.generation,
@@ -119,7 +119,7 @@ def _replay(process: Process, context: CallContext) -> Command[Any, Any] | None:
     if process.must_replay:
         held.data_lost(NAMESPACE, NOW)
     for call in held.replays(NAMESPACE, context, NOW):
-        return Command("replay", script_specs.REPLAY, call.rooms, call.items, replayed, only)
+        return Command("replay", script_specs.REPLAY, call.rooms, call.room_args, replayed, only)
     return None
 
 

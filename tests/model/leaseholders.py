@@ -85,11 +85,11 @@ _DECODERS: dict[str, Callable[..., list[Any]]] = {
 
 @cache
 def context_of(owner: str, incarnation: str, nonce: str) -> CallContext:
-    return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce, words={})
+    return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce, shared_args_cache={})
 
 
 def sent(name: str, process: Holder, call: Call) -> Sent:
-    keys, argv = tuple(call.all_keys), (*call.once, *call.items)
+    keys, argv = tuple(call.all_keys), (*call.shared_args, *call.room_args)
     spec = call.spec
     return Sent(name, spec.script.name, keys, argv, process.owner, process.incarnation, (spec.feed, spec.epoch))
 

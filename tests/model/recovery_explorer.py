@@ -137,7 +137,7 @@ class RecoveryExplorer:
             effect, text = _send(flow, self._servers.run(effect)), f"{text}, renews its lease"
         while isinstance(effect, Call) and not is_new:
             reply = self._servers.run(effect)
-            text = f"replays {list(effect.items)} -> {reply[2:]}"
+            text = f"replays {list(effect.room_args)} -> {reply[2:]}"
             effect = _send(flow, reply)
             if not is_whole:
                 break

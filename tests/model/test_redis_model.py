@@ -265,7 +265,7 @@ def test_scripts_match_real_server(plain_client, where, actions):
             if isinstance(action, room_commands.Command):
                 for call in action.calls(where):
                     keys = [key.encode() for key in call.all_keys]
-                    argv = [word.encode() for word in (*call.once, *call.items)]
+                    argv = [word.encode() for word in (*call.shared_args, *call.room_args)]
                     sides.same("run", call.spec.script.source, keys, argv)
             else:  # a key of another type, made by hand
                 name, (put, *words) = action

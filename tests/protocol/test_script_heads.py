@@ -107,10 +107,10 @@ class TestHeads:
     @pytest.mark.parametrize("spec", SPECS, ids=named(SPECS))
     def test_head_matches_spec(self, spec):
         labelled = head(spec.script.name)[1]
-        names = [*spec.keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
-        assert words(labelled["KEYS"]) == (list(spec.first), names)
-        assert last_keys(spec.script.name) == (list(spec.last), spec.last_for)
-        assert words(labelled["ARGV"]) == (list(spec.once), list(spec.item))
+        names = [*spec.room_keys, *(["prefix in mode prefill"] if spec.prefix_in_prefill else [])]
+        assert words(labelled["KEYS"]) == (list(spec.shard_keys), names)
+        assert last_keys(spec.script.name) == (list(spec.last_keys), spec.last_keys_if)
+        assert words(labelled["ARGV"]) == (list(spec.shared_args), list(spec.room_args))
         told = ["feed_id"] * spec.feed + ["epoch"] * spec.epoch
         assert words(labelled["REPLY"]) == (told, list(spec.reply))
         assert codes(spec.script.name) == {code.value: code.name for code in spec.codes}
@@ -120,27 +120,31 @@ class TestHeads:
     def test_include_finds_its_keys_and_arguments(self, spec):
         """By their places: a script that puts others there would write the feed into the epoch."""
         used = included(spec.script.name)
-        appends = spec.once[:1] == ("feed_length",)  # ARGV[1] of all that use it
+        appends = spec.shared_args[:1] == ("feed_length",)  # ARGV[1] of all that use it
         assert ("feed" in used) == appends
         assert appends <= spec.feed
         prose = head("include/caller")[0]
         keys_said, once_said = (re.search(rf"{label} begin with ([^.]*)\.", prose)[1] for label in ("KEYS", "ARGV"))
         first, once = keys_said.split(", "), once_said.split(", ")
-        assert ("caller" in used) == (list(spec.first[: len(first)]) == first) == (list(spec.once[: len(once)]) == once)
+        assert (
+            ("caller" in used)
+            == (list(spec.shard_keys[: len(first)]) == first)
+            == (list(spec.shared_args[: len(once)]) == once)
+        )
 
     def test_update_one_head_matches_spec(self):
         labelled = head("update_one")[1]
-        assert words(labelled["KEYS"]) == (list(UPDATE_ONE.first), list(UPDATE_ONE.keys))
-        assert words(labelled["ARGV"]) == (list(UPDATE_ONE.once), list(UPDATE_ONE.item))
+        assert words(labelled["KEYS"]) == (list(UPDATE_ONE.shard_keys), list(UPDATE_ONE.room_keys))
+        assert words(labelled["ARGV"]) == (list(UPDATE_ONE.shared_args), list(UPDATE_ONE.room_args))
         assert words(labelled["REPLY"]) == ([], list(UPDATE_ONE.reply))
 
     def test_renew_head_matches_call(self):
         labelled, spec = head("renew")[1], lease_commands.RENEW
         call = LeaseConfig.checked("prefill-0", 5.0, None).heartbeat_call(table(), "ns", "17")
-        assert words(labelled["ARGV"]) == ([], list(spec.item))
+        assert words(labelled["ARGV"]) == ([], list(spec.room_args))
         assert words(labelled["REPLY"]) == (["epoch", "feed_id", "room", "status"], list(spec.reply))
-        assert call.first_keys == [SHARD_KEYS[name]("ns") for name in words(labelled["KEYS"])[0]]
-        assert (call.once, call.items) == ([], ["prefill-0", "17", "5000", "500"])
+        assert call.shard_keys == [SHARD_KEYS[name]("ns") for name in words(labelled["KEYS"])[0]]
+        assert (call.shared_args, call.room_args) == ([], ["prefill-0", "17", "5000", "500"])
 
     def test_settings_head_matches_call(self):
         labelled = head("settings")[1]
@@ -148,8 +152,8 @@ class TestHeads:
         assert words(labelled["ARGV"]) == (["ttl_ms", *settings_module.NAMES], [])
         assert words(labelled["REPLY"]) == (list(settings_module.NAMES), [])
         call = expected_settings().call()
-        assert (len(call.first_keys), len(call.once)) == (1, 1 + len(settings_module.NAMES))
-        assert call.keys == call.items == []
+        assert (len(call.shard_keys), len(call.shared_args)) == (1, 1 + len(settings_module.NAMES))
+        assert call.room_keys == call.room_args == []
 
     @pytest.mark.parametrize("name", NAMES)
     def test_codes_match_enums(self, name):
@@ -171,19 +175,21 @@ class TestCalls:
             first_keys, each_key = words(labelled["KEYS"])
             each_key = [key for key in each_key if mode == "prefill" or not key.endswith(" in mode prefill")]
             once, item = words(labelled["ARGV"])
-            assert call.first_keys == [SHARD_KEYS[word]("ns") for word in first_keys]
+            assert call.shard_keys == [SHARD_KEYS[word]("ns") for word in first_keys]
             by_kind = {"room": keys.rooms, "prefix": keys.prefixes}
             last, status = last_keys(call.spec.script.name)
-            items = [word for item in command.items for word in ([item] if isinstance(item, str) else item)]
+            items = [word for item in command.room_args for word in ([item] if isinstance(item, str) else item)]
             is_needed = not status or status in items
             assert call.last_keys == [SHARD_KEYS[word]("ns") for word in last if is_needed]
-            assert call.keys == [by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key]
-            assert call.once == [getattr(context, word) for word in once]
-            width, given = len(item), len(command.spec.item)
+            assert call.room_keys == [
+                by_kind[key.split()[0]]("ns", [room])[0] for room in command.rooms for key in each_key
+            ]
+            assert call.shared_args == [getattr(context, word) for word in once]
+            width, given = len(item), len(command.spec.room_args)
             for at in range(len(command.rooms)):
-                sent = call.items[at * width : (at + 1) * width]
-                assert sent == [*command.items[at * given : (at + 1) * given], *[""] * (width - given)]
-            assert len(call.items) == width * len(command.rooms)
+                sent = call.room_args[at * width : (at + 1) * width]
+                assert sent == [*command.room_args[at * given : (at + 1) * given], *[""] * (width - given)]
+            assert len(call.room_args) == width * len(command.rooms)
             assert (call.tag, call.rooms, list(call.positions)) == ("ns", command.rooms, [*range(len(command.rooms))])
 
     @pytest.mark.parametrize(
@@ -212,11 +218,11 @@ class TestCalls:
         rooms = {room: 1 + room % 4 for room in range(4_000)}
         sent = {}
         for call in room_commands.update_many(rooms).calls(context):
-            width = len(call.spec.item)
+            width = len(call.spec.room_args)
             for at, room in enumerate(call.rooms):
                 assert call.tag == keys.tag("ns", 3, room)
-                assert call.keys[at] == keys.rooms(call.tag, [room])[0]
-                assert call.items[at * width : (at + 1) * width] == [names[room % 4], *[""] * (width - 1)]
+                assert call.room_keys[at] == keys.rooms(call.tag, [room])[0]
+                assert call.room_args[at * width : (at + 1) * width] == [names[room % 4], *[""] * (width - 1)]
                 sent[room] = call.positions[at]
         assert sent == {room: room for room in rooms}
 
@@ -224,7 +230,7 @@ class TestCalls:
         one, two = (room_commands.abort(room, f"why {room}").calls(table(mode="prefill"))[0] for room in (A, B))
         assert one.can_merge_with(two)
         both = one.merged_with([two])
-        twice = room_commands.abort(A, f"why {A}")._replace(rooms=[A, B], items=[f"why {A}", f"why {B}"])
+        twice = room_commands.abort(A, f"why {A}")._replace(rooms=[A, B], room_args=[f"why {A}", f"why {B}"])
         assert both.words() == twice.calls(table(mode="prefill"))[0].words()
         assert not one.can_merge_with(room_commands.clear(A).calls(table(mode="prefill"))[0])
         assert not one.can_merge_with(room_commands.abort(A, "why").calls(table(feed_length="0"))[0])

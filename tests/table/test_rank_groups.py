@@ -77,8 +77,8 @@ class Table:
                 found.append(send(self.client, fenced_commands.clear(room, change.generation), mine)[2:4])
             elif change.status is not None and change.reason:
                 build = fenced_commands.fail(room, 0 if not change.generation else change.generation, change.reason)
-                items = [build.items[0], str(change.generation or ""), change.reason]
-                found.append(send(self.client, build._replace(items=items), mine)[-2:])
+                items = [build.room_args[0], str(change.generation or ""), change.reason]
+                found.append(send(self.client, build._replace(room_args=items), mine)[-2:])
             elif change.status is not None and change.generation:
                 found.append(
                     send(self.client, fenced_commands.update(room, change.generation, change.status), mine)[-2:]
