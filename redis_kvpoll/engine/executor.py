@@ -62,7 +62,7 @@ class Executor:
         if context is None or not command.rooms:
             return []
         calls = self.recovery.build_calls(command, context)
-        return [] if self.recovery.needs_check(calls) else calls
+        return [] if self.recovery.needs_check([call.tag for call in calls]) else calls
 
     def prepare(self, call: Call) -> Send:
         """Return the first attempt of a call to a shard that is current."""

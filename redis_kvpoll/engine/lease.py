@@ -167,7 +167,7 @@ class LeaseKeeper:
         tags = [self._tags[0], *self._due_visits(now)]
         pending_calls = yield from self._renew(now, tags)
         others = [tag for tag in self._tags if tag not in tags]
-        if self._executor.recovery.needs_check([self.renewal(tag, "") for tag in others]):  # they may have lost data
+        if self._executor.recovery.needs_check(others):  # they may have lost data
             pending_calls += yield from self._renew(now, others)
         if self.lost:
             return (yield from self._drop_everywhere(until))

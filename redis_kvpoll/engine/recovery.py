@@ -10,7 +10,7 @@ Invariant: a connection to the server on which a shard was verified needs no che
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from redis_kvpoll.engine import tracking
@@ -78,9 +78,9 @@ class Recovery(LeaseHolder):
             self.members.mark_clearing(calls)
         return calls
 
-    def needs_check(self, calls: Sequence[Call]) -> bool:
-        """Whether the shard of one of these calls must be verified, or has rooms to replay, before it is sent."""
-        return not self.is_current and any(self._needs_check(call.tag) for call in calls)
+    def needs_check(self, tags: Iterable[str]) -> bool:
+        """Whether one of these shards must be verified, or has rooms to replay, before a call is sent to it."""
+        return not self.is_current and any(map(self._needs_check, tags))
 
     @property
     def is_current(self) -> bool:
