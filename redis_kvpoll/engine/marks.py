@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from redis_kvpoll.model import Outcome
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.rank_commands import outcomes_of
@@ -25,7 +24,6 @@ KEPT = 64
 """Heartbeats of a lease: enough to find the last one that a lagging replica has seen."""
 
 _id = attrgetter("id")
-_WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
 
 
 class Mark(NamedTuple):
@@ -167,7 +165,7 @@ def mark_of(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | None:
         return None
     for at in range(len(call.rooms) - 1, -1, -1):
         outcome = reply[at * len(spec.reply)]
-        if outcome in _WRITTEN:
+        if outcome in specs.WRITTEN:
             return Mark(feed_id, call.rooms[at], reply[at * len(spec.reply) + 1] or b"")
         if outcome in specs.CLEARED:
             return Mark(feed_id, call.rooms[at], b"absent")
@@ -178,6 +176,6 @@ def _mark_of_ranks(call: Call, feed_id: bytes, reply: Sequence[Any]) -> Mark | N
     """Return the mark of the last entry of a call of WRITE_RANKS: of the last rank of the last room that it changed."""
     for room, outcomes in zip(reversed(call.rooms), reversed(reply), strict=True):
         for code, text in reversed(outcomes_of(outcomes)):
-            if code in _WRITTEN or code in specs.CLEARED:
+            if code in specs.WRITTEN or code in specs.CLEARED:
                 return Mark(feed_id, room, b"absent" if code in specs.CLEARED else text)
     return None

@@ -169,6 +169,6 @@ def _observe_rank(
     tracked = rooms.in_shard(tag).get(room)
     if change.length and tracked and tracked.generation == generation and code != Outcome.STALE.value:
         tracked.length = change.length
-        if code not in tracking.WRITTEN:
+        if code not in script_specs.WRITTEN:
             rooms.unmark(tag, room, None)  # a length alone leaves no entry
     return None

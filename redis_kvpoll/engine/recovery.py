@@ -23,7 +23,7 @@ from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS
+from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS, WRITTEN
 
 UNDER_LEASE = (UPDATE, WRITE, OPEN, SET_PREFIX)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
@@ -270,7 +270,7 @@ class Recovery(LeaseHolder):
                 reply = yield from attempts.send_script(call, self.servers.get(tag))
                 if (outcomes := self.accept_reply(call, None, tokens, reply)) is None:
                     return False
-                self.losses.restored(sum(code in tracking.WRITTEN for code, *_ in call.spec.rows(outcomes)))
+                self.losses.restored(sum(code in WRITTEN for code, *_ in call.spec.rows(outcomes)))
                 _, call = call.split(outcomes)
                 if not (yield from self._renew_leases(tag, shard, attempts)):
                     return False

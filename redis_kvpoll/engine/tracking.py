@@ -22,8 +22,6 @@ logger = logging.getLogger("redis_kvpoll.leases")
 CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
 
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
-WRITTEN = frozenset({Outcome.CREATED.value, Outcome.ADVANCED.value, Outcome.FAILED.value})
-"""The outcomes of writes that changed a room."""
 _GONE = frozenset({*specs.CLEARED, Outcome.STALE.value, Outcome.SKIPPED.value})
 """The outcomes of clears after which the caller has no part in the room."""
 
@@ -44,7 +42,7 @@ def _observe_open(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: M
             created = TrackedRoom(int(generation), request.decode(), "creator", parse_status(status), now)
             tracked = rooms.track(call.tag, room, created, now)
             tracked.add_opening(room, opened)
-            if code in WRITTEN:
+            if code in specs.WRITTEN:
                 tracked.changed = mark
                 rooms.mark(call.tag, room, tracked, mark)
             else:
@@ -107,7 +105,7 @@ def observe_written(
     if not generation and code == Outcome.CREATED.value and not (rooms.has_rank and tracked.role == "attached"):
         del rooms_here[room]  # the room was absent, so the generation that was tracked is over
         return
-    if code in WRITTEN:
+    if code in specs.WRITTEN:
         tracked.written = tracked.changed = mark
         if rooms.unmarked:
             rooms.unmarked.get(tag, {}).pop(room, None)
@@ -132,7 +130,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         elif code in _DONE:
             tracked.awaiting_since = None
             rooms.mark(call.tag, room, tracked, mark)
-            if tracked.length and code not in WRITTEN and mark is not None:
+            if tracked.length and code not in specs.WRITTEN and mark is not None:
                 rooms.unmark(call.tag, room, mark.id)  # the length that it sent left no entry
             tracked.add_opening(room, opened)
             rooms.merge_status(tracked, parse_status(status), now)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from redis_kvpoll.model import Ending, Outcome, Refusal
+from redis_kvpoll.model import Ending, Outcome, Refusal, Update
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, ScriptSpec
 from redis_kvpoll.protocol.scripts import load
 
@@ -28,6 +28,8 @@ def _reported_statuses(width: int) -> Callable[[list[Any]], list[Any]]:
     ]
 
 
+WRITTEN = frozenset(outcome.value for outcome in Outcome if Update(outcome, None).changed)
+"""The codes of writes that changed a room."""
 CLEARED = frozenset({Outcome.CLEARED.value, Ending.ENDED.value})
 """The codes of a clear that has cleared something."""
 _MERGED = (Outcome.CREATED, Outcome.ADVANCED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.SKIPPED)
