@@ -130,8 +130,11 @@ class ShardQueue:
     def elect_sender(self) -> PendingCall | None:
         """Return the queued call whose caller must send the next batch: the one with the latest deadline.
 
-        So no deadline in the batch is later than its sender's. Returns None while a batch is in flight, or while every
-        queued caller is busy sending for another shard; then the first caller to become idle calls this again.
+        So few calls are in a batch that ends before their deadline. A call that is queued later, or whose caller was
+        busy, may be: ``take_batch`` limits the batch to its sender's deadline, and that call is queued again.
+
+        Returns None while a batch is in flight, or while every queued caller is busy sending for another shard; then
+        the first caller to become idle calls this again.
         """
         if self.batch is not None:
             return None
