@@ -1,7 +1,7 @@
 """Runs flows for asyncio. Calls made in the same turn of the event loop share a batch.
 
-A task of the dispatcher's own, the sender, sends the batches of a shard. It starts in the turn after the first call, so
-that all calls of that turn share the batch.
+A call that is alone in its turn is sent by its caller. Where several calls wait, a task of the shard's own, the sender,
+sends their batches. It starts in the next turn, so that all calls of this one share the first batch.
 
 Invariant: the cancellation of a caller affects no other: its call leaves the queue, or stays in its batch.
 """
