@@ -98,7 +98,7 @@ class Dispatcher:
                 queue = self._queues[tag]
                 if queue.batch is None and not queue.waiting:
                     queue.sender = get_ident()
-                    own = queue.batch = batch  # one statement, so that no interrupt comes between the two
+                    own = queue.batch = batch  # no interrupt comes between: see engine/batching.py
             return TAKE_FULL_PATH if own is None else send(*args)
         finally:
             if own is not None:
