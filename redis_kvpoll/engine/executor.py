@@ -88,12 +88,13 @@ class Executor:
     # Any other command
 
     def run(self, command: Command[V, T], calls: list[Call], give_up_at: float | None = None) -> Flow[T]:
-        """Execute a command, by ``calls`` if there are any."""
+        """Queue a command's calls and return its result. If ``calls`` are empty, they are not built yet."""
         rooms, give_up_at = command.rooms, give_up_at or self._give_up_at
         if not rooms:
             return command.finish(rooms, [])
         if not calls:
-            # A known context does not change, and send_batch verifies it. Queueing now keeps the order of the calls.
+            # A known context is used even if it is due for verification: send_batch verifies it before it sends.
+            # Waiting for that here would let later calls overtake this one.
             context = self.session.context or (yield from self._establish_context(command, give_up_at))
             calls = self.recovery.build_calls(command, context)
         if len(calls) == 1:

@@ -5,7 +5,8 @@ room, holds no lease and has no mirror. A driver sends its bytes and takes the r
 comes up, an error included, is left to the full path: ``take_over`` goes on where the short way ends. A fenced update
 saves only the making of its call: its reply is processed as ever.
 
-A Python function that is called once per round trip takes 0.4 us, since the caches have gone cold: so there are few.
+A call of a Python function takes 0.4 us here: during a round trip the caches go cold. So this path has few functions,
+and repeats some code.
 """
 
 from __future__ import annotations
