@@ -68,7 +68,7 @@ class PendingCall:
         self.call = call
         self.give_up_at = give_up_at
         self.command = command
-        """The command of the call, if the driver decodes the reply for the caller."""
+        """The command of the call, in asyncio only: there the dispatcher decodes the reply for the caller."""
         self.reply: list[Any] | None = None
         self.failure: Exception | None = None
         self.queued_behind: Any = None

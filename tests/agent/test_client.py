@@ -63,8 +63,9 @@ def joined(agent):
     """A client that has joined, its rooms, and the agent's end of its connection."""
     nothing = lambda *_: None  # noqa: E731
     handlers = SimpleNamespace(state_changed=nothing, tick=nothing, went_on_alone=nothing)
-    rooms = RoomRegistry(lambda: client.send_changes())
+    rooms = RoomRegistry()
     client = TableClient(hello(), agent.path, rooms, handlers)
+    rooms.changes.after = client.send_changes
     joining = threading.Thread(target=client.join)
     joining.start()
     with contextlib.closing(agent.accept()) as connection:

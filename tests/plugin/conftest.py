@@ -25,7 +25,7 @@ def now():
 @pytest.fixture
 def registry(now):
     """The registry of a prefill worker, whose rooms wait for their senders."""
-    registry = RoomRegistry(lambda: None, clock=lambda: now[0])
+    registry = RoomRegistry(clock=lambda: now[0])
     registry.awaits_claims = True
     return registry
 

@@ -36,7 +36,7 @@ def own():
 
 
 def consensus_map(own, rank, peers, theirs):
-    registry = RoomRegistry(lambda: None)
+    registry = RoomRegistry()
     registry.statuses = ConsensusMap(registry, rank, peers, lambda room: theirs.get(room, {}), own)
     return registry.statuses
 

@@ -70,7 +70,7 @@ class Receiver:
 
 @pytest.fixture
 def registry():
-    registry = RoomRegistry(lambda: None)
+    registry = RoomRegistry()
     registry.statuses[ROOM] = WAIT
     return registry
 

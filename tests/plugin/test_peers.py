@@ -75,7 +75,7 @@ STAGE, NO_STAGE = "decode/h:1/tp0/pp1@10.0.0.2:40000", "decode/h:1/tp0@10.0.0.2:
 )
 def test_stages_of_decode_are_failed_by_their_own_failures_alone(owner, failed_by, reason, is_passed_on):
     """Prefill stops halfway: one stage may have its pages, and another not, so that their batches differ."""
-    registry, failed = RoomRegistry(lambda: None), []
+    registry, failed = RoomRegistry(), []
     registry.statuses[ROOM] = MOVE
     number = registry.current_life(ROOM)
 

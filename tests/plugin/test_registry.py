@@ -19,7 +19,7 @@ ROOM = 7
 
 @pytest.fixture
 def registry():
-    return RoomRegistry(lambda: None)
+    return RoomRegistry()
 
 
 @pytest.fixture
@@ -92,7 +92,8 @@ class TestOutbox:
     def test_each_change_but_a_length_is_news(self):
         """A length goes with the status of the same message, so that the two are one for the agent."""
         told = []
-        registry = RoomRegistry(lambda: told.append(registry.outbox.take_changed()))
+        registry = RoomRegistry()
+        registry.changes.after = lambda: told.append(registry.outbox.take_changed())
         for room in range(3):
             registry.statuses[room] = BOOT
         registry.lengths[0] = 17
@@ -156,7 +157,7 @@ class TestReasons:
 
     def test_records_of_closed_rooms_expire(self):
         now = [0.0]
-        registry = RoomRegistry(lambda: None, clock=lambda: now[0])
+        registry = RoomRegistry(clock=lambda: now[0])
         registry.reasons[1] = "never opened"
         registry.lengths[2] = 17
         registry.statuses[3] = BOOT
@@ -199,7 +200,7 @@ class TestReasons:
 
     def test_wait_budget_after_a_pause_is_restored(self):
         now = [0.0]
-        registry = RoomRegistry(lambda: None, clock=lambda: now[0])
+        registry = RoomRegistry(clock=lambda: now[0])
         registry.waiting.longest = 0.25
         waited = []
         registry.waiting._recorded.wait_for = lambda _, seconds: (

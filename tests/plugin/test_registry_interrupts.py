@@ -80,8 +80,9 @@ class Told(RoomRegistry):
     """A registry that tells its changes by a sender, and what it has told on the present connection."""
 
     def __init__(self):
-        super().__init__(lambda: self.sender.send_changes())
+        super().__init__()
         self.sender = ChangeSender(self.outbox, self.send)
+        self.changes.after = self.sender.send_changes
         self.is_full = False
         self.told = []
 

@@ -21,7 +21,7 @@ TEXTS = (Manager, EarlyManager)
 
 @pytest.fixture
 def registry():
-    return RoomRegistry(lambda: None)
+    return RoomRegistry()
 
 
 @pytest.fixture(params=TEXTS)
@@ -140,7 +140,7 @@ class TestLateUpdate:
     )
     def test_any_thread_order_keeps_cleared_and_failed(self, steps):
         """However three threads interleave their steps, no cleared room comes back and no Failed is undone."""
-        registry, begun = RoomRegistry(lambda: None), {}
+        registry, begun = RoomRegistry(), {}
         update = registry.scoped(Manager(request_status=registry.statuses).update_status)
         lives, failed, there = 0, False, False
         for thread, step in [*steps, *((thread, "end") for thread in range(3))]:

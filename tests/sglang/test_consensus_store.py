@@ -38,7 +38,7 @@ def stores(request: pytest.FixtureRequest) -> Iterator[Stores]:
         for rank in range(stages):
             own = PPConsensusStore(stages, rank, group)
             if request.param == "the map":
-                registry = RoomRegistry(lambda: None)
+                registry = RoomRegistry()
                 own = registry.statuses = ConsensusMap(registry, rank, [*range(stages)], lambda _: {}, own)
             made.append(own)
         return made

@@ -37,7 +37,7 @@ MAX_MISMATCHES = 3
 def check_update_status(manager: Any) -> None:
     """Raise IncompatibleSGLangError unless a manager's ``update_status`` does with the map what it does with a dict."""
     replaced, update = manager.request_status, manager.update_status
-    registry = RoomRegistry(lambda: None)
+    registry = RoomRegistry()
     try:
         on_a_dict = _live(manager, update, {})
         on_the_map = _live(manager, registry.scoped(update), registry.statuses)

@@ -26,11 +26,11 @@ class Changes:
     ``after`` is called after changes that have set ``is_news``. It is a change itself, which no other interrupts.
     """
 
-    def __init__(self, scopes: Scopes, after: Callable[[], object]) -> None:
+    def __init__(self, scopes: Scopes) -> None:
         self.lock = threading.RLock()
         self.is_news = False
         """Whether there is something to tell outside."""
-        self.after = after
+        self.after: Callable[[], object] = _nothing
         self._scopes = scopes
         self.is_changing = False
         """Whether a change is being made; to a thread that has the lock: by itself."""

@@ -30,10 +30,10 @@ GENERIC_REASON = "Aborted by AbortReq."
 class RoomRegistry:
     """The rooms of one process. ``clock`` gives seconds.
 
-    ``wake`` is called, as a change of its own, when there is something in the outbox to publish.
+    Set ``changes.after`` to be called, as a change of its own, when there is something in the outbox to publish.
     """
 
-    def __init__(self, wake: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.statuses = StatusMap(self)
         self.reasons = FailureRecords(self)
         self.lengths = PrefixLengths(self)
@@ -43,7 +43,7 @@ class RoomRegistry:
         self._lives: dict[int, int] = {}
         """The current life's number of each room."""
         self.scopes = Scopes(self._lives)
-        self.changes = Changes(self.scopes, wake)
+        self.changes = Changes(self.scopes)
         self.change = self.changes.do
         self.outbox = Outbox(self._note_news)
         self.waiting = ReasonWait(self.changes, clock)

@@ -56,7 +56,7 @@ class TableWorker:
     def __init__(self, settings: PluginSettings, identity: ProcessIdentity) -> None:
         self.identity = identity
         self.settings = settings
-        self.registry = RoomRegistry(lambda: None)
+        self.registry = RoomRegistry()
         self.role_hooks = RoleHooks(self.registry.fail_from_table)
         self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
         self.registry.changes.after = self.client.send_changes

@@ -21,7 +21,7 @@ ROOM, WAIT = 4711, 2
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_prefill_is_told_and_the_room_does_not_fail_here(backend: str) -> None:
     """Where decode does not defer. In the table the room is over, by no failure of this rank's."""
-    registry, sglang, sent = RoomRegistry(lambda: None), manager(backend, "decode"), []
+    registry, sglang, sent = RoomRegistry(), manager(backend, "decode"), []
     sglang.enable_deferred_decode_kv_release = False
     sglang.request_status, sglang.failure_records = registry.statuses, registry.reasons
     sglang.update_status = registry.scoped(sglang.update_status)
