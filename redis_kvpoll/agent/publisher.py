@@ -66,7 +66,7 @@ class OutboxPublisher:
         self.is_online = asyncio.Event()
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._member = member
-        self._rooms = rooms
+        self._rooms, self._outbox = rooms, rooms.outbox
         self._writer = writer
         self._on_opened = on_opened
         self._on_ended = on_ended
@@ -112,7 +112,7 @@ class OutboxPublisher:
         """Publish all that is pending: the server is reachable again."""
         if not self.is_online.is_set() and not self._is_stopped:
             self.is_online.set()
-            self.publish(self._rooms.pending_rooms())
+            self.publish(self._outbox.rooms())
 
     def stop(self) -> None:
         """Publish nothing more, for good; what was under way may be in the table or not."""
@@ -123,7 +123,7 @@ class OutboxPublisher:
 
     async def flush(self) -> None:
         """Publish everything before returning; while the server is unreachable, this waits."""
-        while (pending := self._rooms.pending_rooms()) or not self.is_idle:
+        while (pending := self._outbox.rooms()) or not self.is_idle:
             if pending:
                 await self.is_online.wait()
                 self.publish(pending)
@@ -136,7 +136,7 @@ class OutboxPublisher:
         number, handle = self._handles.get(room, (0, None))
         if handle is None or room in self._rooms.awaiting_reason:
             return False
-        life = self._rooms.take(room)
+        life = self._outbox.take(room)
         if life is None:
             return True
         status = KVPoll(life.status) if life.status in STATUSES else None
@@ -149,7 +149,7 @@ class OutboxPublisher:
         if is_said:
             self._said[room] = life
         else:
-            self._rooms.put_back(room, life)
+            self._outbox.put_back(room, life)
         return is_said
 
     def _round_answered(self, room: int, life: RoomLife, error: Exception | None) -> None:
@@ -159,10 +159,10 @@ class OutboxPublisher:
             self._handles.pop(room, None)
             self._on_ended(room, life.number)
         elif error is not None:
-            self._rooms.put_back(room, life)
+            self._outbox.put_back(room, life)
             if self.is_online.is_set():
                 self._tasks[room] = asyncio.create_task(self._publish_room(room))
-        if self._rooms.is_pending(room):
+        if self._outbox.has(room):
             self.publish([room])
 
     async def _publish_room(self, room: int) -> None:
@@ -170,7 +170,7 @@ class OutboxPublisher:
             while self.is_online.is_set():
                 if room in self._rooms.awaiting_reason:
                     await self._fetch_reason(room)
-                life = self._rooms.take(room)
+                life = self._outbox.take(room)
                 if life is None:
                     return
                 sent = await self._publish_life(room, life)
@@ -204,10 +204,10 @@ class OutboxPublisher:
                 self._log_rejected(error)
                 if not life.drop_part():
                     return life  # The table takes nothing of it; else what is left is tried now.
-            self._rooms.put_back(room, life)
+            self._outbox.put_back(room, life)
             if not self.is_online.is_set():
                 return None
-            latest = self._rooms.take(room)
+            latest = self._outbox.take(room)
             if latest is None:
                 return None
             life = latest

@@ -238,7 +238,7 @@ class TableSession:
     def _publish(self) -> None:
         """Publish what has changed: a round has begun."""
         if self.publisher is not None:
-            self.publisher.publish(self.rooms.take_changed())
+            self.publisher.publish(self.rooms.outbox.take_changed())
 
     async def _replace_lost_lease(self, lease: ReplaceableLease) -> None:
         """After a lost lease, fail the rooms that it owned, as in the table, and continue under a new one."""

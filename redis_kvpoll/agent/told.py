@@ -32,11 +32,6 @@ class ToldRooms:
         self.received = 0
         """How many changes have come."""
         self.outbox = Outbox(wake)
-        self.take = self.outbox.take
-        self.put_back = self.outbox.put_back
-        self.take_changed = self.outbox.take_changed
-        self.pending_rooms = self.outbox.rooms
-        self.is_pending = self.outbox.has
         self._deliver_reason = deliver_reason
         self._began = began
         self._lives: dict[int, int] = {}

@@ -248,10 +248,10 @@ class TestTold:
     def test_late_change_revives_no_room(self, rooms):
         rooms.change(ROOM, RoomLife(1, is_new=True, status=BOOT))
         rooms.change(ROOM, RoomLife(1, is_over=True))
-        rooms.take(ROOM)
+        rooms.outbox.take(ROOM)
         rooms.change(ROOM, RoomLife(1, is_new=True, status=WAIT))
         rooms.hold(ROOM, 1, False, 0.0)
-        assert (rooms.current_life(ROOM), rooms.take(ROOM)) == (None, None)
+        assert (rooms.current_life(ROOM), rooms.outbox.take(ROOM)) == (None, None)
 
     def test_end_of_a_room_that_the_table_has_is_kept(self, rooms, monkeypatch):
         """The client tells it with its generation, as it has it from a former agent."""
@@ -259,20 +259,20 @@ class TestTold:
         rooms.change(ROOM, RoomLife(1, is_new=True, status=OK, is_over=True, generation=99))
         for number in range(2, 52):
             rooms.change(1000 + number, RoomLife(number, is_new=True, is_over=True))
-        assert rooms.is_pending(ROOM)
-        assert len(rooms.pending_rooms()) == 11
+        assert rooms.outbox.has(ROOM)
+        assert len(rooms.outbox.rooms()) == 11
 
     def test_end_of_a_former_life_leaves_the_next(self, rooms):
         rooms.hold(ROOM, 2, False, 0.0)
         rooms.change(ROOM, RoomLife(1, status=OK, is_over=True))
         assert rooms.current_life(ROOM) == 2
-        assert rooms.take(ROOM) == RoomLife(1, status=OK, is_over=True)
+        assert rooms.outbox.take(ROOM) == RoomLife(1, status=OK, is_over=True)
 
     def test_held_room_is_not_published(self, rooms):
         rooms.hold(ROOM, 1, False, 0.0)
-        assert (rooms.rooms(), rooms.take(ROOM)) == ([ROOM], None)
+        assert (rooms.rooms(), rooms.outbox.take(ROOM)) == ([ROOM], None)
         rooms.change(ROOM, RoomLife(1, is_new=True, status=WAIT))
-        assert rooms.take(ROOM) == RoomLife(1, is_new=True, status=WAIT)
+        assert rooms.outbox.take(ROOM) == RoomLife(1, is_new=True, status=WAIT)
         rooms.hold(ROOM, 1, True, 0.0)
         assert rooms.rooms() == []
 
