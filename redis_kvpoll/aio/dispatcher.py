@@ -137,22 +137,23 @@ class AsyncDispatcher:
 
     async def _send_alone(self, queue: AsyncShardQueue, pending: PendingCall) -> list[Any] | None:
         """Return the reply to a call that has its queue to itself; None if the sender has to repeat it."""
-        executor, call, first_error = self.executor, pending.call, None
+        executor, call, done, first_error = self.executor, pending.call, None, None
         tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
-            reply = executor.complete(call, send, tokens, await self.transport.perform(send))
+            reply = await self.transport.perform(send)
+            own, done = executor.complete(call, send.server, tokens, reply)
         except (NotSent, RedisError, OSError) as error:
-            reply, first_error = None, error
+            own, first_error = None, error
         except BaseException:
-            self.observe_rest(queue, send, lambda reply: executor.complete(call, send, tokens, reply))
+            self.observe_rest(queue, send, lambda reply: executor.complete(call, send.server, tokens, reply))
             raise
-        if reply is None:
-            batch = queue.batch = batching.Batch([pending], replied=send.replied)
+        if own is None:
+            batch = queue.batch = batching.Batch([pending], replied=done)
             self._start_sender(queue, batch, first_error)
         else:
             queue.batch = None
             self._start_sender(queue)
-        return reply
+        return own
 
     def observe_rest(self, queue: AsyncShardQueue, send: Send, complete: Callable[[Any], object]) -> None:
         """End the turn of a call whose caller was cancelled, after its reply, if one is still to come."""

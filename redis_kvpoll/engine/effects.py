@@ -34,14 +34,12 @@ class Send:
     server: bytes | None = None
     """The identity of the server that must execute it, else it fails with ServerChanged. If None, the transport sets
     it to that of the server to which it was sent."""
-    is_sent: bool = False
-    """Set by the transport when it has begun to write the command: then it may have been executed."""
-    replied: list[Any] | None = None
-    """The reply, if the script has left out its last rooms; see ``ScriptSpec.may_stop``."""
-    rest: Any = None
-    """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
     packed: bytes | None = None
     """The command as it goes over the wire, if it was packed in advance; else None."""
+    is_sent: bool = False
+    """Set by the transport when it has begun to write the command: then it may have been executed."""
+    rest: Any = None
+    """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
 
 
 @dataclass(slots=True)

@@ -69,20 +69,29 @@ class Executor:
         tag = call.tag
         return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
 
-    def complete(self, call: Call, send: Send, tokens: SyncTokens, reply: list[Any]) -> list[Any] | None:
-        """Return the part of a reply that belongs to its rooms; None if the call, or its rest, must be sent again."""
-        own = self.recovery.accept_reply(call, send.server, tokens, reply)
+    def complete(
+        self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]
+    ) -> tuple[list[Any] | None, list[Any] | None]:
+        """Process a reply. Returns the fields of its rooms, and None.
+
+        If the call, or the rest of it, must be sent again: None, and the fields of the rooms that are done, if any.
+        """
+        own = self.recovery.accept_reply(call, server, tokens, reply)
         if own is not None and call.spec.may_stop and len(own) < len(call.rooms) * len(call.spec.reply):
-            send.replied = own
-            return None
-        return own
+            return None, own
+        return own, None
 
     def recover_call(
-        self, command: Command[V, T], call: Call, sent_at: float, send: Send, first_error: Exception | None
+        self,
+        command: Command[V, T],
+        call: Call,
+        sent_at: float,
+        first_error: Exception | None,
+        done: list[Any] | None = None,
     ) -> Flow[list[Any]]:
-        """Repeat a command's only call, or the rest of it, after its first attempt ``send`` at ``sent_at``."""
+        """Repeat a command's only call, first sent at ``sent_at``, or the rest of it after what is ``done``."""
         pending = PendingCall(call, sent_at + self.deadline)
-        yield from self.send_batch(Batch([pending], replied=send.replied), first_error)
+        yield from self.send_batch(Batch([pending], replied=done), first_error)
         return self.reply_of(command, pending)
 
     # Any other command
@@ -152,10 +161,11 @@ class Executor:
                 recovery.server_changed(tag, changed.server)
                 yield from attempts.server_changed(changed)
                 continue
-            if (own := self.complete(batch.call, send, tokens, reply)) is not None:
+            own, done = self.complete(batch.call, send.server, tokens, reply)
+            if own is not None:
                 return own
-            if send.replied is not None:
-                batch.add(send.replied)
+            if done is not None:
+                batch.add(done)
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:
         """Return ``value``, or the value after the creator of a lost room has replayed it.

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from redis_kvpoll.engine.effects import Flow, Send
+from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import packed
@@ -90,7 +90,7 @@ class ReadyCalls:
 
     def repeat(self, command: Command[V, T], call: Call, sent_at: float, error: Exception | None) -> Flow[list[Any]]:
         """Repeat on the full path a call that was sent."""
-        return self._executor.recover_call(command, call, sent_at, Send(self.tag, ()), error)
+        return self._executor.recover_call(command, call, sent_at, error)
 
     def accept_update_reply(self, command: Command[V, T], server: bytes | None, reply: bytes) -> list[Any] | None:
         """As ``Executor.complete``, for an update during which the store got an observer, a lease or a room."""

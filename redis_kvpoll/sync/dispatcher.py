@@ -110,16 +110,17 @@ class Dispatcher:
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
-        executor, first_error = self.executor, None
+        executor, done, first_error = self.executor, None, None
         tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
             reply = self.transport.perform(send)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
-            if (own := executor.complete(call, send, tokens, reply)) is not None:
+            own, done = executor.complete(call, send.server, tokens, reply)
+            if own is not None:
                 return own
-        return self.run(executor.recover_call(command, call, now, send, first_error))
+        return self.run(executor.recover_call(command, call, now, first_error, done))
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow and return its result."""
