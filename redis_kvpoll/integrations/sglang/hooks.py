@@ -186,12 +186,12 @@ HOLD_HOOKS: Hooks = {
 CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": withholding.around_conclude}
 
 
-def register(hooks: Any) -> None:
-    """Register the hooks with SGLang's ``hook_registry``, where their targets exist."""
+def register(hook_registry: Any) -> None:
+    """Register the hooks with SGLang's module of that name, where their targets exist."""
     for of in (HANDLE_HOOKS, *REQUEST_HOOKS.values(), HOLD_HOOKS, CONCLUDE_HOOKS):
         for target, around in of.items():
             if _exists(target):
-                hooks.HookRegistry.register(target, around, hooks.HookType.AROUND)
+                hook_registry.HookRegistry.register(target, around, hook_registry.HookType.AROUND)
 
 
 def _exists(target: str) -> bool:
@@ -214,8 +214,8 @@ def _parents(target: str) -> Iterable[str]:
 
 def _applied() -> set[str]:
     """Return the targets that SGLang has hooked; its framework only logs what it could not apply."""
-    registry = sys.modules.get("sglang.srt.plugins.hook_registry")
-    patched: set[str] = getattr(getattr(registry, "HookRegistry", None), "_patched", set())
+    hook_registry = sys.modules.get("sglang.srt.plugins.hook_registry")
+    patched: set[str] = getattr(getattr(hook_registry, "HookRegistry", None), "_patched", set())
     return patched
 
 

@@ -31,9 +31,9 @@ def register() -> None:
         return
     try:
         check_class(pkgutil.resolve_name(CONN))
-        registry = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
-        registry.HookRegistry.register(TARGET, after_init, registry.HookType.AFTER)
-        hooks.register(registry)
+        hook_registry = pkgutil.resolve_name("sglang.srt.plugins.hook_registry")
+        hook_registry.HookRegistry.register(TARGET, after_init, hook_registry.HookType.AFTER)
+        hooks.register(hook_registry)
     except (IncompatibleSGLangError, ImportError, AttributeError) as error:
         log_incompatible(error)
 

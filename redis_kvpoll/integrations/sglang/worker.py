@@ -65,9 +65,6 @@ class TableWorker:
         self._peer_failures = PeerFailures(
             _other_role(identity), self.registry, self._peers_of, self._read_failure, self._fail_for_peers
         )
-        self.note_other_failure = self._peer_failures.on_failure
-        self.decide_other_failure = self._peer_failures.decide
-        self.deliver_reason = self.registry.deliver_reason
         self._metrics = LinkMetrics(identity.role, identity.name)
         self._servers: dict[int, tuple[int, frozenset[Address]]] = {}
         """By room of decode's: its life, and the processes of prefill that serve it."""
@@ -180,6 +177,20 @@ class TableWorker:
             self.role_hooks.on_abort(room, number, for_people(reason))
         else:
             self.role_hooks.on_failure(room, number, for_people(reason), False)
+
+    def note_other_failure(self, room: int, number: int) -> None:
+        """See to a failure in the other role's table."""
+        self._peer_failures.on_failure(room, number)
+
+    def decide_other_failure(
+        self, room: int, number: int, failed_by: str | None, owner: str | None, reason: str | None, owners: list[str]
+    ) -> None:
+        """Fail a life if that failure, which was read, concerns who serves its room."""
+        self._peer_failures.decide(room, number, failed_by, owner, reason, owners)
+
+    def deliver_reason(self, room: int, reason: str) -> None:
+        """Give another rank's reason to the thread that waits for it."""
+        self.registry.deliver_reason(room, reason)
 
     def _fail_for_peers(self, room: int, number: int, reason: str) -> None:
         self.role_hooks.on_failure(room, number, reason, True)
