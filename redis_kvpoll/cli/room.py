@@ -94,7 +94,7 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
             other_process = _process_of(other, _leases(their_store, other)) if other is not None else ""
     owners = _leases(store, entry)
     ranks, process = _owners(owners, entry), _process_of(entry, owners)
-    return Seen(entry, _of_this_life(changes, entry), name, other, ranks, process, other_process)
+    return Seen(entry, _of_this_life(changes), name, other, ranks, process, other_process)
 
 
 def _leases(store: StatusStore, entry: Entry) -> list[Owner]:
@@ -112,10 +112,10 @@ def _process_of(entry: Entry, owners: list[Owner]) -> str:
     return next((one.process for one in reversed(owners) if one.name == entry.owner), "")
 
 
-def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
+def _of_this_life(changes: list[Change]) -> list[Change]:
     """The changes since the room was opened: its id may have been used before."""
-    begins = max((at + 1 for at, change in enumerate(changes) if change.status is None), default=0)
-    return [change for change in changes[begins:] if change.at >= entry.opened_at - 0.001]
+    begins = max((at for at, change in enumerate(changes) if change.opens), default=0)
+    return changes[begins:]
 
 
 def other_side(namespace: str) -> str:

@@ -121,6 +121,13 @@ class TestFindShowWait:
         assert [each["status"] for each in found["timeline"]] == ["WaitingForInput", "Success"]
         assert found["timeline"][0]["seconds"] >= 0
 
+    def test_timeline_begins_with_a_takeover(self, table, run):
+        """It leaves no clear, and may come in the millisecond of the failure."""
+        table.abort(1, "timeout")
+        table.open(1, request="rid-9")
+        found = json.loads(run("show", "1", "--json").stdout)
+        assert [(each["status"], each["reason"]) for each in found["timeline"]] == [("Bootstrapping", None)]
+
     def test_watched_room_is_a_document_on_each_line(self, store, run, monkeypatch):
         """As what other commands watch: a program reads line by line."""
         store.update_status(1, BOOT)
