@@ -64,7 +64,7 @@ def tail(
     try:
         with found_table(url, namespace, deadline=TAIL_DEADLINE) as (store, _):
             if owner is None:
-                changes = filter(is_wanted, _patient(store.tail(last)))
+                changes: Iterator[Change | FeedGap] = filter(is_wanted, _patient(store.tail(last)))
             else:
                 from redis_kvpoll.sync.tail import TailIterator
 
