@@ -121,7 +121,7 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
-    names, nothing = [], "No namespace was found on this server: check --redis, or KVPOLL_URL"
+    names, nothing = [], "No namespace was found by this URL: check --redis, or KVPOLL_URL"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
     except KVPollError as error:

@@ -70,6 +70,7 @@ def look_at(member: Member, brief: bool = False, before: Iterable[str] = ()) -> 
         info=read_info(pool),
         clock=read_clock(pool),
         is_primary=is_primary,
+        database=pool.database,
         denied=frozenset(before),
     )
     return facts if brief or is_busy else _look_closely_at(member, facts)
@@ -113,7 +114,14 @@ def look_at_losses(member: Member) -> NodeFacts:
     """Return the facts that tell whether a server has lost data."""
     pool, flushes = member.pool, read_flushes(member.pool)
     flushers = read_flushers(pool) if flushes else ()
-    return NodeFacts(member.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
+    return NodeFacts(
+        member.address,
+        info=read_info(pool),
+        clock=read_clock(pool),
+        flushes=flushes,
+        flushers=flushers,
+        database=pool.database,
+    )
 
 
 def read_flushers(pool: NodePool, denied: set[str] | None = None) -> tuple[Flusher, ...]:
