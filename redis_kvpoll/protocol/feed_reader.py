@@ -97,6 +97,7 @@ class Tail:
         with validation.of("tail"):
             self._last = validation.count(last, "last")
         self._wanted = self._last + before
+        """Changes of each shard in the first round."""
         self.before: list[Change | FeedGap] = []
         """The changes before the last ones, from the first news on."""
         self.pause = 0.0
@@ -136,7 +137,7 @@ class Tail:
         news = [change for _, change in self._new]
         if self._is_first_round:
             first = max(len(news) - self._last, 0)
-            self.before += news[:first]
+            self.before += news[max(len(news) - self._wanted, 0) : first]
             news = news[first:]
         self._new, self._turn, self._is_first_round = [], 0, False
         self.pause = 0.0 if news else self.IDLE
