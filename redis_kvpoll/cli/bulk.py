@@ -24,7 +24,8 @@ from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.listing import print_found
 from redis_kvpoll.cli.options import json_option, room_id, table_options
-from redis_kvpoll.cli.room import absent, other_side, other_status
+from redis_kvpoll.cli.other_side import read_other_side
+from redis_kvpoll.cli.room import absent
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
@@ -85,9 +86,9 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         _show_one(url, namespace, room, "abort", given["wants_json"])
         return
     with found_table(url, namespace, "abort") as (store, _):
-        _refuse_success(room, _status(store, room))
+        _refuse_abort(room, _status(store, room))
         outcome = store.abort(room, by_hand(reason)).outcome
-        recorded = store.failure_reason(room)
+        recorded = _recorded(store, room)
     if outcome is Outcome.SKIPPED:
         raise click.ClickException(absent(url, namespace, room))
     is_new = outcome is Outcome.FAILED
@@ -95,11 +96,14 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         as_json.put({"namespace": namespace, "matching": 1, "changed": int(is_new), "rooms": [room]})
         return
     state = "is now Failed" if is_new else "was already Failed"
-    click.echo(f"Room {room} {state}: {printable(recorded or 'no reason was recorded')}")
-    if (status := other_status(url, namespace, room)) is not None and not status.is_terminal:
-        name = other_side(namespace)
+    click.echo(f"Room {room} {state}: {printable(recorded)}")
+    other = read_other_side(url, namespace, room)
+    if other is not None and other.error:
+        click.echo(f"whether {other.namespace} has it, too, is not known: {other.error}", err=True)
+    elif other is not None and other.entry is not None and not other.entry.status.is_terminal:
         follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
-        click.echo(f"in {name} it is still {status.name}: {follows}kvpoll abort {room} -n {name}", err=True)
+        more = f"{follows}kvpoll abort {room} -n {other.namespace}"
+        click.echo(f"in {other.namespace} it is still {other.entry.status.name}: {more}", err=True)
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")
@@ -144,10 +148,10 @@ def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: b
     """Say what would be done to a room, and change nothing."""
     with found_table(url, namespace) as (store, _):
         status = _status(store, room)
+        if operation == "abort":
+            _refuse_abort(room, status)
     if status is None:
         raise click.ClickException(absent(url, namespace, room))
-    if operation == "abort":
-        _refuse_success(room, status)
     if wants_json:
         as_json.put({"namespace": namespace, "matching": 1, "changed": 0, "rooms": [room]})
         return
@@ -163,10 +167,20 @@ def _status(store: StatusStore, room: int) -> KVPoll | CorruptEntryError | None:
         return error
 
 
-def _refuse_success(room: int, status: object) -> None:
-    """``store.abort`` would make it Failed, and hide that the transfer has ended well."""
+def _recorded(store: StatusStore, room: int) -> str:
+    """The reason of a room that has failed, which may be corrupt otherwise."""
+    try:
+        return store.failure_reason(room) or "no reason was recorded"
+    except CorruptEntryError as error:
+        return f"its reason was not read, as it is corrupt: it holds {error.found}"
+
+
+def _refuse_abort(room: int, status: object) -> None:
+    """Refuse a Success, which ``store.abort`` would hide, and what that refuses: an unknown status counts as live."""
     if status is KVPoll.Success:
         raise click.ClickException(f"room {room} is at Success: abort fails live rooms only")
+    if isinstance(status, CorruptEntryError) and not status.found.startswith("status "):
+        raise CorruptEntryError(room, "abort", status.found)
 
 
 def _abort_some(reason: str, store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[int]:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import INTERRUPTED
+from redis_kvpoll.cli.feed_of_owner import changes_of_owner
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.rows import GAP, HISTORY_COLUMNS, local_time, period_rows
-from redis_kvpoll.cli.selection import STATUS_CHOICE, Owners, text_part
+from redis_kvpoll.cli.selection import STATUS_CHOICE, text_part
 from redis_kvpoll.errors import StoreUnavailableError, printable
-from redis_kvpoll.model import Entry
 from redis_kvpoll.protocol.feed import Change, FeedGap
+from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
-
-if TYPE_CHECKING:
-    from redis_kvpoll.sync.store import StatusStore
 
 TAIL_DEADLINE = 2.0
 """Seconds without an answer, after which a running tail says so. It goes on when the server answers."""
-MOST_KNOWN = 100_000
-"""Rooms whose owner a tail remembers."""
+PASSED = 20_000
+"""Changes before the first that a tail of an owner shows: it learns from them whose the rooms are."""
 
 
 @click.command(short_help="Print changes as they happen, until Ctrl-C.")
@@ -63,10 +60,18 @@ def tail(
 
     Exit status: 130 after Ctrl-C.
     """
+    is_wanted = functools.partial(_is_wanted, room, status, reason)
     try:
         with found_table(url, namespace, deadline=TAIL_DEADLINE) as (store, _):
-            changes = _wanted(_patient(store.tail(last)), room, status, reason)
-            print_changes(changes if owner is None else _of_owner(changes, store, owner), wants_json)
+            if owner is None:
+                changes: Iterator[Change | FeedGap] = filter(is_wanted, _patient(store.tail(last)))
+            else:
+                from redis_kvpoll.sync.tail import TailIterator
+
+                feed = Tail(last, before=PASSED)
+                read = _patient(TailIterator(store._dispatcher, feed))
+                changes = changes_of_owner(read, store, owner, is_wanted, feed.before)
+            print_changes(changes, wants_json)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             click.echo()  # the terminal has shown ^C
@@ -97,67 +102,17 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         )
     if not wants_json:
         now = ServerClock(url).now()
-        opened_at = entry.opened_at if isinstance(entry, Entry) else 0.0
-        found = periods(changes, entry is not None, now, opened_at)
+        found = periods(changes, entry is not None, now)
         print_history([row for period in found for row in period_rows(period)])
 
 
-def _wanted(
-    changes: Iterator[Change | FeedGap], rooms: tuple[int, ...], statuses: tuple[str, ...], reason: str | None
-) -> Iterator[Change | FeedGap]:
-    """The changes that match, and every gap."""
-    for change in changes:
-        if isinstance(change, FeedGap) or (
-            (not rooms or change.room in rooms)
-            and (not statuses or status_name(change) in statuses)
-            and (reason is None or reason.lower() in (change.reason or "").lower())
-        ):
-            yield change
-
-
-class _Met(NamedTuple):
-    """What a tail remembers of a room."""
-
-    is_theirs: bool
-    until: float
-    """When the room expires, by the server's clock: its id may be another's from then on."""
-    ranks: set[int | None]
-    """The ranks that have changed it; one that is not among them may have another owner."""
-
-
-def _of_owner(changes: Iterator[Change | FeedGap], store: StatusStore, text: str) -> Iterator[Change | FeedGap]:
-    """The changes of an owner's rooms, and every gap.
-
-    A room is read when it is first met, once it may have expired, and, as long as it is not the owner's, when a rank
-    changes it for the first time.
-    """
-    owners = Owners(store, text)
-    known: dict[int, _Met] = {}
-    for change in changes:
-        if isinstance(change, FeedGap):
-            yield change
-            continue
-        met = known.get(change.room)
-        if met is None or change.at > met.until or not (met.is_theirs or change.rank in met.ranks):
-            try:
-                entry = store.entries([change.room]).get(change.room)
-                is_theirs = owners.have(entry)
-            except StoreUnavailableError:  # rather too many than one too few
-                yield change
-                continue
-            ranks = set() if met is None or change.at > met.until else met.ranks
-            met = _Met(is_theirs, math.inf, ranks)
-            if entry is not None:  # the next of an absent room's id may be theirs
-                if len(known) >= MOST_KNOWN:
-                    known.clear()
-                known[change.room] = met
-        met.ranks.add(change.rank)
-        if change.ttl is not None and change.room in known:
-            known[change.room] = met._replace(until=change.at + change.ttl)
-        if met.is_theirs or owners.ended(change.reason):
-            yield change
-        if change.status is None:
-            known.pop(change.room, None)  # the next of this id is another's
+def _is_wanted(rooms: tuple[int, ...], statuses: tuple[str, ...], reason: str | None, change: Change | FeedGap) -> bool:
+    """Whether a change matches; every gap does."""
+    return isinstance(change, FeedGap) or (
+        (not rooms or change.room in rooms)
+        and (not statuses or status_name(change) in statuses)
+        and (reason is None or reason.lower() in (change.reason or "").lower())
+    )
 
 
 def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:

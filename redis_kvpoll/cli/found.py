@@ -15,6 +15,7 @@ import click
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import DEADLINE, ROLES, open_table
 from redis_kvpoll.errors import (
+    CorruptEntryError,
     InvalidInputError,
     KVPollError,
     NamespaceMismatchError,
@@ -59,10 +60,18 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
             store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
         try:
             yield OpenTable(store, replica)
+        except CorruptEntryError as error:
+            raise click.ClickException(in_shell(error, namespace)) from error
         except ServerRefusedError as error:
             if not writes or str(error).startswith(writes):
                 raise
             raise ServerRefusedError(f"{writes}: {error}") from error
+
+
+def in_shell(error: KVPollError, namespace: str) -> str:
+    """Return the text of an error; that of a corrupt room with the command for its remedy, a call from Python."""
+    more = f" (here: kvpoll clear {error.room} -n {namespace})" if isinstance(error, CorruptEntryError) else ""
+    return printable(f"{error}{more}")
 
 
 def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
@@ -112,7 +121,7 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
-    names, nothing = [], "No namespace was found on this server: check --redis, or KVPOLL_URL"
+    names, nothing = [], "No namespace was found by this URL: check --redis, or KVPOLL_URL"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
     except KVPollError as error:

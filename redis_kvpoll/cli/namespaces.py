@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
 from redis_kvpoll.errors import printable
+
+if TYPE_CHECKING:
+    from redis_kvpoll.doctor.neighbours import Neighbours
 
 COLUMNS = ("namespace", "policy", "mode", "shards", "feed_length", "schema")
 SHOWN = 5
@@ -21,7 +25,8 @@ SHOWN = 5
 def namespaces(url: str, wants_json: bool) -> None:
     """List the namespaces of a server, with their settings. It finds them by SCAN.
 
-    stderr says how many keys the server has, how many of them are others', and which settings could not be read.
+    stderr says how many keys the server has, how many of them are others', and which settings could not be read. The
+    keys of other numbered databases than the URL's are counted, and not looked at.
 
     Exit status: 1 if there is none.
     """
@@ -33,8 +38,7 @@ def namespaces(url: str, wants_json: bool) -> None:
     if wants_json:
         as_json.put({"namespaces": [one._asdict() for one in found]})
     if (there := count_keys(url, DEADLINE)) is not None:
-        others = f"about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"
-        click.echo(f"The server has {there.total:,} keys; {others}", err=True)
+        click.echo(f"The server has {there.counts.total:,} keys; {_whose(there)}", err=True)
     if unread := [one.namespace for one in found if not any(one[1:])]:
         why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"
         more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
@@ -51,3 +55,12 @@ def namespaces(url: str, wants_json: bool) -> None:
     else:
         for row in (COLUMNS, *rows):
             click.echo("\t".join(row))
+
+
+def _whose(there: Neighbours) -> str:
+    """Return whose the keys of a server are."""
+    counts = there.counts
+    if counts.wrong_number:
+        return counts.wrong_number
+    more = f"{counts.in_others}; of the {counts.here:,} in database {counts.database}, " if counts.elsewhere else ""
+    return f"{more}about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"

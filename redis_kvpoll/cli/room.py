@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,16 +12,10 @@ from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import duration, human
 from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
 from redis_kvpoll.cli.found import found_table
-from redis_kvpoll.cli.options import ROLES, json_option, open_table, room_id, table_options
+from redis_kvpoll.cli.options import json_option, room_id, table_options
+from redis_kvpoll.cli.other_side import OtherRoom, leases, process_of, read_other_side
 from redis_kvpoll.cli.selection import STATUS_CHOICE
-from redis_kvpoll.errors import (
-    CorruptEntryError,
-    FeedOffError,
-    KVPollError,
-    RoomNotFoundError,
-    WaitTimeoutError,
-    printable,
-)
+from redis_kvpoll.errors import FeedOffError, RoomNotFoundError, WaitTimeoutError, printable
 from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
@@ -38,15 +31,12 @@ class Seen(NamedTuple):
 
     entry: Entry
     changes: list[Change]
-    other_side: str
-    """The other side's namespace; empty if this one belongs to no side."""
-    other: Entry | None
+    other: OtherRoom | None
+    """None if this namespace belongs to no side."""
     owners: dict[int, str]
     """The owner of each rank that takes part, and its state."""
     process: str
     """The process of the owner, as ``host:pid``; empty if it is not known."""
-    other_process: str
-    """The same for the other side's room."""
 
 
 @click.command(short_help="Show one room in full, with its timeline.")
@@ -86,20 +76,9 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
         changes = store.history(room)
     except FeedOffError:
         changes = []
-    name = other_side(namespace)
-    other, other_process = None, ""
-    if name:
-        with contextlib.suppress(CorruptEntryError, KVPollError), open_table(url, name) as their_store:
-            other = their_store.entry(room) if their_store.settings() is not None else None
-            other_process = _process_of(other, _leases(their_store, other)) if other is not None else ""
-    owners = _leases(store, entry)
-    ranks, process = _owners(owners, entry), _process_of(entry, owners)
-    return Seen(entry, _of_this_life(changes, entry), name, other, ranks, process, other_process)
-
-
-def _leases(store: StatusStore, entry: Entry) -> list[Owner]:
-    """The leases of a table, if the room has an owner."""
-    return store.owners() if entry.owner or entry.rank_leases else []
+    other = read_other_side(url, namespace, room)
+    owners = leases(store, entry)
+    return Seen(entry, _of_this_life(changes), other, _owners(owners, entry), process_of(entry, owners))
 
 
 def _owners(owners: list[Owner], entry: Entry) -> dict[int, str]:
@@ -107,30 +86,18 @@ def _owners(owners: list[Owner], entry: Entry) -> dict[int, str]:
     return {rank: shown.get(incarnation, "an owner that is gone") for rank, incarnation in entry.rank_leases.items()}
 
 
-def _process_of(entry: Entry, owners: list[Owner]) -> str:
-    """The process that has taken the lease of a room's owner last."""
-    return next((one.process for one in reversed(owners) if one.name == entry.owner), "")
-
-
-def _of_this_life(changes: list[Change], entry: Entry) -> list[Change]:
+def _of_this_life(changes: list[Change]) -> list[Change]:
     """The changes since the room was opened: its id may have been used before."""
-    begins = max((at + 1 for at, change in enumerate(changes) if change.status is None), default=0)
-    return [change for change in changes[begins:] if change.at >= entry.opened_at - 0.001]
-
-
-def other_side(namespace: str) -> str:
-    """The namespace of the other side, as SGLang's plugin names them; empty if there is none."""
-    for mine, theirs in (ROLES, ROLES[::-1]):
-        if namespace.endswith(f"-{mine}"):
-            return namespace.removesuffix(mine) + theirs
-    return ""
+    begins = max((at for at, change in enumerate(changes) if change.opens), default=0)
+    return changes[begins:]
 
 
 def _document(namespace: str, seen: Seen, now: float) -> dict[str, object]:
-    other = seen.other_side and {
-        "namespace": seen.other_side,
-        "room": as_json.room(None, seen.other, now) if seen.other else None,
-        "process": seen.other_process or None,
+    other = seen.other and {
+        "namespace": seen.other.namespace,
+        "room": as_json.room(None, seen.other.entry, now) if seen.other.entry else None,
+        "process": seen.other.process or None,
+        "error": seen.other.error or None,
     }
     return {
         "namespace": namespace,
@@ -139,7 +106,7 @@ def _document(namespace: str, seen: Seen, now: float) -> dict[str, object]:
         "rank_owners": {str(rank): owner for rank, owner in sorted(seen.owners.items())},
         "process": seen.process or None,
         "timeline": [_period(period) for period in _timeline(seen, now)],
-        "other_side": other or None,
+        "other_side": other,
     }
 
 
@@ -149,8 +116,8 @@ def _print(seen: Seen, now: float) -> None:
 
     terminal.print_entry(seen.entry, seen.owners, seen.process)
     drawn.print_timeline(_timeline(seen, now), seen.entry.restored_at)
-    if seen.other_side:
-        drawn.print_other_side(seen.other_side, seen.other, seen.other_process)
+    if seen.other is not None:
+        drawn.print_other_side(seen.other)
 
 
 def _timeline(seen: Seen, now: float) -> list[Period]:
@@ -212,20 +179,9 @@ def absent(url: str, namespace: str, room: int) -> str:
     """Return that a room is not in a table, and where there may be something of it."""
     what = f"room {room} is not in namespace {namespace!r} (never opened, cleared, expired or evicted)"
     more = f"kvpoll history {room} -n {namespace} tells whether it was here lately"
-    if (status := other_status(url, namespace, room)) is not None:
-        name = other_side(namespace)
-        more = f"{name} has it, at {status.name}: use -n {name}; {more}"
+    other = read_other_side(url, namespace, room)
+    if other is not None and other.entry is not None:
+        more = f"{other.namespace} has it, at {other.entry.status.name}: use -n {other.namespace}; {more}"
+    elif other is not None and other.error:
+        more = f"whether {other.namespace} has it is not known: {other.error}\n{more}"
     return f"{what}\n{more}"
-
-
-def other_status(url: str, namespace: str, room: int) -> KVPoll | None:
-    """Return the status of a room on the other side; None if there is none, or it cannot be read."""
-    name = other_side(namespace)
-    if not name:
-        return None
-    try:
-        with open_table(url, name) as store:
-            entry = store.entry(room)
-    except KVPollError:
-        return None
-    return entry.status if entry else None

@@ -188,9 +188,13 @@ class Owners:
         """Whether one of them has opened a room, takes part in it, or failed it by its end."""
         if not isinstance(entry, Entry):
             return False
-        if self._text in (entry.owner or "") or self.ended(entry.reason):
+        if self.are(entry.owner) or self.ended(entry.reason):
             return True
         return any(map(self._has, entry.rank_leases.values()))
+
+    def are(self, name: str | None) -> bool:
+        """Whether it is the name of one of them."""
+        return self._text in (name or "")
 
     def ended(self, reason: str | None) -> bool:
         """Whether a reason is the end of one of them."""

@@ -7,6 +7,7 @@ that prints with rich imports this module.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from redis_kvpoll import validation
+from redis_kvpoll.cli.durations import human
 from redis_kvpoll.cli.rows import GAP, ROOM_COLUMNS, Line, local_time, zone
 from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry, KVPoll
@@ -128,7 +130,7 @@ def _fields(entry: Entry, owners: Mapping[int, str], process: str) -> Iterator[t
     yield "opened", local_time(entry.opened_at)
     yield "restored", f"{local_time(entry.restored_at)} after a loss of data" if entry.restored_at else ""
     yield "updated", local_time(entry.updated_at)
-    yield "ttl", f"{entry.ttl:.1f} s"
+    yield "ttl", human(entry.ttl) if math.isinf(entry.ttl) else f"{entry.ttl:.1f} s"
     yield "decode prefix", "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens"
     if entry.world_size is not None:
         yield "world size", str(entry.world_size)

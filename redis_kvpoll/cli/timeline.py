@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from redis_kvpoll.cli.durations import human
+from redis_kvpoll.cli.other_side import OtherRoom
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.cli.terminal import STATUS_STYLES
 from redis_kvpoll.errors import printable
-from redis_kvpoll.model import Entry, KVPoll
+from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.periods import Period
 
 BAR = 20
@@ -63,17 +64,17 @@ def _wrapped(words: list[str], width: int) -> Iterator[str]:
     yield line
 
 
-def print_other_side(namespace: str, other: Entry | None, process: str) -> None:
-    """Print the room in the other side's table; ``process`` is its owner's."""
-    line = Text.assemble(("\nother side  ", "dim"), f"{namespace}: ")
-    if other is None:
-        line.append("has no such room")
+def print_other_side(other: OtherRoom) -> None:
+    """Print the room in the other side's table."""
+    line, entry = Text.assemble(("\nother side  ", "dim"), f"{other.namespace}: "), other.entry
+    if entry is not None:
+        line.append(entry.status.name, STATUS_STYLES[entry.status])
+        line.append(f" since {_clock(entry.updated_at)}")
+        line.append(f", of {printable(entry.owner)}" if entry.owner else "")
+        line.append(f" ({printable(other.process)})" if other.process else "")
+        line.append(f", {printable(entry.reason)}" if entry.reason else "")
     else:
-        line.append(other.status.name, STATUS_STYLES[other.status])
-        line.append(f" since {_clock(other.updated_at)}")
-        line.append(f", of {printable(other.owner)}" if other.owner else "")
-        line.append(f" ({printable(process)})" if process else "")
-        line.append(f", {printable(other.reason)}" if other.reason else "")
+        line.append(f"could not be read: {other.error}" if other.error else "has no such room")
     Console(highlight=False).print(line, soft_wrap=True)
 
 

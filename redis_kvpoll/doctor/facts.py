@@ -87,7 +87,9 @@ class NodeFacts:
     flushers: tuple[Flusher, ...] = ()
     """Who did so last and is still connected; empty also if this user may not call CLIENT LIST."""
     kvpoll_share: float | None = None
-    """Which share of the keys that SCAN has passed is kvpoll's."""
+    """Which share of all keys is kvpoll's in the URL's database, by those that SCAN has passed."""
+    database: int = 0
+    """The number of the database that the URL names."""
     denied: frozenset[str] = frozenset()
     """The commands that this user was denied, in this look or an earlier one; they are not sent again."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redis_kvpoll.doctor import databases
 from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import plural
 from redis_kvpoll.doctor.node_view import duration, number
@@ -84,18 +85,25 @@ def who_flushed(facts: Facts) -> str:
 
 def why_absent(facts: Facts) -> str:
     """Return what may have removed a namespace that is not there, and what is known of the time; empty for nothing."""
+    elsewhere = wrong_number(facts)
     if reason := may_be_gone(facts):
         ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
         start = f" (it was started {duration(min(ups))} ago)" if ups else ""
         known = (
             who_flushed(facts) or f"the server does not know when{start}: the logs of the table's processes may tell"
         )
-        return f"its data is gone ({reason}), or nobody has used it yet; {known}"
+        gone = f"its data is gone ({reason}), or nobody has used it yet; {known}"
+        return f"{elsewhere} If it is: {gone}" if elsewhere else gone
     started = last_start(facts)
-    if not started:
-        return ""
+    if elsewhere or not started:
+        return elsewhere
     before = f"{started}, and what it held before is gone unless it was on disk"
     return f"{before}; its counters show no loss since then or CONFIG RESETSTAT{_connected(facts)}"
+
+
+def wrong_number(facts: Facts) -> str:
+    """Return that the keys are in another database than the URL's; empty if not."""
+    return databases.of_all([databases.count(node.info, node.database) for node in facts.nodes]).wrong_number
 
 
 def no_loss_known(facts: Facts) -> str:

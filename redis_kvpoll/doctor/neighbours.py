@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from redis_kvpoll.doctor import node_look, sampling
+from redis_kvpoll.doctor import databases, node_look, sampling
+from redis_kvpoll.doctor.databases import KeyCounts
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.sync.connect import transport_from_url
 from redis_kvpoll.sync.transport import Node
@@ -18,27 +19,28 @@ PAGES = 8
 class Neighbours(NamedTuple):
     """The keys of a server, or of all masters of a cluster."""
 
-    total: int
+    counts: KeyCounts
     share: float
-    """Of kvpoll's keys, by a sample."""
+    """Of kvpoll's keys in the URL's database, by a sample."""
 
 
 def count_keys(url: str, seconds: float) -> Neighbours | None:
     """Return the keys of a URL's server; None if it has none, does not answer, or does not let this user look."""
     transport = transport_from_url(url, seconds)
-    total, ours = 0, 0.0
+    found, ours = [], 0.0
     try:
         for node in transport.nodes(seconds):
             if node.slots is not None and not node.slots:
                 continue
-            count = sampling.count_keys(node)
-            total += count
-            ours += count * (_share(node, count) if count else 0.0)
+            counts = sampling.count_keys(node)
+            found.append(counts)
+            ours += counts.here * (_share(node, counts.here) if counts.here else 0.0)
     except node_look.FAILURES:
         return None
     finally:
         transport.close()
-    return Neighbours(total, ours / total) if total else None
+    counts = databases.of_all(found)
+    return Neighbours(counts, ours / counts.here if counts.here else 0.0) if counts.total else None
 
 
 def _share(node: Node, count: int) -> float:

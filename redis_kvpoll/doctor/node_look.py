@@ -70,6 +70,7 @@ def look_at(node: Node, brief: bool = False, before: Iterable[str] = ()) -> Node
         info=read_info(pool),
         clock=read_clock(pool),
         is_primary=is_primary,
+        database=pool.database,
         denied=frozenset(before),
     )
     return facts if brief or is_busy else _look_closely_at(node, facts)
@@ -113,7 +114,14 @@ def look_at_losses(node: Node) -> NodeFacts:
     """Return the facts that tell whether a server has lost data."""
     pool, flushes = node.pool, read_flushes(node.pool)
     flushers = read_flushers(pool) if flushes else ()
-    return NodeFacts(node.address, info=read_info(pool), clock=read_clock(pool), flushes=flushes, flushers=flushers)
+    return NodeFacts(
+        node.address,
+        info=read_info(pool),
+        clock=read_clock(pool),
+        flushes=flushes,
+        flushers=flushers,
+        database=pool.database,
+    )
 
 
 def read_flushers(pool: NodePool, denied: set[str] | None = None) -> tuple[Flusher, ...]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
+from redis_kvpoll.doctor import databases
 from redis_kvpoll.doctor.facts import PrefixFacts, RoomFacts, SampleFacts
 from redis_kvpoll.doctor.node_look import ask, read_fields
 from redis_kvpoll.engine.effects import Flow, Sleep
@@ -43,7 +44,7 @@ class Scanned(NamedTuple):
     foreign: int
     """Keys of the sample whose slot this node does not serve."""
     share: float | None
-    """Which share of the keys that were passed is kvpoll's; None if none was."""
+    """Which share of all keys is kvpoll's in this database, by those that were passed; None if none was."""
     is_whole: bool
     """Whether the sample has all keys of the namespace."""
 
@@ -53,7 +54,7 @@ def scan(node: Node, namespace: str) -> Scanned | None:
     namespaces: set[str] = set()
     sample: dict[str, KeyName] = {}
     cursor, give_up_at = "0", time.monotonic() + SCAN_SECONDS
-    total, passed, ours = count_keys(node), 0, 0
+    counts, passed, ours = count_keys(node), 0, 0
     while True:
         is_sampling = len(sample) < SAMPLE
         pattern = keys.EVERYTHING if is_sampling else keys.ALL_SETTINGS
@@ -70,23 +71,21 @@ def scan(node: Node, namespace: str) -> Scanned | None:
                 sample[name.decode("utf-8", "replace")] = found
         cursor = reply[0].decode()
         if is_sampling:
-            passed = min(passed + PAGE, total) if cursor != "0" else total
+            passed = min(passed + PAGE, counts.here) if cursor != "0" else counts.here
             ours += len(reply[1])
         if cursor == "0" or time.monotonic() > give_up_at:
             break
         time.sleep(PAUSE * (time.monotonic() - began))
     slots = node.slots
     foreign = 0 if slots is None else sum(key_slot(found.tag.encode()) not in slots for found in sample.values())
-    share = min(1.0, ours / passed) if passed else None
+    share = min(1.0, ours / passed) * counts.here / counts.total if passed else None
     is_whole = cursor == "0" and len(sample) < SAMPLE
     return Scanned(frozenset(namespaces), tuple(sample.items()), foreign, share, is_whole)
 
 
-def count_keys(node: Node) -> int:
-    """Return how many keys a node has, in all its databases; 0 if it is not known."""
-    keyspace = read_fields(ask(node.pool, "INFO", "keyspace")) or {}
-    counts = (value.partition(",")[0].removeprefix("keys=") for value in keyspace.values())
-    return sum(int(count) for count in counts if count.isdigit())
+def count_keys(node: Node) -> databases.KeyCounts:
+    """Return how many keys a node has; none if it is not known."""
+    return databases.count(read_fields(ask(node.pool, "INFO", "keyspace")), node.pool.database)
 
 
 def look_at(

@@ -57,6 +57,8 @@ def absent(facts: Facts) -> Observation:
             more = f"first CONFIG SET maxmemory-policy noeviction, and raise maxmemory ({evicted}); then, if {more}"
         return problem(what, "a namespace in use", f"{advice}; {more}")
     why = "nobody has used it yet"
+    if elsewhere := losses.wrong_number(facts):
+        return warning(found + elsewhere, "a namespace in use", f"check the number in --redis; {advice}")
     if not roles:
         why += f", or its data is gone: {losses.no_loss_known(facts)}"
         advice += f"; if it was in use: {AGAIN}"

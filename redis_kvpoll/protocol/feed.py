@@ -40,6 +40,10 @@ class Change(NamedTuple):
     """The rank that changed; None for a change of all ranks, as by abort and touch."""
     rank_status: KVPoll | None = None
     """The status that this rank has now; None when it has cleared."""
+    opens: bool = False
+    """Whether it created the room: what came before was another life of the id."""
+    owner: str | None = None
+    """The owner of the room, if this change created it under a lease."""
 
 
 class FeedGap(NamedTuple):
@@ -135,9 +139,12 @@ def changes(entry_id: bytes, fields: Sequence[Any]) -> list[Change]:
     milliseconds = entry_id.partition(b"-")[0]
     at = int(milliseconds) / 1000 if milliseconds.isdigit() and len(milliseconds) <= 20 else 0.0
     found = []
-    for room, name, ttl, reason, rank, rank_name in parse_entry(words):
+    openings: dict[int, Opening] = {}
+    for index, (room, name, ttl, reason, rank, rank_name) in enumerate(parse_entry(words, openings)):
         status = STATUSES[name]
         change = Change(shown_id, at, room, status, decode_reason(reason), None if status is None else ttl)
+        if (opening := openings.get(index)) is not None:
+            change = change._replace(opens=True, owner=opening.owner)
         if rank is not None:
             change = change._replace(rank=rank.rank, rank_status=STATUSES[rank_name])
         found.append(change)

@@ -86,14 +86,20 @@ class Tail:
     A round reads each shard once. XREAD does not report entries that were trimmed before they were read. So each
     request begins with the entry that was read last, which must still exist. No request blocks on the server: a
     blocked connection is not free for other calls.
+
+    It reads up to ``before`` more changes than the last ones, for a caller that asks whose their rooms are.
     """
 
     IDLE = 0.05
     """Seconds between rounds when nothing is new: too short to be noticed."""
 
-    def __init__(self, last: Any) -> None:
+    def __init__(self, last: Any, before: int = 0) -> None:
         with validation.of("tail"):
             self._last = validation.count(last, "last")
+        self._wanted = self._last + before
+        """Changes of each shard in the first round."""
+        self.before: list[Change | FeedGap] = []
+        """The changes before the last ones, from the first news on."""
         self.pause = 0.0
         self._shards: list[_ShardTail] | None = None
         self._turn = 0
@@ -107,7 +113,7 @@ class Tail:
             return None
         shard = self._shards[self._turn]
         if shard.newest_before is not None:
-            count = min(max(self._last - shard.found, 1), PAGE) if self._is_first_round else 1
+            count = min(max(self._wanted - shard.found, 1), PAGE) if self._is_first_round else 1
             return shard.tag, ["XREVRANGE", shard.key, shard.newest_before, "-", "COUNT", str(count)]
         return shard.tag, ["XRANGE", shard.key, shard.position, "+", "COUNT", str(PAGE)]
 
@@ -130,7 +136,9 @@ class Tail:
         self._new.sort(key=lambda found: found[0])
         news = [change for _, change in self._new]
         if self._is_first_round:
-            news = news[max(len(news) - self._last, 0) :]
+            first = max(len(news) - self._last, 0)
+            self.before += news[max(len(news) - self._wanted, 0) : first]
+            news = news[first:]
         self._new, self._turn, self._is_first_round = [], 0, False
         self.pause = 0.0 if news else self.IDLE
         return news
@@ -143,7 +151,7 @@ class Tail:
             found = changes(entry_id, fields)
             shard.found += len(found)
             self._new += [(_order(entry_id), change) for change in found]
-        is_enough = not reply or shard.found >= self._last
+        is_enough = not reply or shard.found >= self._wanted
         shard.newest_before = None if is_enough else f"({reply[-1][0].decode()}"
 
     def _take_new(self, shard: _ShardTail, reply: list[Any]) -> None:

@@ -28,15 +28,10 @@ class Period(NamedTuple):
     """The changes of single ranks in this time, in order, with their times."""
 
 
-ROUNDING = 0.001
-"""Seconds: an opening and its change in the feed have the same millisecond."""
-
-
-def periods(changes: list[Change], exists: bool, now: float, opened_at: float = 0.0) -> Iterator[Period]:
+def periods(changes: list[Change], exists: bool, now: float) -> Iterator[Period]:
     """The periods between changes. The feed has no entry for an expiry: it follows from the TTLs.
 
-    Nor has it one for a room that was deleted or evicted: it ended at the latest at ``opened_at``, when the room that
-    exists was opened.
+    Nor has it one for a room that was deleted or evicted: it ended at the latest when the next one was opened.
     """
     period: Period | None = None
     expires: float | None = None
@@ -46,8 +41,7 @@ def periods(changes: list[Change], exists: bool, now: float, opened_at: float = 
             yield period._replace(until=expires)
             yield Period(expires, EXPIRED)
             period = expires = None
-        is_anew = period is not None and period.since < opened_at - ROUNDING <= change.at
-        if period and state == period.state != CLEARED and not is_anew:
+        if period and state == period.state != CLEARED and not change.opens:
             reason = change.reason or period.reason
             is_touch = change.reason is None and change.rank is None
             period = period._replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from redis_kvpoll.aio.store import AsyncStatusStore
@@ -56,8 +57,9 @@ class RoomActions:
             return ActionAnswer(404, "The namespace does not exist.")
         if action == "clear":
             return await _clear(store, room)
-        if await store.get(room) is KVPoll.Success:
-            return ActionAnswer(409, f"Room {room} is at Success: abort fails live rooms only.")
+        with suppress(CorruptEntryError):  # abort fails a room of an unknown status, and refuses what else is corrupt
+            if await store.get(room) is KVPoll.Success:
+                return ActionAnswer(409, f"Room {room} is at Success: abort fails live rooms only.")
         update = await store.abort(room, reason)
         if update.status is None:
             return ActionAnswer(404, f"Room {room} is not in the table.")

@@ -46,6 +46,7 @@ class NodePool:
         self._keep = keep
         self._class = connection_class
         self._options = connection_options(client_options)
+        self.database = int(self._options.get("db") or 0)
         self.limit = time_limit(self._options, deadline)
         """Seconds for a call that has no timeout of its own."""
         kind = ConnectionKind.of(connection_class, AbstractConnection, SentinelManagedConnection)

@@ -51,6 +51,26 @@ class TestHostAheadOfTheServer:
 
 
 class TestOneRoom:
+    def test_room_of_unknown_status_is_failed(self, store, run, watched):
+        """The rest of it cannot be read: what was done is said all the same."""
+        store.update_status(7, MOVE)
+        watched[0].hset("kvpoll:{prod}:room:6", "status", "Weird")
+        watched[0].expire("kvpoll:{prod}:room:6", 60)
+        assert run("abort", "6", "--dry-run").output == "Room 6 is corrupt: abort would fail it.\n"
+        result = run("abort", "6")
+        assert (result.exit_code, "Room 6 is now Failed: its reason was not read" in result.stdout) == (0, True)
+        assert watched[0].hget("kvpoll:{prod}:room:6", "status") == b"Failed"
+
+    def test_room_of_another_type_is_refused_by_the_dry_run_too(self, store, run, watched):
+        store.update_status(6, MOVE)
+        watched[0].rpush("kvpoll:{prod}:room:7", "x")
+        watched[0].expire("kvpoll:{prod}:room:7", 60)
+        for words in ([], ["--dry-run"], ["--dry-run", "--json"]):
+            result = run("abort", "7", *words)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr.startswith("Error: abort: room 7 holds a key of another type")
+            assert result.stderr.endswith("(here: kvpoll clear 7 -n prod)\n")
+
     @pytest.mark.parametrize(("command", "what"), [("abort", "fail"), ("clear", "remove")])
     def test_dry_run_of_a_room_changes_nothing(self, store, run, command, what):
         store.update_status(1, MOVE)

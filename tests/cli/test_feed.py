@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 
-import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -21,7 +17,8 @@ from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
 from redis_kvpoll.cli import feed, rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol.periods import periods
-from tests.support import pace, real
+from tests.support import real
+from tests.support.tailing import Tailing
 
 ROOM = 2**64 - 1
 
@@ -92,20 +89,14 @@ class TestPeriods:
         changes = [change(10, None), change(11, KVPoll.Success, ttl=300)]
         assert [row[:3] for row in shown(changes, exists=True, now=12)] == [(10, "cleared", None), (11, "Success", 1)]
 
-    @pytest.mark.parametrize("opened_at", [20.0, 20.0009])
-    def test_deleted_room_opened_again_has_two_periods(self, opened_at):
+    def test_deleted_room_opened_again_has_two_periods(self):
         """Its opening alone tells: the feed has no change for a deletion, and the TTL has not ended."""
-        changes = [change(at, KVPoll.Bootstrapping, ttl=900) for at in (10, 15, 20, 25)]
-        lived = periods(changes, True, 30, opened_at)
+        changes = [change(at, KVPoll.Bootstrapping, ttl=900)._replace(opens=at in (10, 20)) for at in (10, 15, 20, 25)]
+        lived = periods(changes, True, 30)
         assert [(one.since, one.until, one.touches, one.is_current) for one in lived] == [
             (10, 20, 1, False),
             (20, 30, 1, True),
         ]
-
-    def test_restored_room_has_the_time_of_its_opening(self):
-        """The feed begins with the restore."""
-        changes = [change(at, KVPoll.Bootstrapping, ttl=900) for at in (10, 15)]
-        assert [one.since for one in periods(changes, True, 30, 5.0)] == [10]
 
     def test_room_gone_without_a_change_is_shown_as_gone(self):
         changes = [change(10, KVPoll.Success, ttl=300)]
@@ -197,36 +188,6 @@ class TestHistory:
         assert all(word in shown for word in ("WaitingForInput", "240.000 s", "decode worker gone", "until now"))
 
 
-class Tailing:
-    """A kvpoll tail in its own process; its lines are read from ``stdout``."""
-
-    def __init__(self, url, *options, stdout=subprocess.PIPE):
-        words = ("-m", "redis_kvpoll.cli", "tail", "--redis", url, "-n", "prod", *options)
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=real.hear_signals,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate(timeout=pace.seconds(30))
-
-    def line(self):
-        return self.process.stdout.readline()
-
-    def end(self):
-        """Wait for its end; returns (exit status, stderr)."""
-        _, errors = self.process.communicate(timeout=pace.seconds(30))
-        return self.process.returncode, errors
-
-
 class TestTail:
     def test_tail_into_a_pipe_prints_each_line_at_once(self, url, store):
         store.update_many({7: 1, ROOM: 1})
@@ -238,82 +199,6 @@ class TestTail:
             assert tailing.line().split("\t")[1:] == ["7", "cleared", "\n"]
             tailing.process.send_signal(signal.SIGINT)
             assert tailing.end() == (130, "")
-
-    def test_tail_of_an_owner_has_its_rooms_alone(self, url, store):
-        with store.lease("prefill-0"):
-            store.open(7)
-            with StatusStore.from_url(url, namespace="prod") as other, other.lease("prefill-1"):
-                other.open(8)
-                with Tailing(url, "--owner", "prefill-0") as tailing:
-                    assert tailing.line().split("\t")[1] == "7"
-                    other.update_status(8, 3)
-                    store.update_status(7, 3)
-                    assert tailing.line().split("\t")[1:3] == ["7", "Transferring"]
-
-    def test_tail_of_an_owner_notices_who_joins(self, url):
-        """A rank whose owner is asked for takes part in a room that was met before as another owner's."""
-        ranks = [StatusStore.from_url(url, namespace="prod", rank=rank, world_size=2) for rank in (0, 1)]
-        with ranks[0], ranks[1], ranks[0].lease("prefill-0"), ranks[1].lease("prefill-1"):
-            ranks[0].open(8, request="rid")
-            ranks[1].open(7)
-            with Tailing(url, "--owner", "prefill-1") as tailing:
-                assert tailing.line().split("\t")[1] == "7"
-                ranks[1].open(8, request="rid")
-                assert tailing.line().split("\t")[1] == "8"
-
-    def test_tail_of_an_owner_notices_the_next_of_an_id(self, url, store, watched):
-        """A room that was gone when it was met is the owner's once the owner opens it."""
-        store.update_status(5, 1)
-        watched[0].delete("kvpoll:{prod}:room:5")  # leaves no change, as an expiry
-        with store.lease("prefill-0"):
-            store.open(7)
-            with Tailing(url, "--owner", "prefill-0") as tailing:
-                assert tailing.line().split("\t")[1] == "7"
-                store.open(5)
-                assert tailing.line().split("\t")[1] == "5"
-
-    def test_tail_of_an_owner_forgets_what_has_expired(self, store, watched):
-        def changes():
-            store.update_status(1, 1)
-            yield change(10, KVPoll.Bootstrapping, ttl=5)
-            watched[0].delete("kvpoll:{prod}:room:1")
-            with store.lease("prefill-0"):
-                store.open(1)
-                yield change(20, KVPoll.Bootstrapping, ttl=5)
-
-        found = list(feed._of_owner(changes(), store, "prefill-0"))
-        assert [each.at for each in found] == [20]
-
-    def test_tail_of_an_owner_outlasts_a_lost_server(self, monkeypatch):
-        """Its room is read, and the server is lost before the leases are; the next change asks for them again."""
-        owners, losses = StatusStore.owners, iter([True])
-        with real.World("sync") as world, contextlib.ExitStack() as stack:
-            socket = world.serve().socket
-            for rank in (0, 1):
-                store = StatusStore.from_url(f"unix://{socket}", namespace="prod", rank=rank, world_size=2)
-                stack.enter_context(store)
-                if rank == 1:
-                    stack.enter_context(store.lease("prefill-1"))
-                store.open(1, request="rid")
-            proxy = stack.enter_context(Proxy(socket))
-            looking = StatusStore.from_url(proxy.url, namespace="prod", deadline=pace.seconds(1))
-            stack.enter_context(looking)
-
-            def losing(self):
-                if next(losses, False):
-                    proxy.refusing = True
-                    proxy.cut()
-                return owners(self)
-
-            def changes():
-                yield change(10, KVPoll.Bootstrapping, ttl=900)
-                proxy.refusing = False
-                yield change(11, KVPoll.Transferring, ttl=900)
-
-            monkeypatch.setattr(StatusStore, "owners", losing)
-            found = list(feed._of_owner(changes(), looking, "prefill-1"))
-            assert [each.at for each in found] == [10, 11]
-            assert next(losses, "lost") == "lost"
 
     def test_tail_as_json_prints_gaps_too(self, url, store, watched):
         store.update_status(7, 1)

@@ -128,7 +128,7 @@ class TestAllKeys:
             other.flushall()
         shown = run(server, "ls").stderr
         assert "the server does not know when (it was started" in shown
-        assert "No namespace was found on this server" in shown
+        assert "No namespace was found by this URL" in shown
 
     def test_server_that_was_started_anew_is_named(self, server):
         shown = run(server, "ls").stderr
@@ -187,6 +187,24 @@ class TestNeighbours:
             client.set(f"other:{number}", "x", ex=1000)
         shown = run_on_server(server, "namespaces")
         assert re.search(r"The server has 2\d\d keys; about [89]\d% are others'", shown.stderr)
+
+    def test_wrong_number_of_the_database_is_named(self, server, client, lease):
+        """The table is in database 0, the URL has /1: nothing is lost, and no key is another's."""
+        url = f"{server.tcp}/1"
+        hint = re.compile(r"database 1 has no keys, and database 0 has \d+: is the number in the URL right\?")
+        for words in (["namespaces"], ["stats", "-n", "prod"], ["doctor", "-n", "prod"]):
+            shown = CliRunner().invoke(kvpoll, [*words, "--redis", url], catch_exceptions=False).output
+            assert hint.search(" ".join(shown.split())), shown
+            assert not re.search("others'|data is gone|what it held before|on this server", shown), shown
+
+    def test_keys_of_other_databases_are_not_called_kvpolls(self, server, client, lease):
+        with server.client(db=1) as theirs:
+            theirs.mset({f"other:{number}": "x" for number in range(5000)})
+            shown = run_on_server(server, "namespaces")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            assert examine(server.tcp, "prod")["eviction"].advice.startswith("most keys are others'")
+            theirs.flushdb()
+        assert re.search(r"keys; database 1 has 5,000; of the \d+ in database 0, about 0% are others'", shown.stderr)
 
     def test_server_without_a_namespace_says_so_too(self, server, client):
         client.set("other", "x", ex=1000)

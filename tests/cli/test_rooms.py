@@ -121,6 +121,19 @@ class TestFindShowWait:
         assert [each["status"] for each in found["timeline"]] == ["WaitingForInput", "Success"]
         assert found["timeline"][0]["seconds"] >= 0
 
+    def test_room_without_a_ttl_never_expires(self, table, run, client_of):
+        client_of.persist("kvpoll:{prod}:room:5")
+        lines = run("show", "5").stdout.splitlines()
+        client_of.expire("kvpoll:{prod}:room:5", 60)  # every key must have a TTL at the test's end
+        assert "ttl         never" in lines
+
+    def test_timeline_begins_with_a_takeover(self, table, run):
+        """It leaves no clear, and may come in the millisecond of the failure."""
+        table.abort(1, "timeout")
+        table.open(1, request="rid-9")
+        found = json.loads(run("show", "1", "--json").stdout)
+        assert [(each["status"], each["reason"]) for each in found["timeline"]] == [("Bootstrapping", None)]
+
     def test_watched_room_is_a_document_on_each_line(self, store, run, monkeypatch):
         """As what other commands watch: a program reads line by line."""
         store.update_status(1, BOOT)
@@ -160,6 +173,26 @@ class TestFindShowWait:
                     shown = CliRunner().invoke(kvpoll, ["show", "1", "--redis", url, "-n", "p-prefill"]).output
                     assert ("other side  p-decode: " in shown, expected in " ".join(shown.split())) == (True, True)
                     decode.update_status(1, MOVE)
+
+    def test_other_side_that_is_not_read_is_not_absent(self, url, watched):
+        """An operator aborts where the room is."""
+        words = ["1", "--redis", url, "-n", "p-prefill"]
+        with (
+            StatusStore.from_url(url, namespace="p-prefill") as prefill,
+            StatusStore.from_url(url, namespace="p-decode") as decode,
+        ):
+            prefill.update_status(1, BOOT)
+            decode.update_status(1, BOOT)
+            watched[0].hset("kvpoll:{p-decode}:room:1", "status", "Odd")
+            shown = CliRunner().invoke(kvpoll, ["show", *words]).stdout
+            assert "other side  p-decode: could not be read: entry: room 1 holds status 'Odd'" in shown
+            assert "(here: kvpoll clear 1 -n p-decode)" in shown
+            other = json.loads(CliRunner().invoke(kvpoll, ["show", *words, "--json"]).stdout)["other_side"]
+            assert (other["room"], "status 'Odd'" in other["error"]) == (None, True)
+            aborted = CliRunner().invoke(kvpoll, ["abort", *words])
+            assert (aborted.exit_code, "whether p-decode has it, too, is not known" in aborted.stderr) == (0, True)
+            prefill.clear(1)
+            assert "whether p-decode has it is not known" in CliRunner().invoke(kvpoll, ["show", *words]).stderr
 
     def test_owners_of_both_sides_have_their_processes(self, url):
         with (

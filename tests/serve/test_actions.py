@@ -84,6 +84,18 @@ def test_clear_removes_a_corrupt_room(acting, store, table, fields):
     assert store.get(5) is None
 
 
+def test_abort_fails_a_room_of_unknown_status(acting, store, table):
+    """As the command does; what else is corrupt is refused."""
+    with table.client() as client:
+        client.hset("kvpoll:{prod-prefill}:room:5", "status", "Nonsense")
+        client.expire("kvpoll:{prod-prefill}:room:5", 600)
+        client.rpush("kvpoll:{prod-prefill}:room:6", "x")
+        client.expire("kvpoll:{prod-prefill}:room:6", 600)
+    assert act(acting, "/room/5/abort", confirm="5").status == 200
+    assert store.get(5) is KVPoll.Failed
+    assert act(acting, "/room/6/abort", confirm="6").status == 502
+
+
 @pytest.mark.parametrize("confirm", ["", "6", "05", "yes"])
 def test_action_that_is_not_confirmed_does_nothing(acting, store, caplog, confirm):
     store.update_status(5, KVPoll.Bootstrapping)

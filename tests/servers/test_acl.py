@@ -342,6 +342,20 @@ class TestDenied:
                     call()
             assert client.dbsize() == 0
 
+    def test_other_side_of_the_wrong_user_is_not_called_absent(self, world, kind):
+        server = world.shared(kind)
+        with (
+            StatusStore.from_url(server.tcp, namespace="p-prefill") as prefill,
+            StatusStore.from_url(server.tcp, namespace="p-decode") as decode,
+            user(server, "-n", "p-prefill") as (name, word),
+        ):
+            prefill.update_status(7, 1)
+            decode.update_status(7, 1)
+            words = ["7", "--redis", f"redis://{name}:{word}@127.0.0.1:{server.port}", "-n", "p-prefill"]
+            shown = CliRunner().invoke(kvpoll, ["show", *words], catch_exceptions=False).stdout
+            assert "has no such room" not in shown
+            assert re.search(r"p-decode: could not be read: .*NOPERM", shown), shown
+
     def test_command_that_a_reader_may_not_run_has_a_remedy(self, world, kind):
         """Inside a script, a server denies without the code NOPERM."""
         server = world.shared(kind)

@@ -52,7 +52,7 @@ async def view(page: Page) -> View:
     lived: list[Period] = []
     if isinstance(found, Entry):
         changes = await watch.changes.known(found)
-        lived += periods(changes or [], True, watch.now(), found.opened_at)
+        lived += periods(changes or [], True, watch.now())
     texts = common(page) | _facts(page, found, lived) | {"room_other_side": await _other_side(page, room)}
     texts |= empty(page, periods=NOT_READ if changes is None else NO_TIMES, ranks="This room has no ranks.")
     tables: dict[str, tuple[Row, ...]] = {"namespaces": namespaces(page), "periods": (), "ranks": ()}
