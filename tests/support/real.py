@@ -192,12 +192,10 @@ class World:
 
     def open(self, url: str, **options: Any) -> Any:
         """A store from a URL."""
-        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore).from_url(url, **options))
 
     def over(self, client: Any, **options: Any) -> Any:
         """A store over a client."""
-        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore)(client, **options))
 
     @property
