@@ -16,6 +16,7 @@ from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio import connections as async_connections
 from redis_kvpoll.aio import store as async_store
+from redis_kvpoll.cli import options
 from redis_kvpoll.sync import connections
 from redis_kvpoll.sync import store as sync_store
 from tests.support import cluster as clusters
@@ -52,11 +53,12 @@ def real_servers() -> Iterator[matrix.Servers]:
 
 @pytest.fixture(autouse=True, scope="session")
 def deadlines_outlast_a_pause() -> Iterator[None]:
-    """The default deadline is a minute here: a machine that stands still for some seconds fails no call."""
+    """The default deadlines are a minute here: a machine that stands still for some seconds fails no call."""
     with pytest.MonkeyPatch.context() as patch:
         for module, store in ((sync_store, StatusStore), (async_store, AsyncStatusStore)):
             patch.setattr(module, "DEFAULT_DEADLINE", 60.0)
             patch.setitem(store.__init__.__kwdefaults__, "deadline", 60.0)
+        patch.setattr(options, "DEADLINE", 60.0)
         yield
 
 
