@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,27 @@ from tests.support.blocking import Blocking
 from tests.support.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
 
 
+def _ports() -> Iterator[int]:
+    """The ports of this worker, again and again. Runs beside this one begin elsewhere.
+
+    They are below the ephemeral ports: the system gives those to others, who would answer where nobody shall.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for number in itertools.count(os.getpid()):
+        yield 10_000 + worker * share + number % share
+
+
+_ports_of_this_process = _ports()
+
+
 def free_port() -> int:
-    """A port of loopback that is not in use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that is not in use, and that no other test is given for a long time."""
+    while True:
+        port = next(_ports_of_this_process)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class PortServer(EmbeddedServer):
