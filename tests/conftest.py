@@ -19,6 +19,7 @@ from redis_kvpoll.aio import store as async_store
 from redis_kvpoll.cli import options
 from redis_kvpoll.sync import connections
 from redis_kvpoll.sync import store as sync_store
+from redis_kvpoll.transport import embedded
 from tests.support import cluster as clusters
 from tests.support import real
 from tests.support import servers as matrix
@@ -52,13 +53,14 @@ def real_servers() -> Iterator[matrix.Servers]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def deadlines_outlast_a_pause() -> Iterator[None]:
-    """The default deadlines are a minute here: a machine that stands still for some seconds fails no call."""
+def time_limits_outlast_a_pause() -> Iterator[None]:
+    """The default time limits are a minute or more here: a machine that stands still for some seconds fails no call."""
     with pytest.MonkeyPatch.context() as patch:
         for module, store in ((sync_store, StatusStore), (async_store, AsyncStatusStore)):
             patch.setattr(module, "DEFAULT_DEADLINE", 60.0)
             patch.setitem(store.__init__.__kwdefaults__, "deadline", 60.0)
         patch.setattr(options, "DEADLINE", 60.0)
+        patch.setattr(embedded, "_START_SECONDS", 120.0)
         yield
 
 

@@ -72,7 +72,10 @@ class PortServer(EmbeddedServer):
 
 
 class Sentinel(EmbeddedServer):
-    """A sentinel that watches the primary ``main`` at a port. It must have a configuration file that it may write."""
+    """A sentinel that watches the primary ``main`` at a port. It must have a configuration file that it may write.
+
+    After a pause of the machine it does nothing for half a minute (TILT): a failover needs a deadline beyond that.
+    """
 
     def __init__(self, folder: Path, primary: int) -> None:
         self.port = free_port()
