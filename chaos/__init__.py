@@ -11,6 +11,7 @@ engine_process       a process of an engine that has an agent
 engine               the processes of an engine, their agent, and its faults
 servers, replicas, waking, lagging, clusters, proxy    what the workers use, and how it fails
 faults, scenarios    which faults are injected where
+standstill           when the machine itself stood still, which a checker must know
 run, report          one scenario from start to result; what is printed
 
 To add a scenario: write a context manager that yields a Setup, and add it to SCENARIOS. To add a fault: write a

@@ -14,6 +14,7 @@ from chaos.faults import KILL, Fault
 from chaos.history import CallRecord, FaultEvent, History
 from chaos.pool import WorkerPool
 from chaos.scenarios import NAMESPACE, Scenario, Setup
+from chaos.standstill import Standstills
 from chaos.violations import Violation
 from chaos.worker import Plan
 from redis_kvpoll import StatusStore
@@ -66,9 +67,12 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
             mirrors=setup.mirrors,
             followers=setup.followers,
         )
-        with WorkerPool(Path(folder), plan, 0 if setup.engine else WORKERS, setup.has_plain) as pool:
+        workers = WorkerPool(Path(folder), plan, 0 if setup.engine else WORKERS, setup.has_plain)
+        with Standstills() as standstills, workers as pool:
             chance = random.Random(f"{seed} {name}")  # noqa: S311 - chance, not secrets
             events = inject_faults(setup, pool, chance, seconds)
+            pool.quiesce()
+            events += standstills.events
             if setup.engine:
                 violations = setup.engine.check() + checker.check_end({}, {}, ttls(setup), TTL)
                 found_history = History(setup.engine.calls(), events, DEADLINE)
@@ -89,8 +93,7 @@ def run(name: str, scenario: Scenario, seconds: float, seed: int) -> RunResult:
 
 
 def _check(setup: Setup, pool: WorkerPool, events: list[FaultEvent], start: float) -> tuple[History, list[Violation]]:
-    """End all calls, read the table and the mirrors, and check the history and the final state."""
-    pool.quiesce()
+    """Read the table and the mirrors once all calls have ended, and check the history and the final state."""
     rooms = list(range(recording.rooms_at(time.monotonic() - start)[-1] + 1))
     killed = deaths(events)
     hit = {recording.owner(event.worker) for event in events if event.worker is not None}

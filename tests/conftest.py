@@ -15,9 +15,13 @@ import redis
 from chaos.proxy import Proxy
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio import connections as async_connections
+from redis_kvpoll.aio import store as async_store
+from redis_kvpoll.cli import options
 from redis_kvpoll.sync import connections
+from redis_kvpoll.sync import store as sync_store
+from redis_kvpoll.transport import embedded
 from tests.support import cluster as clusters
-from tests.support import pace, real
+from tests.support import real
 from tests.support import servers as matrix
 from tests.support.blocking import Blocking
 from tests.support.failover import Failover
@@ -46,6 +50,18 @@ def real_servers() -> Iterator[matrix.Servers]:
     servers = matrix.Servers()
     yield servers
     servers.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def time_limits_outlast_a_pause() -> Iterator[None]:
+    """The default time limits are a minute or more here: a machine that stands still for some seconds fails no call."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, store in ((sync_store, StatusStore), (async_store, AsyncStatusStore)):
+            patch.setattr(module, "DEFAULT_DEADLINE", 60.0)
+            patch.setitem(store.__init__.__kwdefaults__, "deadline", 60.0)
+        patch.setattr(options, "DEADLINE", 60.0)
+        patch.setattr(embedded, "_START_SECONDS", 120.0)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -121,7 +137,6 @@ def make_store(request: pytest.FixtureRequest, server: matrix.Server) -> Iterato
         made: list[Any] = []
 
         def make(client_options: dict[str, Any] | None = None, **options: Any) -> Any:
-            options.setdefault("deadline", pace.seconds(5))
             if request.param == "sync":
                 made.append(StatusStore(server.store_client(**client_options or {}), **options))
             else:

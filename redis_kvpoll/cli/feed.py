@@ -21,8 +21,6 @@ from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
 
-TAIL_DEADLINE = 2.0
-"""Seconds without an answer, after which a running tail says so. It goes on when the server answers."""
 PASSED = 20_000
 """Changes before the first that a tail of an owner shows: it learns from them whose the rooms are."""
 
@@ -62,7 +60,7 @@ def tail(
     """
     is_wanted = functools.partial(_is_wanted, room, status, reason)
     try:
-        with found_table(url, namespace, deadline=TAIL_DEADLINE) as (store, _):
+        with found_table(url, namespace) as (store, _):
             if owner is None:
                 changes: Iterator[Change | FeedGap] = filter(is_wanted, _patient(store.tail(last)))
             else:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from redis_kvpoll.cli import options
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
-from redis_kvpoll.cli.options import DEADLINE, ROLES, open_table
+from redis_kvpoll.cli.options import ROLES, open_table
 from redis_kvpoll.errors import (
     CorruptEntryError,
     InvalidInputError,
@@ -41,7 +42,7 @@ class OpenTable(NamedTuple):
 
 
 @contextmanager
-def found_table(url: str, namespace: str, writes: str = "", deadline: float = DEADLINE) -> Iterator[OpenTable]:
+def found_table(url: str, namespace: str, writes: str = "") -> Iterator[OpenTable]:
     """Open a table, or exit with status 1 if the namespace does not exist. stderr says that a replica is read.
 
     ``writes`` is the name of a command that writes: on a replica, and without settings, it ends here. A refusal names
@@ -54,10 +55,10 @@ def found_table(url: str, namespace: str, writes: str = "", deadline: float = DE
         if store.settings() is None:
             stack.close()  # the server's clients are counted, and this is none of them
             shards = _shards_without_settings(url, namespace, writes)
-        if (replica := read_replica(url, DEADLINE)) is not None:
+        if (replica := read_replica(url, options.DEADLINE)) is not None:
             _warn_of(replica, writes, url)
-        if shards is not None or deadline != DEADLINE:
-            store = stack.enter_context(open_table(url, namespace, deadline, bool(writes), shards))
+        if shards is not None:
+            store = stack.enter_context(open_table(url, namespace, bool(writes), shards))
         try:
             yield OpenTable(store, replica)
         except CorruptEntryError as error:
@@ -79,7 +80,7 @@ def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
     from redis_kvpoll.doctor import traces
     from redis_kvpoll.transport.urls import parse
 
-    left = traces.read_traces(url, namespace, DEADLINE)
+    left = traces.read_traces(url, namespace, options.DEADLINE)
     if left is None:
         what = f"namespace {namespace!r} not found on {parse(url).shown}: it has no rooms and no settings."
         leave(NOT_FOUND, "\n".join((what, *_hints(url, namespace))))
@@ -123,10 +124,10 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
     names, nothing = [], "No namespace was found by this URL: check --redis, or KVPOLL_URL"
     try:
-        names = [] if roles else [one.namespace for one in list_namespaces(url, DEADLINE, LIST_SECONDS)]
+        names = [] if roles else [one.namespace for one in list_namespaces(url, options.DEADLINE, LIST_SECONDS)]
     except KVPollError as error:
         nothing = f"Which namespaces this server has is not known: {error}"
-    if not roles and (why := why_absent(url, DEADLINE)):
+    if not roles and (why := why_absent(url, options.DEADLINE)):
         yield why
     if roles:
         yield "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from redis_kvpoll.cli import as_json
+from redis_kvpoll.cli import as_json, options
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
-from redis_kvpoll.cli.options import DEADLINE, json_option, url_option
+from redis_kvpoll.cli.options import json_option, url_option
 from redis_kvpoll.errors import printable
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def namespaces(url: str, wants_json: bool) -> None:
     from redis_kvpoll.sync.namespaces import list_namespaces
     from redis_kvpoll.transport.urls import parse
 
-    found = list_namespaces(url, DEADLINE)
+    found = list_namespaces(url, options.DEADLINE)
     if wants_json:
         as_json.put({"namespaces": [one._asdict() for one in found]})
-    if (there := count_keys(url, DEADLINE)) is not None:
+    if (there := count_keys(url, options.DEADLINE)) is not None:
         click.echo(f"The server has {there.counts.total:,} keys; {_whose(there)}", err=True)
     if unread := [one.namespace for one in found if not any(one[1:])]:
         why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"

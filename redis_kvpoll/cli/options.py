@@ -87,10 +87,8 @@ def room_id(text: str) -> int:
     raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
 
 
-def open_table(
-    url: str, namespace: str, deadline: float = DEADLINE, writes: bool = False, shards: int | None = None
-) -> StatusStore:
+def open_table(url: str, namespace: str, writes: bool = False, shards: int | None = None) -> StatusStore:
     """A store with the settings that the namespace has; one that only reads, unless the command ``writes``."""
     from redis_kvpoll.sync.store import StatusStore
 
-    return StatusStore.from_url(url, namespace=namespace, deadline=deadline, read_only=not writes, shards=shards)
+    return StatusStore.from_url(url, namespace=namespace, deadline=DEADLINE, read_only=not writes, shards=shards)

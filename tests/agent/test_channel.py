@@ -138,8 +138,11 @@ class TestWakeUps:
 
 class TestFullSocket:
     def test_a_refused_message_is_followed_by_a_call(self, engine):
-        """The agent stands still: the socket fills up, ``send`` refuses at once, and nothing is lost or moved."""
-        here = engine.channel(timing=agents.patient(unanswered=10**6))
+        """The agent stands still: the socket fills up, ``send`` refuses at once, and nothing is lost or moved.
+
+        The channel's own thread sends nothing: ``send`` refuses a message meanwhile.
+        """
+        here = engine.channel(timing=agents.patient(tick=10.0**6))
         (agent,) = engine.agents()
         os.kill(agent, signal.SIGSTOP)
         sent = 0

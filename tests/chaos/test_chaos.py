@@ -13,10 +13,11 @@ import redis
 from chaos import checker, fenced, followed, following, history, holding, report
 from chaos.__main__ import main
 from chaos.history import HistoryWriter
-from chaos.run import run
+from chaos.run import DEADLINE, run
 from chaos.scenarios import SCENARIOS
+from chaos.standstill import Standstills
 from redis_kvpoll import KVPoll
-from tests.support import pace
+from tests.support import pace, real
 from tests.support.histories import BOOT, OK
 
 SEED = 1
@@ -24,9 +25,18 @@ EXPECTED_ERRORS = {"memory": "ServerRefusedError"}
 """The errors that callers must get in a run; without them its faults had no effect."""
 
 
+@pytest.fixture(autouse=True)
+def ports(monkeypatch):
+    """The servers take ports as those of all tests do."""
+    for module in ("servers", "clusters"):
+        monkeypatch.setattr(f"chaos.{module}.free_port", real.free_port)
+
+
 @pytest.fixture
 def patient(monkeypatch):
     """Make the leases and the time limits of every run as long as this machine needs."""
+    monkeypatch.setattr("chaos.run.DEADLINE", pace.seconds(DEADLINE))
+    monkeypatch.setattr("chaos.engine.DEADLINE", pace.seconds(DEADLINE))
     monkeypatch.setattr(checker, "SLACK", pace.seconds(checker.SLACK))
     monkeypatch.setattr(fenced, "RECOVERY_SECONDS", pace.seconds(fenced.RECOVERY_SECONDS))
     for name, scenario in SCENARIOS.items():
@@ -124,6 +134,13 @@ def test_command_prints_faults_and_violations(patient, capsys):
     assert printed.err.splitlines() == ["... seed 1", "... amnesia, 0.5 s", "... amnesia, 0.5 s, seed 2"]
     assert "SIGKILL of the server, restart without its data" in printed.out
     assert ", 0 violations; longest wait of a caller: " in printed.out.splitlines()[-1]
+
+
+def test_machine_that_stood_still_is_an_outage():
+    times = iter([0.0, 0.05, 8.0])
+    with Standstills(lambda: next(times, 8.0)) as standstills:
+        real.until(lambda: standstills.events, "noticed")
+    assert [(event.began, event.ended, event.outage) for event in standstills.events] == [(0.05, 8.0, True)]
 
 
 class TestHistory:

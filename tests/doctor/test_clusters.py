@@ -9,11 +9,11 @@ from functools import cache
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.doctor import sampling
+from redis_kvpoll.doctor import examination, sampling
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import cluster as clusters
-from tests.support import real
+from tests.support import pace, real
 from tests.support.examining import doctor_of, examine, raised
 
 
@@ -33,6 +33,12 @@ def nodes():
     yield found
     for client in found.clients:
         client.flushall()
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """The examination waits only for a moment for what no node has."""
+    monkeypatch.setattr(examination, "DEADLINE", pace.seconds(2))
 
 
 def test_healthy_cluster_has_no_finding(nodes):
@@ -73,6 +79,7 @@ def test_whole_table_on_one_node_is_a_note(nodes):
     assert examine(nodes.url, "small")["cluster"].level is Level.NOTE
 
 
+@pytest.mark.usefixtures("hasty")
 def test_slots_without_a_node_are_a_problem(nodes):
     slots = list(range(100, 110))
     nodes.clients[0].execute_command("CLUSTER", "DELSLOTS", *slots)
@@ -88,6 +95,7 @@ def is_whole(client):
     return client.execute_command("CLUSTER INFO")["cluster_state"] == "ok"
 
 
+@pytest.mark.usefixtures("hasty")
 def test_keys_on_two_nodes_are_a_warning(nodes):
     tag = keys.tag("default", 8, 1)
     nodes.start_moving(tag)
@@ -99,6 +107,7 @@ def test_keys_on_two_nodes_are_a_warning(nodes):
     assert (found.level, found.wanted) == (Level.WARNING, "each shard on one node")
 
 
+@pytest.mark.usefixtures("hasty")
 def test_node_that_hangs_is_a_problem(nodes, monkeypatch):
     """The namespace's settings are on another node, so that nothing else waits for this one."""
     monkeypatch.setattr("redis_kvpoll.doctor.node_look.REACH_SECONDS", 1.0)

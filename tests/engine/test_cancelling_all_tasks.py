@@ -21,7 +21,7 @@ from tests.support.mirrors import sleeping
 
 BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
 RANKS = 3
-PATIENCE = 10
+PATIENCE = 120
 """Seconds of an idle machine."""
 
 

@@ -225,7 +225,7 @@ class TestOutOfTime:
         first = proxy.released
         proxy.hold(script)
         first.set()
-        assert in_flight.result(pace.seconds(20)) is MOVE
+        assert in_flight.result(pace.seconds(120)) is MOVE
         real.until(lambda: proxy.calls(script) == 2, "both are sent")
         before = set(proxy.open_connections)
         assert early.exception(pace.seconds(30)) is not None

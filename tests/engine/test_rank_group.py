@@ -70,7 +70,7 @@ class Group:
 async def grouped(client, ttl=60.0, **options):
     """Leases that are not renewed during a test, if it does not say otherwise."""
     lost = []
-    store = AsyncStatusStore(client, deadline=pace.seconds(5), **options)
+    store = AsyncStatusStore(client, **options)
     async with store, AsyncRankGroup(store, lost.append) as group:
         identities = [await group.join(rank, RANKS, f"prefill-{rank}", ttl) for rank in range(RANKS)]
         found = Group(store, group, identities)

@@ -215,7 +215,7 @@ class TestMeanwhile:
         real.until(lambda: proxy.calls("update"), "it is sent")
         with store.mirror(period=60) as mirror:
             proxy.release()
-            assert writing.result(20) == Update(Outcome.ADVANCED, MOVE)
+            assert writing.result(120) == Update(Outcome.ADVANCED, MOVE)
             assert mirror.get(1) is MOVE
 
     @pytest.mark.parametrize("meanwhile", ["closed", "lost", "nothing"])
@@ -231,7 +231,7 @@ class TestMeanwhile:
         elif meanwhile == "lost":
             known_server_of(store).lost()
         proxy.release()
-        assert writing.result(20) == Update(Outcome.ADVANCED, MOVE)
+        assert writing.result(120) == Update(Outcome.ADVANCED, MOVE)
         assert len(idle_connections_of(store)) == (meanwhile == "nothing")
         node_pool_of(store).closed = False
 
@@ -243,7 +243,7 @@ class TestMeanwhile:
         real.until(lambda: proxy.calls("update"), "it is sent")
         known_server_of(store).current = b"another"
         proxy.release()
-        assert writing.result(20) == Update(Outcome.UNCHANGED, MOVE)
+        assert writing.result(120) == Update(Outcome.UNCHANGED, MOVE)
 
     async def test_call_that_needs_more_keeps_its_place(self, proxy):
         """A new table has no feed, so the usual case is none: the later call must not come before the rest of it."""

@@ -13,6 +13,7 @@ from redis_kvpoll import FeedOffError, InvalidInputError, KVPoll, StatusStore, S
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 from tests.support.fuzzing import Index
+from tests.support.mirrors import never_stale
 
 BOOT, MOVE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Failed
 FAILED = keys.failed("default")
@@ -41,7 +42,8 @@ def following(store, told):
 
 @pytest.mark.parametrize("server", ["fakeredis", "valkey", "redis62"], indirect=True)
 class TestOnServers:
-    def test_failure_of_held_room_is_told(self, side, server, peer):
+    def test_failure_of_held_room_is_told(self, side, server, peer, monkeypatch):
+        never_stale(monkeypatch)
         told, store = Told(1), side.over(server)
         room = peer.open(1, "rid")
         with following(store, told) as failures:
@@ -189,7 +191,8 @@ class TestOnServers:
             client.pexpire(FAILED, 600_000)
         assert "unexpectedly" not in caplog.text
 
-    def test_read_only_store_follows_and_writes_nothing(self, side, server, client, peer):
+    def test_read_only_store_follows_and_writes_nothing(self, side, server, client, peer, monkeypatch):
+        never_stale(monkeypatch)
         peer.update_status(1, BOOT)
         told, store = Told(1), side.over(server, read_only=True)
         with following(store, told) as failures:

@@ -26,7 +26,7 @@ from tests.support import cluster as clusters
 from tests.support import pace, real
 from tests.support.backup import Backup
 from tests.support.internals import replica_of
-from tests.support.mirrors import current, following, sleeping
+from tests.support.mirrors import current, following, never_stale, sleeping
 
 BOOT, MOVE, DONE, FAIL = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success, KVPoll.Failed
 FEED = "kvpoll:{default}:feed"
@@ -118,9 +118,9 @@ class TestGaps:
             step.delete("kvpoll:{default}:room:2")
             step.xtrim(FEED, maxlen=0, approximate=False)
             step.execute()
-        assert found[0].result(pace.seconds(20)) is DONE
+        assert found[0].result(pace.seconds(120)) is DONE
         with pytest.raises(RoomNotFoundError):
-            found[1].result(pace.seconds(20))
+            found[1].result(pace.seconds(120))
 
     @staticmethod
     def change(step, room, status, feed_id="*"):
@@ -132,7 +132,8 @@ class TestGaps:
 
 
 class TestLostConnections:
-    def test_changes_during_outage_are_found(self, store, peer, proxy, caplog):
+    def test_changes_during_outage_are_found(self, store, peer, proxy, caplog, monkeypatch):
+        never_stale(monkeypatch)
         caplog.set_level(logging.INFO, "redis_kvpoll")
         peer.update_many(dict.fromkeys(range(4), BOOT))
         with store.mirror() as mirror:
@@ -150,8 +151,9 @@ class TestLostConnections:
             real.until(lambda: "is current again" in caplog.text, "logged")
         assert caplog.text.count("is not current until") == 1
 
-    def test_lost_store_connection_leaves_mirror_synced(self, store, peer, proxy):
+    def test_lost_store_connection_leaves_mirror_synced(self, store, peer, proxy, monkeypatch):
         """The next connection leads to the same server, so the mirror's is as good as before."""
+        never_stale(monkeypatch)
         with store.mirror() as mirror:
             shard = replica_of(mirror).shards["default"]
             before = shard.resync_count
@@ -199,10 +201,10 @@ class TestLostConnections:
             peer.update_status(1, DONE)
             peer.clear(2)
             proxy.refusals = 0
-            assert [found[0].result(pace.seconds(20)), found[2].result(pace.seconds(20))] == [DONE, DONE]
+            assert [found[0].result(pace.seconds(120)), found[2].result(pace.seconds(120))] == [DONE, DONE]
             for one in (found[1], found[3]):
                 with pytest.raises(RoomNotFoundError):
-                    one.result(pace.seconds(20))
+                    one.result(pace.seconds(120))
 
     def test_closed_mirror_leaves_no_connection(self, side, server, client, peer):
         peer.update_status(1, BOOT)
@@ -243,7 +245,7 @@ class TestServers:
                 current(mirror, peer)
             assert mirror.poll(range(5)) == [None, None, None, MOVE, None]
             with pytest.raises(RoomNotFoundError):
-                found.result(pace.seconds(20))
+                found.result(pace.seconds(120))
 
     def test_changed_settings_after_outage_are_retried_slowly(self, store, peer, client, proxy, monkeypatch, caplog):
         monkeypatch.setattr("redis_kvpoll.replica.health.REJECTED_RETRY", 0.02)
@@ -283,7 +285,7 @@ class TestServers:
             with redis.Redis(unix_socket_path=str(sentinel.socket)) as client, replica.client() as other:
                 real.until(lambda: client.execute_command("SENTINEL REPLICAS", "main"), "the replica is known")
                 real.until(lambda: other.info("replication")["master_link_status"] == "up", "and in step")
-            store = side.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=60.0)
+            store = side.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", deadline=180.0)  # see Sentinel
             store.update_many({1: BOOT, 2: BOOT})
             with store.mirror() as mirror, primary.client() as client:
                 found = threads.submit(mirror.wait, 1)
@@ -293,7 +295,7 @@ class TestServers:
                 world.forget(primary)
                 real.until(lambda: not mirror.synced, "it notices")
                 store.update_status(1, DONE)
-                assert found.result(pace.seconds(30)) is DONE
+                assert found.result(pace.seconds(180)) is DONE
                 current(mirror, store)
 
 
@@ -319,7 +321,7 @@ class TestCluster:
             real.until(lambda: mirror.poll(range(200)) == [MOVE, BOOT] * 100, "all of them")
             found = [threads.submit(one.wait, room) for one in (store, mirror) for room in range(10)]
             peer.update_many(dict.fromkeys(range(200), DONE))
-            assert {one.result(pace.seconds(20)) for one in found} == {DONE}
+            assert {one.result(pace.seconds(120)) for one in found} == {DONE}
             current(mirror, peer, range(200))
 
     def test_callbacks_get_one_change_at_a_time(self, side, store, peer):
@@ -360,7 +362,7 @@ class TestCluster:
             peer.update_many(dict.fromkeys(range(0, 100, 2), DONE))
             real.until(lambda: mirror.poll(range(100)) == [DONE, BOOT] * 50, "read on the new nodes")
             current(mirror, peer, range(100))
-            assert found.result(pace.seconds(20)) is DONE
+            assert found.result(pace.seconds(120)) is DONE
             store.update_status(1, MOVE)
             assert mirror.get(1) is MOVE
 

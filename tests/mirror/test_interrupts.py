@@ -196,4 +196,4 @@ def test_finalizer_in_thread_of_waits_may_wait(server, store, threads):
         client.client_kill_filter(_type="normal", skipme=True)
     real.until(lambda: found, "the finalizer has ended")
     store.update_status(1, DONE)
-    assert waiting.result(pace.seconds(20)) is DONE
+    assert waiting.result(pace.seconds(120)) is DONE

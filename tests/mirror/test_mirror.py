@@ -20,7 +20,7 @@ from redis_kvpoll import (
 )
 from tests.support import pace, real
 from tests.support.internals import follower_threads_of, inner, replica_of, tracked_rooms_of
-from tests.support.mirrors import following, sleeping
+from tests.support.mirrors import following, never_stale, sleeping
 
 BOOT, INPUT, MOVE, DONE, FAIL = (
     KVPoll.Bootstrapping,
@@ -50,8 +50,9 @@ class TestReading:
             assert type(get.__self__) is dict  # and so no code of ours runs
             assert get(ROOM) is DONE
 
-    def test_paced_mirror_shows_changes_and_blocks_nobody(self, store, peer, client):
+    def test_paced_mirror_shows_changes_and_blocks_nobody(self, store, peer, client, monkeypatch):
         """Its reads wait for nothing on the server, so that they cost what their number costs."""
+        never_stale(monkeypatch)
         with store.mirror(period=0.02) as mirror:
             for status in (BOOT, MOVE, DONE):
                 peer.update_status(ROOM, status)
@@ -169,7 +170,8 @@ class TestReading:
 
 
 class TestCallbacks:
-    def test_callback_gets_each_change_in_order(self, store, peer):
+    def test_callback_gets_each_change_in_order(self, store, peer, monkeypatch):
+        never_stale(monkeypatch)
         store.update_status(0, BOOT)
         with store.mirror() as mirror:
             changes = []

@@ -353,7 +353,7 @@ class TestWaiting:
             second.clear(ROOM)
             assert not waiting.done()
             first.update_status(ROOM, DONE)
-            return waiting.result(pace.seconds(20))
+            return waiting.result(pace.seconds(120))
 
         assert self.on(first, waits, wait) is DONE
 
@@ -366,7 +366,7 @@ class TestWaiting:
             waiting = threads.submit(on.wait, ROOM, DONE, timeout=30)
             real.until(lambda: sleeping(on), "it waits")
             second.update_status(ROOM, FAIL)
-            return waiting.result(pace.seconds(20))
+            return waiting.result(pace.seconds(120))
 
         assert self.on(first, waits, wait) is FAIL
 
@@ -381,7 +381,7 @@ class TestWaiting:
             with StatusStore(server.store_client(), rank=0, world_size=2) as elsewhere:
                 elsewhere.clear(ROOM)
             with pytest.raises(RoomNotFoundError):
-                waiting.result(pace.seconds(20))
+                waiting.result(pace.seconds(120))
 
         self.on(first, waits, wait)
 

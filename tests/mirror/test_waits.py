@@ -43,7 +43,7 @@ class TestWaiting:
         peer.update_status(1, MOVE)
         assert not found.done()
         peer.update_status(1, DONE)
-        assert found.result(pace.seconds(20)) is DONE
+        assert found.result(pace.seconds(120)) is DONE
         assert isinstance(found.result(), KVPoll)
 
     def test_wait_wakes_on_own_change(self, waits, store, threads):
@@ -51,7 +51,7 @@ class TestWaiting:
         found = threads.submit(waits.wait, 1, MOVE)
         real.until(lambda: sleeping(waits), "it sleeps")
         store.abort(1, "why")
-        assert found.result(pace.seconds(20)) is FAIL
+        assert found.result(pace.seconds(120)) is FAIL
 
     def test_wait_returns_at_once_when_reached(self, waits, store):
         store.update_many({1: DONE, 2: FAIL, 3: MOVE})
@@ -65,7 +65,7 @@ class TestWaiting:
         real.until(lambda: sleeping(waits), "it sleeps")
         store.clear(1)
         with pytest.raises(KeyError):
-            found.result(pace.seconds(20))
+            found.result(pace.seconds(120))
 
     def test_room_opened_elsewhere_a_moment_ago_is_found(self, waits, store, peer, threads, monkeypatch):
         """The feed has not told it yet."""
@@ -85,7 +85,7 @@ class TestWaiting:
         found = threads.submit(waits.wait, 1, MOVE, timeout=pace.seconds(20))
         peer.update_status(1, MOVE)
         slow.set()
-        assert found.result(pace.seconds(20)) is MOVE
+        assert found.result(pace.seconds(120)) is MOVE
 
     def test_wait_ignores_entries_older_than_itself(self, waits, store):
         """Entries from before the wait do not end it."""
@@ -142,7 +142,7 @@ class TestWaiting:
         real.until(lambda: sleeping(waits, 16), "all sleep")
         for room in rooms:
             peer.update_status(room, DONE if room % 2 else FAIL)
-        assert [one.result(pace.seconds(20)) for one in found] == [FAIL, DONE] * 8
+        assert [one.result(pace.seconds(120)) for one in found] == [FAIL, DONE] * 8
 
     def test_closing_ends_waits(self, waits, store, threads):
         store.update_status(1, BOOT)
@@ -150,7 +150,7 @@ class TestWaiting:
         real.until(lambda: sleeping(waits), "it sleeps")
         waits.close()
         with pytest.raises(StoreClosedError, match=r"^wait: "):
-            found.result(pace.seconds(20))
+            found.result(pace.seconds(120))
         with pytest.raises(StoreClosedError, match=r"^wait: "):
             waits.wait(1)
 
@@ -200,7 +200,7 @@ class TestStoreWait:
         assert len(following(side)) == 1
         peer.update_many(dict.fromkeys(range(50, 100), MOVE))
         peer.update_many(dict.fromkeys(range(8), DONE))
-        assert {one.result(pace.seconds(20)) for one in found} == {DONE}
+        assert {one.result(pace.seconds(120)) for one in found} == {DONE}
         assert replica_of(store).statuses == {}
 
 

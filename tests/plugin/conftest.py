@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.agent import open_channel
+from redis_kvpoll.agent import client, open_channel
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.local_channel import open_local
 
@@ -14,6 +14,12 @@ from tests.support.local_channel import open_local
 def in_this_process(monkeypatch):
     """Sessions run in threads of the test, which looks into them. For real agents see test_agent.py."""
     monkeypatch.setattr(open_channel, "open_channel", open_local)
+
+
+@pytest.fixture(autouse=True)
+def closes_patiently(monkeypatch):
+    """A process that leaves waits for its last changes, however long the machine stands still."""
+    monkeypatch.setattr(client, "CLOSE_SECONDS", 60.0)
 
 
 @pytest.fixture

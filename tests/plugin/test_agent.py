@@ -255,7 +255,7 @@ class TestDeaths:
         with process_with(1) as process:
             os.kill(process.pid, signal.SIGSTOP)
             try:
-                real.until(lambda: store.get(FIRST) is KVPoll.Failed, "its room fails")
+                real.until(lambda: store.get(FIRST) is KVPoll.Failed, "its room fails", pace.seconds(20))
             finally:
                 os.kill(process.pid, signal.SIGCONT)
             real.until(lambda: ask(process) == "[0]\n", "it is Failed there, too")
@@ -273,9 +273,8 @@ class TestDeaths:
         assert FAIL not in sglang.request_status.values()
         assert (incarnations(store), len(agents.pids)) == (before, 2)
 
-    def test_process_that_leaves_without_its_agent_has_published_all(self, server, sglang, agents, monkeypatch):
+    def test_process_that_leaves_without_its_agent_has_published_all(self, server, sglang, agents):
         """It tells its last changes, and its end, to the next agent."""
-        monkeypatch.setattr(client, "CLOSE_SECONDS", pace.seconds(20))
         sglang.request_status[1] = BOOT
         with table(server) as store:
             until_equal(store, sglang)

@@ -26,7 +26,7 @@ def registry():
 def other():
     """Run calls in a second thread, one by one."""
     with ThreadPoolExecutor(1) as pool:
-        yield lambda step, *arguments: pool.submit(step, *arguments).result(5)
+        yield lambda step, *arguments: pool.submit(step, *arguments).result(120)
 
 
 def take_all(registry, room=ROOM):

@@ -11,6 +11,7 @@ from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from tests.support import real
 from tests.support.calls_of_scripts import GENERATION, REQUEST, A, B, bare, replay, send, table
 from tests.support.feeds import entries
+from tests.support.mirrors import never_stale
 
 C = 7
 FEED, FEED_NS = keys.feed("default"), keys.feed("ns")
@@ -35,7 +36,8 @@ SEEN = (1, 2, 7, 8)
 
 @pytest.mark.parametrize("server", ["fakeredis", "valkey", "redis62"], indirect=True)
 class TestForeignEntries:
-    def test_no_reader_takes_what_no_script_writes(self, side, server, client):
+    def test_no_reader_takes_what_no_script_writes(self, side, server, client, monkeypatch):
+        never_stale(monkeypatch)
         store = side.over(server)
         store.update_many({1: 3, 2: 1})
         with store.mirror() as mirror:
@@ -51,8 +53,9 @@ class TestForeignEntries:
         assert last == {room: [status] if status is not None else [] for room, status in shown.items()}
 
     @pytest.mark.parametrize("rank", [{}, {"rank": 0, "world_size": 2}], ids=["plain", "rank"])
-    def test_mirror_reads_rooms_of_entries_without_ttl(self, side, server, client, rank):
+    def test_mirror_reads_rooms_of_entries_without_ttl(self, side, server, client, rank, monkeypatch):
         """Every script that changes a status sets a TTL. A ghost would stay until the sweep."""
+        never_stale(monkeypatch)
         store = side.over(server, **rank)
         store.update_many({1: 3, 2: 1})
         with store.mirror() as mirror:

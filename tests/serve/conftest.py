@@ -8,7 +8,7 @@ import pytest
 
 from redis_kvpoll import StatusStore
 from redis_kvpoll.serve.config import ServeConfig
-from tests.support import pace, real
+from tests.support import real
 from tests.support.serving import Serving, viewer_url
 
 
@@ -23,7 +23,7 @@ def table(watched):
 @pytest.fixture
 def store(table):
     """A store of the namespace ``prod-prefill``, which therewith exists."""
-    with StatusStore.from_url(table.tcp, namespace="prod-prefill", policy="strict", deadline=pace.seconds(5)) as store:
+    with StatusStore.from_url(table.tcp, namespace="prod-prefill", policy="strict") as store:
         store.touch([1])
         yield store
 

@@ -161,7 +161,7 @@ def test_namespace_without_a_feed_is_read_each_minute(world, start):
 
 def test_failover_goes_on_at_the_new_primary(failover, start):
     url = f"redis://127.0.0.1:{failover.service.port}"
-    with StatusStore.from_url(url, namespace="prod", deadline=pace.seconds(10)) as store:
+    with StatusStore.from_url(url, namespace="prod") as store:
         store.update_status(1, KVPoll.Bootstrapping)
         serving = start(url)
         becomes(serving, 200, "ready")

@@ -137,7 +137,7 @@ class TestSentinel:
     def test_store_works_after_sentinel_failover(self, world, trio):
         port, primary, replica = trio
         dead = real.free_port()
-        store = world.open(f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{port}/main/0", deadline=60.0)
+        store = world.open(f"redis+sentinel://127.0.0.1:{dead},127.0.0.1:{port}/main/0", deadline=180.0)  # see Sentinel
         works(store, primary)
         with primary.client() as client:
             real.replicate(client)

@@ -198,7 +198,9 @@ def test_expiry_is_counted(side, server):
     with store.statistics() as statistics:
         synced(statistics)
         store.update_many({1: BOOT, 2: DONE})
-        real.until(lambda: ("Bootstrapping", "expired") in statistics.snapshot().transitions, "expired")
+        real.until(
+            lambda: ("Bootstrapping", "expired") in statistics.snapshot().transitions, "expired", pace.seconds(20)
+        )
         ends = {(BOOT.name, "expired"): 1, (DONE.name, "expired"): 1}
         begins = {("absent", BOOT.name): 1, ("absent", DONE.name): 1}
         assert settled(statistics, {}).transitions == begins | ends

@@ -11,10 +11,9 @@ from click.testing import CliRunner
 from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.doctor import examination, node_look
+from redis_kvpoll.doctor import examination, node_look, table_look
 from redis_kvpoll.doctor.examination import Doctor
 from redis_kvpoll.doctor.findings import Level, exit_status
-from tests.support import pace
 from tests.support.leasing import ManualLease, begin_long_ago
 
 OF_THE_MACHINE = {"latency", "fork"}
@@ -24,9 +23,10 @@ _TIME = re.compile(rb"\*2\r\n\$10\r\n(\d{10})\r\n")
 
 
 def be_patient(monkeypatch):
-    """Let a server of a slow machine have the time to answer."""
-    monkeypatch.setattr(node_look, "REACH_SECONDS", pace.seconds(2))
-    monkeypatch.setattr(examination, "DEADLINE", pace.seconds(2))
+    """Let a server of a slow machine, or of one that stood still, have the time to answer."""
+    monkeypatch.setattr(node_look, "REACH_SECONDS", 60.0)
+    monkeypatch.setattr(examination, "DEADLINE", 60.0)
+    monkeypatch.setattr(table_look, "READ_SECONDS", 60.0)
 
 
 def doctor_of(url, namespace="default", **options):

@@ -59,7 +59,7 @@ def main():
     number = int(sys.argv[1])
     for line in sys.stdin:
         job = json.loads(line)
-        with StatusStore.from_url(job["url"], namespace=job["namespace"], policy=job["policy"]) as store:
+        with StatusStore.from_url(job["url"], namespace=job["namespace"], policy=job["policy"], deadline=60.0) as store:
             store.get(0)
             say("ready")
             sys.stdin.readline()

@@ -13,7 +13,6 @@ from typing import Any
 
 from redis_kvpoll import AsyncStatusStore, StatusStore
 from redis_kvpoll.aio.room import AsyncRoom
-from tests.support import pace
 from tests.support.own_threads import own_threads
 
 PATIENCE = 300
@@ -106,13 +105,11 @@ class Side:
     def over(self, server: Any, client_options: dict[str, Any] | None = None, **options: Any) -> Any:
         """A store on a server of the matrix."""
         of_client = client_options or {}
-        options.setdefault("deadline", pace.seconds(5))
         if self.is_async:
             return self._keep(self.loop.make(lambda: AsyncStatusStore(server.async_client(**of_client), **options)))
         return self._keep(StatusStore(server.store_client(**of_client), **options))
 
     def open(self, url: str, **options: Any) -> Any:
-        options.setdefault("deadline", pace.seconds(5))
         if self.is_async:
             return self._keep(self.loop.make(lambda: AsyncStatusStore.from_url(url, **options)))
         return self._keep(StatusStore.from_url(url, **options))

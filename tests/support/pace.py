@@ -12,6 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
 from typing import Self
 
 AT_REST = 0.013
@@ -83,11 +85,13 @@ class Stopwatch:
 
 
 def _measure(pieces: int) -> float:
-    began = time.monotonic()
+    """The factor by the median of the pieces: a machine that stands still for a moment does so in one of them."""
+    times = [time.monotonic()]
     for _ in range(pieces):
         _work()
-    ended = _measured["at"] = time.monotonic()
-    return min(MAX_FACTOR, max(1.0, (ended - began) / pieces / AT_REST))
+        times.append(time.monotonic())
+    _measured["at"] = times[-1]
+    return min(MAX_FACTOR, max(1.0, median(later - sooner for sooner, later in pairwise(times)) / AT_REST))
 
 
 def _work() -> int:

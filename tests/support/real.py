@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,27 @@ from tests.support.blocking import Blocking
 from tests.support.servers import ARGUMENTS, HARNESS, keys_without_ttl, program, restrict, why_absent
 
 
+def _ports() -> Iterator[int]:
+    """The ports of this worker, again and again. Runs beside this one begin elsewhere.
+
+    They are below the ephemeral ports: the system gives those to others, who would answer where nobody shall.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for number in itertools.count(os.getpid()):
+        yield 10_000 + worker * share + number % share
+
+
+_ports_of_this_process = _ports()
+
+
 def free_port() -> int:
-    """A port of loopback that is not in use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that is not in use, and that no other test is given for a long time."""
+    while True:
+        port = next(_ports_of_this_process)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class PortServer(EmbeddedServer):
@@ -53,7 +72,10 @@ class PortServer(EmbeddedServer):
 
 
 class Sentinel(EmbeddedServer):
-    """A sentinel that watches the primary ``main`` at a port. It must have a configuration file that it may write."""
+    """A sentinel that watches the primary ``main`` at a port. It must have a configuration file that it may write.
+
+    After a pause of the machine it does nothing for half a minute (TILT): a failover needs a deadline beyond that.
+    """
 
     def __init__(self, folder: Path, primary: int) -> None:
         self.port = free_port()
@@ -192,12 +214,10 @@ class World:
 
     def open(self, url: str, **options: Any) -> Any:
         """A store from a URL."""
-        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore).from_url(url, **options))
 
     def over(self, client: Any, **options: Any) -> Any:
         """A store over a client."""
-        options.setdefault("deadline", pace.seconds(5))
         return self._keep((AsyncStatusStore if self.is_async else StatusStore)(client, **options))
 
     @property

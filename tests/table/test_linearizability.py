@@ -49,7 +49,7 @@ def processes():
         process.stdin.close()  # which ends it
         process.stdout.close()
     for process in running:
-        assert process.wait(pace.seconds(10)) == 0
+        assert process.wait(pace.seconds(120)) == 0
 
 
 def hammer(processes, job):
