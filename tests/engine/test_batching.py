@@ -21,7 +21,7 @@ from redis_kvpoll import (
 from redis_kvpoll.aio.callers import CallFuture
 from redis_kvpoll.engine.batching import Batch
 from redis_kvpoll.engine.effects import PendingCall
-from tests.support import real
+from tests.support import pace, real
 from tests.support.calls import gather, objects_of
 from tests.support.internals import executor_of, queues_of
 
@@ -262,19 +262,15 @@ class TestCancelling:
 
     async def test_cancelled_call_is_not_retried(self, store, proxy):
         """Two calls share a batch that fails; after one is cancelled, only the other is sent again."""
-
-        async def clear(room, deadline):
-            executor_of(store).deadline = deadline
-            return await store.clear(room)
-
-        early, gone = asyncio.create_task(clear(2, 0.2)), asyncio.create_task(clear(1, 60.0))
+        executor_of(store).deadline = pace.seconds(2)
+        left, gone = (asyncio.create_task(store.clear(room)) for room in (2, 1))
         proxy.refusals = 10_000
         proxy.cut()
         await asyncio.to_thread(real.until, lambda: proxy.refusals < 9_998, "it was tried")
         gone.cancel()
-        _, error = await gather(gone, early)
+        _, error = await gather(gone, left)
         assert type(error) is StoreUnavailableError
-        proxy.refusals = 0
+        proxy.refusals, executor_of(store).deadline = 0, 60.0
         await assert_idle(store, proxy)
         assert await store.get(1) is BOOT
 
