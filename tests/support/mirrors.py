@@ -25,6 +25,12 @@ def threads_that_follow():
     return own_threads("kvpoll-follow")
 
 
+def never_stale(monkeypatch):
+    """Let no silence end a session, or make a copy stale: a machine that stands still for a moment changes nothing."""
+    for module in ("follow", "replica", "failures"):
+        monkeypatch.setattr(f"redis_kvpoll.replica.{module}.STALE_AFTER", 1e3)
+
+
 def current(mirror, store, rooms=range(10)):
     """Wait until the mirror is synced, and then it must be right."""
     real.until(lambda: mirror.synced, "synced")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,15 @@ def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) 
 
     monkeypatch.setattr("redis_kvpoll.engine.retry._BACKOFF.compute", compute)
     return pauses
+
+
+@contextlib.contextmanager
+def three_tries() -> Iterator[None]:
+    """Let calls that fail give up after their third try, however much time they have left."""
+    with pytest.MonkeyPatch.context() as patch:
+        compute = "redis_kvpoll.engine.retry._BACKOFF.compute"
+        patch.setattr(compute, lambda tries: 0.005 if tries < 3 else 1e9)
+        yield
 
 
 def emptied(server: EmbeddedServer) -> list[bytes]:
