@@ -20,7 +20,7 @@ from redis_kvpoll.sync.connecting import Connector
 from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.slot_map import CLUSTER_SLOTS, SlotMap
 from tests.support import pace, real
-from tests.support.calls import MARGIN
+from tests.support.calls import MARGIN, calls_may_take
 from tests.support.internals import transport_of
 from tests.support.own_threads import own_threads
 
@@ -65,7 +65,8 @@ class TestDeadline:
 
     def test_sent_clear_is_unknown_after_deadline(self, world, proxy):
         store = world.open(proxy.url, deadline=pace.seconds(0.3))
-        store.poll([1])
+        with calls_may_take(store, 60.0):
+            store.poll([1]), store.clear(1)
         proxy.stalled = True
         with pytest.raises(OutcomeUnknownError, match="clear of room 1: sent, but the reply was lost"):
             store.clear(1)
@@ -74,7 +75,7 @@ class TestDeadline:
         deadline = pace.seconds(0.3)
         store = world.open(f"redis://127.0.0.1:{real.free_port()}", deadline=deadline)
         said = f"clear of room 7: no answer within {deadline:g} s"
-        self.timed(lambda: store.clear(7), rf"^{re.escape(said)} \([0-9]+ tries; last: ")
+        self.timed(lambda: store.clear(7), rf"^{re.escape(said)} \([0-9]+ tr(y|ies); last: ")
 
     @pytest.mark.parametrize("url", ["redis://slow.invalid", "redis+sentinel://slow.invalid/main"])
     def test_hanging_name_lookup_fails_at_deadline(self, world, monkeypatch, url):
@@ -101,21 +102,26 @@ class TestDeadline:
         assert store.update_status(1, 1).changed
         real.until(lambda: not own_threads("kvpoll-connect"), "it has ended")
 
-    def test_closed_connections_are_retried_until_deadline(self, world, proxy):
+    def test_closed_connections_are_retried_until_deadline(self, world, proxy, monkeypatch):
         proxy.refusals = 10_000
         store = world.open(proxy.url, deadline=pace.seconds(0.3))
         self.timed(lambda: store.settings(), r"^settings of namespace 'default': no answer")
+        real.at_the_second_pause(monkeypatch, lambda: setattr(proxy, "refusals", 0))
+        with calls_may_take(store, 60.0):
+            assert store.poll([1]) == [None]
         assert proxy.connections > 3
 
-    def test_client_socket_timeout_gives_several_tries(self, world, proxy):
-        store = world.open(f"{proxy.url}?socket_timeout={pace.seconds(0.02)}", deadline=pace.seconds(0.4))
+    def test_client_socket_timeout_gives_several_tries(self, world, proxy, monkeypatch):
+        store = world.open(f"{proxy.url}?socket_timeout={pace.seconds(0.02)}", deadline=60.0)
         store.poll([1])
         proxy.stalled = True
-        self.timed(lambda: store.poll([1]), r"\(([3-9]|1[0-9]) tries; last: ")
+        pauses = real.at_the_second_pause(monkeypatch, lambda: setattr(proxy, "stalled", False))
+        assert store.poll([1]) == [None]
+        assert len(pauses) >= 2
 
     def test_settings_check_and_call_share_deadline(self, world, proxy, monkeypatch):
         """A server that answers the first command late and the second never takes one deadline, not two."""
-        deadline = pace.seconds(2)
+        deadline = 60.0
         store = world.open(proxy.url, deadline=deadline)
         limits = []
         transport = transport_of(store)
@@ -146,7 +152,7 @@ class TestDeadline:
 
 def test_connecting_counts_towards_timeout_of_blocking_call(monkeypatch):
     """In asyncio, one timeout stands around both."""
-    deadline, late, clock = pace.seconds(2), [0.0], time.monotonic
+    deadline, late, clock = 60.0, [0.0], time.monotonic
     waits, connect, readable = [], Connector.connect, connections.readable
 
     def connect_late(*arguments):
@@ -162,7 +168,7 @@ def test_connecting_counts_towards_timeout_of_blocking_call(monkeypatch):
 
 
 def test_reading_slot_map_counts_towards_timeout_of_call(side, cluster, monkeypatch):
-    deadline, late, clock = pace.seconds(2), [0.0], time.monotonic
+    deadline, late, clock = 60.0, [0.0], time.monotonic
     timeouts, learn = [], SlotMap.learn
 
     def learn_late(*arguments):
@@ -210,7 +216,7 @@ def test_dead_address_of_a_host_takes_connect_timeout(monkeypatch):
 
 def test_probe_for_tls_gets_the_time_that_is_left(side, monkeypatch):
     """The server takes three quarters of the time that a call has to close the connection."""
-    deadline, late, given, clock = pace.seconds(2), [0.0], [], time.monotonic
+    deadline, late, given, clock = 20.0, [0.0], [], time.monotonic
 
     def slow(connect):
         def connect_late(*arguments):

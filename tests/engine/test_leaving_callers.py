@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -15,8 +14,8 @@ from redis_kvpoll import AsyncStatusStore, KVPoll, OutcomeUnknownError, StatusSt
 from redis_kvpoll.aio.connecting import AsyncConnector
 from redis_kvpoll.sync.connecting import Connector
 from tests.support import pace, real
-from tests.support.calls import until
-from tests.support.internals import fill_write_buffer, idle_connections_of
+from tests.support.calls import calls_may_take, until
+from tests.support.internals import fill_write_buffer, idle_connections_of, queue_of
 from tests.support.wire import Tally, total, verifications
 
 BOOT, MOVE = KVPoll.Bootstrapping, KVPoll.Transferring
@@ -80,16 +79,19 @@ class TestImpatientTask:
 
     async def test_others_proceed_and_none_fails(self, proxy):
         second = pace.seconds(1)
-        async with AsyncStatusStore.from_url(proxy.url, shards=8, deadline=2 * second) as store:
+        async with AsyncStatusStore.from_url(proxy.url, shards=8, deadline=60.0) as store:
             handles = [await store.open(room) for room in range(64)]
             async with store.lease("prefill-0", ttl=60 * second, heartbeat=0.5 * second):
                 proxy.delay = 0.01 * second
-                alone = await self.calls_of_five(handles, 4 * second)
-                impatient = asyncio.create_task(self.read_impatiently(store, 0.016 * second))
-                beside = await self.calls_of_five(handles, 4 * second)
-                impatient.cancel()
-                left = (await asyncio.gather(impatient, return_exceptions=True))[0]
-                alone_again = await self.calls_of_five(handles, 4 * second)
+                for _ in range(3):  # a busy spell may fall into one window alone
+                    alone = await self.calls_of_five(handles, 3 * second)
+                    impatient = asyncio.create_task(self.read_impatiently(store, 0.016 * second))
+                    beside = await self.calls_of_five(handles, 3 * second)
+                    impatient.cancel()
+                    left = (await asyncio.gather(impatient, return_exceptions=True))[0]
+                    alone_again = await self.calls_of_five(handles, 3 * second)
+                    if beside.calls >= min(alone.calls, alone_again.calls) / 2:
+                        break
                 proxy.delay = 0.0
         assert isinstance(left, asyncio.CancelledError)
         assert (alone.errors, beside.errors, alone_again.errors) == ([], [], [])
@@ -106,13 +108,12 @@ class TestImpatientTask:
 
     @staticmethod
     async def calls_of_five(handles, seconds):
-        """What five tasks meet that call one after the other for so long."""
-        end = time.monotonic() + seconds
+        """What five tasks meet that call one after the other for so long; a pause of the machine does not count."""
 
         async def repeat(number):
             tally = Tally()
             turns = itertools.cycle(handles[number::5])
-            while time.monotonic() < end:
+            while watch.seconds < seconds:
                 try:
                     await next(turns).status()
                 except StoreUnavailableError as error:
@@ -121,7 +122,8 @@ class TestImpatientTask:
                     tally.calls += 1
             return tally
 
-        return total(await asyncio.gather(*map(repeat, range(5))))
+        with pace.Stopwatch() as watch:
+            return total(await asyncio.gather(*map(repeat, range(5))))
 
 
 class TestCancelled:
@@ -208,8 +210,7 @@ class TestOutOfTime:
     @pytest.mark.parametrize("script", ["poll", "clear"])
     def test_later_caller_gets_its_reply(self, side, proxy, threads, script):
         """A clear, which is never sent twice, would have an unknown outcome if its connection were closed."""
-        second = pace.seconds(1)
-        store = side.open(f"{proxy.url}?socket_timeout={5 * second}", deadline=5 * second)
+        store = side.open(proxy.url, deadline=60.0)
         call = store.get if script == "poll" else store.clear
         store.open(9).status()
         store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
@@ -218,10 +219,11 @@ class TestOutOfTime:
         proxy.hold(script)
         in_flight = threads.submit(call, 1)
         real.until(lambda: proxy.calls(script) == 1, "the first is sent")
-        early = threads.submit(call, 2)
-        time.sleep(3 * second)
+        with calls_may_take(store, pace.seconds(1)):
+            early = threads.submit(call, 2)
+            real.until(lambda: early.done() or len(queue_of(store).waiting) == 1, "the early one is queued")
         late = threads.submit(call, 3)
-        time.sleep(0.5 * second)
+        real.until(lambda: early.done() or len(queue_of(store).waiting) == 2, "the late one is queued behind it")
         first = proxy.released
         proxy.hold(script)
         first.set()
@@ -238,39 +240,46 @@ class TestOutOfTime:
 
     def test_clear_that_left_before_it_was_sent_may_have_run(self, side, proxy, threads, connecting):
         """Its batch was waiting for a connection. The words of both calls are sent then."""
-        second = pace.seconds(1)
-        store = side.open(f"{proxy.url}?socket_timeout={4 * second}", deadline=4 * second)
-        store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
+        store = side.open(proxy.url, deadline=60.0)
         store.clear(9), store.get(9)
-        proxy.commands.clear()
-        proxy.hold("clear")
-        in_flight = threads.submit(store.clear, 1)
-        real.until(lambda: proxy.calls("clear") == 1, "the first is sent")
-        early = threads.submit(store.clear, 2)
-        time.sleep(2 * second)
-        late = threads.submit(store.clear, 3)
-        time.sleep(0.5 * second)
-        connecting.hold()
-        proxy.cut()
-        assert type(in_flight.exception(pace.seconds(20))) is OutcomeUnknownError
-        proxy.release()
-        connecting.wait_until_held()
-        assert type(early.exception(pace.seconds(20))) is OutcomeUnknownError
-        connecting.release()
-        assert late.result(pace.seconds(30)) is MOVE
-        assert store.get(2) is None
+
+        def attempt():
+            store.update_many({1: MOVE, 2: MOVE, 3: MOVE})
+            proxy.commands.clear()
+            proxy.hold("clear")
+            in_flight = threads.submit(store.clear, 1)
+            real.until(lambda: proxy.calls("clear") == 1, "the first is sent")
+            with calls_may_take(store, pace.seconds(1)):
+                early = threads.submit(store.clear, 2)
+                real.until(lambda: early.done() or len(queue_of(store).waiting) == 1, "the early one is queued")
+            late = threads.submit(store.clear, 3)
+            real.until(lambda: early.done() or len(queue_of(store).waiting) == 2, "the late one is queued behind it")
+            connecting.hold()
+            proxy.cut()
+            in_flight_error = in_flight.exception(pace.seconds(60))
+            proxy.release()
+            connecting.wait_until_held()
+            early_error = early.exception(pace.seconds(60))
+            connecting.release()
+            assert late.result(pace.seconds(60)) is MOVE
+            assert (type(in_flight_error), type(early_error)) == (OutcomeUnknownError, OutcomeUnknownError)
+            assert store.get(2) is None
+
+        pace.undisturbed(attempt)
 
     def test_lone_caller_unsettles_nothing(self, side, proxy):
         """Its connection may be closed, since nobody waits for the reply; the next one reports the same server."""
         store = side.open(proxy.url, deadline=pace.seconds(0.5))
-        handle = store.open(1)
-        handle.status()
+        with calls_may_take(store, 60.0):
+            handle = store.open(1)
+            handle.status()
         proxy.commands.clear()
         proxy.hold("poll")
         with pytest.raises(StoreUnavailableError):
             store.get(1)
         proxy.release()
-        assert handle.status() is BOOT
+        with calls_may_take(store, 60.0):
+            assert handle.status() is BOOT
         assert verifications(proxy) == []
 
 

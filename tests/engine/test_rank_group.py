@@ -266,7 +266,8 @@ class TestLossOfData:
             assert await it.say(A, opened.generation, MOVE) == [Update(Outcome.UNCHANGED, MOVE)]
             assert await it.ranks(A) == {0: MOVE, 1: INPUT, 2: BOOT}
 
-    async def test_write_waits_for_an_opener_elsewhere(self, server, client):
+    async def test_write_waits_for_an_opener_elsewhere(self, server, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 1e3)
         opener = AsyncStatusStore(server.async_client(), rank=2, world_size=RANKS)
         async with grouped(server.async_client()) as it, opener:
             room = await opener.open(A, request="rid")

@@ -212,7 +212,8 @@ class TestFlushAll:
 class TestAttachedRooms:
     """A store that has attached a room does not create it: it waits for the creator, then replays what it knows."""
 
-    def test_attached_write_waits_for_creator(self, make_store, client):
+    def test_attached_write_waits_for_creator(self, make_store, client, monkeypatch):
+        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 1e3)
         store, other = make_store(), make_store()
         room = store.open(A)
         room.update(KVPoll.Transferring)

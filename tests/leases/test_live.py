@@ -135,7 +135,7 @@ def test_rooms_of_killed_owner_fail_in_cluster(side, cluster, world):
         try:
             assert process.stdout.readline() == "ready\n"
             store = side.open(cluster.url)
-            with store.lease("decode-0", ttl=1.0) as lease:
+            with store.lease("decode-0", ttl=60.0, heartbeat=0.1) as lease:
                 assert {owner.name: owner.rooms for owner in store.owners()} == {"prefill-0": 100, "decode-0": 0}
                 process.kill()
                 real.until(lambda: store.counts()[FAIL] == 100, "they fail in all shards", pace.seconds(5))
@@ -196,13 +196,17 @@ class TestServers:
 
 
 class TestHolders:
-    def test_heartbeats_keep_lease_and_rooms_alive(self, side, server, client, peer):
-        ttl = pace.seconds(1.5)
-        store = side.open(server.tcp, ttl=ttl)
+    def test_heartbeats_keep_lease_and_rooms_alive(self, side, server, client, peer, monkeypatch):
+        for module in ("lease", "room_touches"):
+            monkeypatch.setattr(f"redis_kvpoll.engine.{module}.touch_interval", lambda context: 0.1)
+        store = side.open(server.tcp, ttl=60.0)
         with store.lease("prefill-0", ttl=0.5) as lease:
             store.update_status(1, BOOT)
             first = last_heartbeat_ms(client)
-            real.until(lambda: last_heartbeat_ms(client) > first + (ttl + 1) * 1000, "heartbeats", pace.seconds(20))
+            for _ in range(2):
+                client.pexpire("kvpoll:{default}:room:1", 30_000)
+                real.until(lambda: client.pttl("kvpoll:{default}:room:1") > 30_000, "the room is touched")
+            real.until(lambda: last_heartbeat_ms(client) > first + 1500, "heartbeats", pace.seconds(20))
             assert peer.get(1) is BOOT
             lease.check()
         assert peer.failure_reason(1) == "owner prefill-0 left"
@@ -250,8 +254,8 @@ class TestHolders:
             assert not again.lost
 
     def test_release_without_server_logs_and_returns(self, side, world, server, caplog):
-        store = side.open(server.tcp, deadline=pace.seconds(0.3))
-        with store.lease("prefill-0", ttl=5.0, heartbeat=0.05):
+        store = side.open(server.tcp, deadline=60.0)
+        with real.three_tries(), store.lease("prefill-0", ttl=5.0, heartbeat=0.05):
             server.stop()
             real.until(lambda: "was not renewed" in caplog.text, "a heartbeat fails")
         assert "will expire" in caplog.text

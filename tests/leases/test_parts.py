@@ -195,10 +195,10 @@ class TestOwners:
         die(client, ranks[1:2], [ranks[0], ranks[2]], other)
         (lost,) = [owner for owner in other.owners() if owner.state == "lost"]
         assert (lost.name, lost.failed, lost.rooms, lost.reason) == ("prefill-1", 2, 0, "owner prefill-1 lost")
-        pass_time(client, 3590)
+        pass_time(client, 3000)
         other.reap()
         assert len(other.owners()) == 3
-        pass_time(client, 20)
+        pass_time(client, 700)
         other.reap()
         assert [owner.name for owner in other.owners() if owner.incarnation == lost.incarnation] == []
         assert not [name for name in client.hkeys(LEASES) if lost.reason in (client.hget(LEASES, name),)]
@@ -216,18 +216,22 @@ class TestCosts:
 
     def test_renewed_lease_is_looked_at_once_per_ttl(self, client, make_store, other):
         """A heartbeat leaves the due time as it is; the sweep that looks then finds it renewed, and moves it."""
-        held = ManualLease(make_store()).take()
+        held = ManualLease(make_store(), ttl=500.0).take()
         held.heartbeat()
-        pass_time(client, 3)
+        pass_time(client, 300)
         due_ms = client.zscore(keys.due(NS), "prefill-0")
-        client.hset(LEASES, "last sweep", now_ms(client) + 50)
-        held.heartbeat()
+        for _ in range(100):  # until the heartbeat comes within the sweep interval
+            swept_ms = now_ms(client)
+            client.hset(LEASES, "last sweep", swept_ms)
+            client.zadd(keys.due(NS), {"prefill-0": due_ms})
+            held.heartbeat()
+            if now_ms(client) < swept_ms + 100:
+                break
         assert client.zscore(keys.due(NS), "prefill-0") == due_ms, "another process has just swept"
-        client.hset(LEASES, "last sweep", now_ms(client) - 50)
-        pass_time(client, 3)
-        client.hset(LEASES, "prefill-0", f"{held.incarnation} 5000 500 {now_ms(client)} 0")
+        pass_time(client, 300)
+        client.hset(LEASES, "prefill-0", f"{held.incarnation} 500000 50000 {now_ms(client)} 0")
         other.reap()
-        assert client.zscore(keys.due(NS), "prefill-0") >= due_ms + 3000
+        assert client.zscore(keys.due(NS), "prefill-0") >= due_ms + 300_000
         assert record(client)[4] == 0
 
     def test_missing_due_times_are_found_again(self, client, make_store, other):

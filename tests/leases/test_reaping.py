@@ -17,6 +17,7 @@ from tests.support.leasing import (
     ManualLease,
     begin_long_ago,
     die,
+    now_ms,
     pass_time,
     reap_lost,
     record,
@@ -95,14 +96,16 @@ class TestReaping:
         pass_time(client, 10)
         other.reap()
         pass_time(client, 2)
-        executor = executor_of(other)
+        executor, swept_ms = executor_of(other), now_ms(client)
         found = lease_commands.parse_report(
             run(other, executor.send_calls("look", [lease_commands.sweep(context_of(other), NS)]))[0]
         )
         assert found.lost == {held.incarnation: LOST}
         assert reap_lost(other, found.lost, until=0.0) == chunk
+        assert client.zscore(keys.due(NS), f"lost {held.incarnation}") >= swept_ms + 500
+        client.zadd(keys.due(NS), {f"lost {held.incarnation}": now_ms(client) + 60_000})  # the test takes time, too
         assert other.reap() == 0, "that sweeper may be going on"
-        pass_time(client, 0.6)
+        pass_time(client, 61)
         assert other.reap() == chunk // 2
 
     def test_all_ranks_of_a_room_fail(self, client, make_store):
@@ -284,15 +287,16 @@ class TestShards:
 
 
 class TestOwners:
-    def test_owners_lists_state_rooms_and_times(self, held, client, other):
+    def test_owners_lists_state_rooms_and_times(self, client, make_store, other):
+        held = ManualLease(make_store(), ttl=500.0).take()
         held.store.update_many({1: BOOT, 2: DONE})
-        peer = ManualLease(other, "decode-0", ttl=2.0, heartbeat=0.5).take()
+        peer = ManualLease(other, "decode-0", ttl=200.0, heartbeat=0.5).take()
         one, two = other.owners()
-        assert (one.name, one.state, one.rooms, one.ttl, one.heartbeat) == ("prefill-0", "alive", 1, 5.0, 0.5)
-        assert (two.name, two.state, two.rooms, two.ttl) == ("decode-0", "alive", 0, 2.0)
+        assert (one.name, one.state, one.rooms, one.ttl, one.heartbeat) == ("prefill-0", "alive", 1, 500.0, 50.0)
+        assert (two.name, two.state, two.rooms, two.ttl) == ("decode-0", "alive", 0, 200.0)
         assert (str(one.incarnation), str(two.incarnation)) == (held.incarnation, peer.incarnation)
         assert abs(one.since - one.last_heartbeat_at) < 60
-        pass_time(client, 3)
+        pass_time(client, 300)
         assert [owner.state for owner in other.owners()] == ["alive", "expired"]
         other.reap()
         assert [owner.state for owner in other.owners()] == ["alive", "suspected"]

@@ -25,6 +25,7 @@ from redis_kvpoll import (
 from tests.support import cluster as clusters
 from tests.support import pace, real
 from tests.support.backup import Backup
+from tests.support.calls import calls_may_take
 from tests.support.internals import replica_of
 from tests.support.mirrors import current, following, never_stale, sleeping
 
@@ -182,7 +183,7 @@ class TestLostConnections:
     def test_swallowing_network_is_unsynced(self, side, proxy, peer):
         store = side.open(proxy.url, deadline=pace.seconds(1.5))
         peer.update_status(1, BOOT)
-        with store.mirror() as mirror:
+        with calls_may_take(store, 60.0), store.mirror() as mirror:
             proxy.stalled = True
             real.until(lambda: not mirror.synced, "it notices", seconds=3)
             peer.update_status(1, MOVE)
@@ -220,7 +221,7 @@ class TestLostConnections:
 
 class TestServers:
     def test_stopped_server_is_unsynced(self, side, server, peer):
-        store = side.open(server.tcp, deadline=pace.seconds(2.0))
+        store = side.open(server.tcp, deadline=pace.seconds(30))
         peer.update_status(1, BOOT)
         with store.mirror() as mirror:
             os.kill(server.pid, signal.SIGSTOP)

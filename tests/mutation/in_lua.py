@@ -10,7 +10,7 @@ IN_LUA = [
         "lease.lua",
         "return math.max(least_ms, math.ceil(0.35 * ttl_ms))",
         "return least_ms",
-        "leases/test_clock_steps.py::test_step_of_the_clock_costs_no_living_owner_its_lease[60.0-fakeredis-sync-reap]",
+        "leases/test_clock_steps.py::test_step_of_the_clock_costs_no_living_owner_its_lease[120.0-fakeredis-sync-reap]",
     ),
     (
         "what the sweep after a gap does not look at is lost sooner",

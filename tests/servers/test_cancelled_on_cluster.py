@@ -10,7 +10,7 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.protocol.keys import tag
 from tests.support import cluster, pace, real
-from tests.support.calls import until
+from tests.support.calls import calls_may_take, until
 from tests.support.internals import idle_connections_in, pool_at, slot_map_of
 
 MOVE = KVPoll.Transferring
@@ -22,10 +22,12 @@ def nodes():
         yield cluster.shared_in(world)
 
 
-@pytest.fixture
-async def store(nodes):
-    async with AsyncStatusStore.from_url(nodes.url, namespace="prod", deadline=pace.seconds(2)) as store:
-        await store.update_status(1, MOVE), await store.get(1)
+@contextlib.asynccontextmanager
+async def opened(nodes, deadline):
+    """A store that knows the nodes, and room 1."""
+    async with AsyncStatusStore.from_url(nodes.url, namespace="prod", deadline=deadline) as store:
+        with calls_may_take(store, 60.0):
+            await store.update_status(1, MOVE), await store.get(1)
         yield store
 
 
@@ -51,18 +53,20 @@ def map_reads(nodes):
     return sum(count["calls"] for count in counts)
 
 
-async def test_slot_map_is_not_read_again(nodes, store):
-    before = map_reads(nodes)
-    async with call_cancelled(nodes, store):
-        pass
-    assert await store.get(1) is MOVE
-    assert map_reads(nodes) == before
+async def test_slot_map_is_not_read_again(nodes):
+    async with opened(nodes, 60.0) as store:
+        before = map_reads(nodes)
+        async with call_cancelled(nodes, store):
+            pass
+        assert await store.get(1) is MOVE
+        assert map_reads(nodes) == before
 
 
-async def test_slot_map_is_read_again_if_no_reply_comes(nodes, store):
+async def test_slot_map_is_read_again_if_no_reply_comes(nodes):
     """The slot may have another owner now, and each caller may be too impatient to learn that by itself."""
-    before = map_reads(nodes)
-    async with call_cancelled(nodes, store):
-        await until(lambda: slot_map_of(store).stale, "its deadline has passed", 20)
-    assert await store.get(1) is MOVE
-    assert map_reads(nodes) == before + 1
+    async with opened(nodes, pace.seconds(2)) as store:
+        before = map_reads(nodes)
+        async with call_cancelled(nodes, store):
+            await until(lambda: slot_map_of(store).stale, "its deadline has passed", 20)
+        assert await store.get(1) is MOVE
+        assert map_reads(nodes) == before + 1

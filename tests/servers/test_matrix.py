@@ -97,7 +97,7 @@ def ranks(bench):
 
 
 def leases(bench):
-    held = ManualLease(bench.store()).take()
+    held = ManualLease(bench.store(), ttl=600.0).take()
     held.store.update_status(1, 1)
     assert [(owner.state, owner.rooms) for owner in bench.store().owners()] == [("alive", 1)]
     assert bench.store().reap() == 0

@@ -237,7 +237,7 @@ def test_refused_writes_are_counted_by_outcome(side, server, client):
 
 def test_write_under_a_lost_lease_is_counted(side, server, client):
     store = side.over(server)
-    with store.lease("p0"):
+    with store.lease("p0", ttl=600.0):  # no heartbeat comes before the write
         handle = store.open(1)
         client.delete("kvpoll:{default}:leases")
         with pytest.raises(Exception, match="lease"):

@@ -74,9 +74,9 @@ def test_failover_goes_on_where_it_was(side, failover):
 def test_server_away_is_said_and_its_return_read(side):
     with real.World("sync") as world:
         server = world.serve()
-        store = side.open(server.tcp, deadline=pace.seconds(0.5))
+        store = side.open(server.tcp, deadline=60.0)
         store.update_status(1, BOOT)
-        with store.statistics() as statistics:
+        with real.three_tries(), store.statistics() as statistics:
             settled(statistics, {BOOT: 1})
             server.stop()
             world.forget(server)

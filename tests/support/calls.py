@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 
 import pytest
 
 from redis_kvpoll import KVPoll, KVTransferError, Outcome, Update
 from tests.support import pace
+from tests.support.internals import executor_of
 
 # Seconds: far below what a wrong retry or time limit would cost.
 MARGIN = 15.0
@@ -60,6 +62,18 @@ def works(store, server=None):
         with server.client() as client:
             assert client.exists("kvpoll:{default}:room:1")
     assert store.clear(1) is KVPoll.Transferring
+
+
+@contextlib.contextmanager
+def calls_may_take(store, seconds):
+    """Give the calls that begin meanwhile another deadline: a long one to those that prepare for a call with a short
+    one. A single try takes no longer than the store's own."""
+    executor = executor_of(store)
+    former, executor.deadline = executor.deadline, seconds
+    try:
+        yield
+    finally:
+        executor.deadline = former
 
 
 async def gather(*calls):

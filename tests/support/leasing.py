@@ -57,18 +57,21 @@ def now_ms(client):
 def pass_time(client, seconds, tags=(NS,)):
     """Make every heartbeat, every suspicion, every due time and the last gap so much older."""
     for tag in tags:
-        for name, value in client.hgetall(keys.leases(tag)).items():
-            if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
-                *words, last_heartbeat, suspected = map(int, value.split())
-                older = [last_heartbeat - seconds * 1000, suspected and suspected - seconds * 1000]
-                client.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
-            elif name == "last sweep":
-                client.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
-            elif name == "last gap":
-                ended, length = map(int, value.split())
-                client.hset(keys.leases(tag), name, f"{int(ended - seconds * 1000)} {length}")
-        for member in client.zrange(keys.due(tag), 0, -1):
-            client.zincrby(keys.due(tag), -seconds * 1000, member)
+        leases, due = client.hgetall(keys.leases(tag)), client.zrange(keys.due(tag), 0, -1)
+        with client.pipeline() as pipe:
+            for name, value in leases.items():
+                if re.fullmatch(r"\d+ \d+ \d+ \d+ \d+", value):
+                    *words, last_heartbeat, suspected = map(int, value.split())
+                    older = [last_heartbeat - seconds * 1000, suspected and suspected - seconds * 1000]
+                    pipe.hset(keys.leases(tag), name, " ".join(str(int(word)) for word in (*words, *older)))
+                elif name == "last sweep":
+                    pipe.hset(keys.leases(tag), name, int(int(value) - seconds * 1000))
+                elif name == "last gap":
+                    ended, length = map(int, value.split())
+                    pipe.hset(keys.leases(tag), name, f"{int(ended - seconds * 1000)} {length}")
+            for member in due:
+                pipe.zincrby(keys.due(tag), -seconds * 1000, member)
+            pipe.execute()
 
 
 def begin_long_ago(client, tags=(NS,)):
@@ -82,9 +85,9 @@ def reap_lost(store, lost, until=math.inf):
     return run(store, reaper.reap_lost(executor_of(store), context_of(store), lost, until))
 
 
-def die(client, store, seconds=10.0):
+def die(client, store, seconds=10.0, until_lost=2.0):
     """Let a holder's heartbeats end and two sweeps detect it. Returns how many rooms failed."""
     pass_time(client, seconds)
     assert store.reap() == 0
-    pass_time(client, 2.0)
+    pass_time(client, until_lost)
     return store.reap()

@@ -3,7 +3,8 @@
 On an idle machine a second here is a second. On a slower one it is longer, so that no result depends on the speed.
 
 A test waits for an event, at most for so many ``turns`` (as ``real.until`` does). A time limit that it gives to the
-code is ``seconds(n)``. An upper bound on the time that something took is in the seconds of a ``Stopwatch``.
+code is ``seconds(n)``. An upper bound on the time that something took is in the seconds of a ``Stopwatch``. Where times
+must fit together, an attempt may be ``undisturbed``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import median
-from typing import Self
+from typing import Self, TypeVar
+
+T = TypeVar("T")
 
 AT_REST = 0.013
 """Seconds that ``_work`` takes on the slowest machine that counts as at rest: twice what it takes alone on a CPU of
@@ -24,6 +27,9 @@ FRESH_SECONDS = 5.0
 """How long a measurement is valid."""
 TURN = 0.01
 """Seconds between two checks of a condition."""
+STANDSTILL = 0.2
+"""Seconds for which no thread has run: what a test has timed meanwhile says nothing."""
+ATTEMPTS = 5
 
 _measured: dict[str, float] = {}
 
@@ -68,6 +74,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.longest_turn = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._count, name="the test's stopwatch", daemon=True)
 
@@ -80,8 +87,27 @@ class Stopwatch:
         self._thread.join()
 
     def _count(self) -> None:
-        while not self._over.wait(TURN):
+        began = time.monotonic()
+        while True:
+            is_over = self._over.wait(TURN)
+            ended = time.monotonic()
+            self.longest_turn, began = max(self.longest_turn, ended - began), ended
+            if is_over:
+                return
             self.seconds += TURN
+
+
+def undisturbed(attempt: Callable[[], T]) -> T:
+    """Return what an attempt returns. One that fails is made again if the machine stood still during it."""
+    for _ in range(ATTEMPTS - 1):
+        watch = Stopwatch()
+        try:
+            with watch:
+                return attempt()
+        except Exception:
+            if watch.longest_turn < STANDSTILL:
+                raise
+    return attempt()
 
 
 def _measure(pieces: int) -> float:

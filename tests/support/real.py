@@ -146,6 +146,15 @@ def at_the_second_pause(monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) 
     return pauses
 
 
+@contextlib.contextmanager
+def three_tries() -> Iterator[None]:
+    """Let calls that fail give up after their third try, however much time they have left."""
+    with pytest.MonkeyPatch.context() as patch:
+        compute = "redis_kvpoll.engine.retry._BACKOFF.compute"
+        patch.setattr(compute, lambda tries: 0.005 if tries < 3 else 1e9)
+        yield
+
+
 def emptied(server: EmbeddedServer) -> list[bytes]:
     """The keys without a TTL on a server, which loses all keys."""
     with redis.Redis(unix_socket_path=str(server.socket), **HARNESS) as client:

@@ -74,7 +74,7 @@ class TestOpen:
 
     def test_busy_error_names_request_status_and_age(self, store):
         store.open(ROOM, request="one").update(KVPoll.Transferring)
-        with pytest.raises(RoomBusyError, match=r"Transferring, opened \d\.\d s ago by request one;") as caught:
+        with pytest.raises(RoomBusyError, match=r"Transferring, opened \d+\.\d s ago by request one;") as caught:
             store.open(ROOM, request="two")
         error = caught.value
         assert (error.room, error.status, error.request, error.owner) == (ROOM, KVPoll.Transferring, "one", None)
