@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import exits
+from redis_kvpoll.cli import exits, feed
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import settings
 from tests.support.documents import GUIDES, ROOT, blocks, kinds, shell_lines, text_of
@@ -125,8 +125,8 @@ def interrupt(_):
 
 @pytest.mark.parametrize("line", shell_lines(GUIDES, "kvpoll"))
 def test_kvpoll_commands_run(line, table, monkeypatch):
-    tail = StatusStore.tail
-    monkeypatch.setattr(StatusStore, "tail", lambda *args: itertools.islice(tail(*args), 2))  # which has no end
+    patient = feed._patient
+    monkeypatch.setattr(feed, "_patient", lambda changes: itertools.islice(patient(changes), 2))  # a tail has no end
     monkeypatch.setattr("redis_kvpoll.cli.stats.pause", interrupt)
     monkeypatch.setattr("redis_kvpoll.serve.listen.Server.run", lambda self: setattr(self, "started", True))  # the same
     result = CliRunner(env={"KVPOLL_URL": table.url}).invoke(kvpoll, shlex.split(line)[1:])
