@@ -62,12 +62,12 @@ def tail(
     try:
         with found_table(url, namespace) as (store, _):
             if owner is None:
-                changes: Iterator[Change | FeedGap] = filter(is_wanted, _patient(store.tail(last)))
+                changes: Iterator[Change | FeedGap] = filter(is_wanted, patient(store.tail(last)))
             else:
                 from redis_kvpoll.sync.tail import TailIterator
 
                 feed = Tail(last, before=PASSED)
-                read = _patient(TailIterator(store._dispatcher, feed))
+                read = patient(TailIterator(store._dispatcher, feed))
                 changes = changes_of_owner(read, store, owner, is_wanted, feed.before)
             print_changes(changes, wants_json)
     except KeyboardInterrupt:
@@ -113,7 +113,7 @@ def _is_wanted(rooms: tuple[int, ...], statuses: tuple[str, ...], reason: str | 
     )
 
 
-def _patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:
+def patient(changes: Iterator[Change | FeedGap]) -> Iterator[Change | FeedGap]:
     """The changes, however long the server is away meanwhile; what goes wrong is told once."""
     is_away = False
     while True:

@@ -289,9 +289,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "the next sender of a room is refused while the end of the dropped one is seen to",
-        f"{_PLUGIN}.registry:RoomRegistry.abandon",
-        " or self.changes.is_changing",
-        "",
+        f"{_PLUGIN}.registry:RoomRegistry.is_claimed",
+        "with self.changes.lock:",
+        "if True:",
         "plugin/test_claims.py::TestDroppedSender::test_next_sender_waits_for_the_end_of_a_dropped_one",
     ),
     (

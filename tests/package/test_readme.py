@@ -125,8 +125,8 @@ def interrupt(_):
 
 @pytest.mark.parametrize("line", shell_lines(GUIDES, "kvpoll"))
 def test_kvpoll_commands_run(line, table, monkeypatch):
-    patient = feed._patient
-    monkeypatch.setattr(feed, "_patient", lambda changes: itertools.islice(patient(changes), 2))  # a tail has no end
+    patient = feed.patient
+    monkeypatch.setattr(feed, "patient", lambda changes: itertools.islice(patient(changes), 2))  # a tail has no end
     monkeypatch.setattr("redis_kvpoll.cli.stats.pause", interrupt)
     monkeypatch.setattr("redis_kvpoll.serve.listen.Server.run", lambda self: setattr(self, "started", True))  # the same
     result = CliRunner(env={"KVPOLL_URL": table.url}).invoke(kvpoll, shlex.split(line)[1:])

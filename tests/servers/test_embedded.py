@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -27,6 +28,13 @@ from tests.support.servers import program
 def folder_of(store):
     """The folder of the store's server, which its repr names."""
     return Path(repr(inner(store)).partition("unix://")[2].rstrip(">")).parent
+
+
+@pytest.fixture
+def short_path():
+    """A folder for temporary folders; a name of pytest's own may be too long for a socket in one."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 class TestEmbedded:
@@ -124,7 +132,7 @@ class TestEmbedded:
         assert list(deep.iterdir()) == []
 
     @pytest.mark.parametrize("end", ["SIGKILL", "exit", "exception", "os._exit"])
-    def test_server_ends_with_its_owner(self, tmp_path, end):
+    def test_server_ends_with_its_owner(self, short_path, end):
         """However the owner ends, neither the server nor its folder is left."""
         owner = textwrap.dedent(f"""
             import os, sys, time
@@ -134,7 +142,7 @@ class TestEmbedded:
             sys.stdin.readline()
             {{"exit": sys.exit, "os._exit": lambda: os._exit(0), "SIGKILL": lambda: time.sleep(60)}}[{end!r}]()
         """)
-        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        environment = os.environ | {"TMPDIR": str(short_path)}
         with subprocess.Popen(
             [sys.executable, "-c", owner],
             env=environment,
@@ -144,7 +152,7 @@ class TestEmbedded:
             stderr=subprocess.DEVNULL,
         ) as process:
             pids = [int(pid) for pid in process.stdout.readline().split()]
-            assert len(list(tmp_path.iterdir())) == 1
+            assert len(list(short_path.iterdir())) == 1
             if end == "SIGKILL":
                 process.send_signal(signal.SIGKILL)
             process.stdin.write("\n") if end != "SIGKILL" else None
@@ -152,7 +160,7 @@ class TestEmbedded:
             process.wait(timeout=pace.seconds(20))
         for pid in pids:
             real.until(lambda pid=pid: is_process_gone(pid), "the server and its guard are gone")
-        real.until(lambda: not list(tmp_path.iterdir()), "the folder is gone")
+        real.until(lambda: not list(short_path.iterdir()), "the folder is gone")
 
     def test_end_of_forked_child_keeps_server(self, world):
         store = world.open("embedded://")

@@ -130,8 +130,7 @@ class RoomRegistry:
     def abandon(self) -> None:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
         a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
-        # Seldom, and so looked at first. A change of another thread may have taken them, and not be through.
-        if self.unclaimed.dropped or self.changes.is_changing:
+        if self.unclaimed.dropped:  # seldom, and so looked at first
             self._abandon()
 
     @change
@@ -253,7 +252,8 @@ class RoomRegistry:
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
-        with self.changes.lock:  # while a message opens it, it looks like one with a sender
+        # While a message opens it, or another thread sees to a dropped sender, it looks like one with a sender.
+        with self.changes.lock:
             return room in self._lives and room not in self.unclaimed.rooms
 
     def held(self) -> list[tuple[int, int, float]]:
