@@ -10,7 +10,7 @@ local included = {
   "consensus_of_ranks", "parse_counts", "ranks_left", "format_counts", "count_ranks", "format_cleared", "set_rank_status", "read_room",
   "merge", "write_room", "MAX_FIELDS", "clear_rank", "remove_room", "read_quick", "add_quick", "clear_quick", "write_quick",
   "number", "done", "found", "is_clear", "append_quick", "list_quick",
-  "list_part", "take_part", "has_rooms", "set_due", "find", "end_lease", "forget", "find_next", "findings",
+  "list_part", "take_part", "has_rooms", "set_due", "report", "end_lease", "forget", "report_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",
   "replace_room", "write_status", "clear_replayed", "fail_room", "feed_position", "feed_end", "survives", "absence",
   "mark_lost", "sweep", "erase", "store_length",

@@ -32,8 +32,8 @@ local function erase(incarnation)
   redis.call('HDEL', KEYS[2], 'alive ' .. incarnation)
 end
 
--- Marks an incarnation as lost, and names it to the caller. Without an owner, only its rooms are left of it. Adds to due
--- before it removes: while a cluster moves the slot, a script cannot create a key again that has become empty.
+-- Marks an incarnation as lost, and names it to the caller. Without an owner, only its rooms are left of it. Adds to
+-- due before it removes: while a cluster moves the slot, a script cannot create a key again that has become empty.
 local function mark_lost(owner, incarnation, reason)
   if owner then redis.call('HDEL', KEYS[2], owner) end
   redis.call('HSETNX', KEYS[2], 'lost ' .. incarnation, reason)
