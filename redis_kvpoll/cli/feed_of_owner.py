@@ -36,11 +36,10 @@ def changes_of_owner(
     ``before`` is what came before the first change, once that is read.
     """
     rooms = _Rooms(store, text)
-    is_first = True
-    for change in changes:
-        for passed in before if is_first else ():
-            rooms.pass_by(passed)
-        is_first = False
+    for number, change in enumerate(changes):
+        if number == 0:
+            for passed in before:
+                rooms.pass_by(passed)
         rooms.pass_by(change)
         if isinstance(change, FeedGap) or (is_wanted(change) and rooms.have(change)):
             yield change

@@ -51,7 +51,19 @@ def manager(backend: str, role: str = "prefill") -> Any:
 def receiver(manager: Any, room: int = 4711) -> Any:
     """Return a receiver of a manager's backend, as its __init__ leaves it."""
     (backend,) = (name for name in CLASSES if isinstance(manager, class_of(name, "Manager")) and name != "common")
-    made = _bare(class_of(backend, "Receiver"))
+    return _handle(class_of(backend, "Receiver"), manager, room, init_time=None, _abort_generation=None)
+
+
+def clear(manager: Any, room: int) -> None:
+    """Clear a room as the release's own sender or receiver does: a backend's own clear calls this one."""
+    is_prefill = manager.disaggregation_mode.value == "prefill"
+    cls = class_of("common", "Sender" if is_prefill else "Receiver")
+    _handle(cls, manager, room, _owns_bootstrap_room=True).clear()
+
+
+def _handle(cls: Any, manager: Any, room: int, **more: Any) -> Any:
+    """Return a sender or receiver of a room."""
+    made = _bare(cls)
     vars(made).update(
         kv_mgr=manager,
         bootstrap_room=room,
@@ -59,23 +71,6 @@ def receiver(manager: Any, room: int = 4711) -> Any:
         bootstrap_infos=None,
         conclude_state=None,
         abort_notified=False,
-        init_time=None,
-        _abort_generation=None,
+        **more,
     )
     return made
-
-
-def clear(manager: Any, room: int) -> None:
-    """Clear a room as the release's own sender or receiver does: a backend's own clear calls this one."""
-    is_prefill = manager.disaggregation_mode.value == "prefill"
-    handle = _bare(class_of("common", "Sender" if is_prefill else "Receiver"))
-    vars(handle).update(
-        kv_mgr=manager,
-        bootstrap_room=room,
-        bootstrap_addr="10.0.0.1:8998",
-        bootstrap_infos=None,
-        conclude_state=None,
-        abort_notified=False,
-        _owns_bootstrap_room=True,
-    )
-    handle.clear()
