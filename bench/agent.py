@@ -17,10 +17,10 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from redis_kvpoll.agent.agent_sessions import AgentSession
-from redis_kvpoll.agent.channel import AgentChannel
-from redis_kvpoll.agent.launch import Launcher
-from redis_kvpoll.agent.peer_socket import Peer
+from redis_kvpoll.agent.client.channel import AgentChannel
+from redis_kvpoll.agent.client.launch import Launcher
+from redis_kvpoll.agent.server.agent_sessions import AgentSession
+from redis_kvpoll.agent.server.peer_socket import Peer
 
 STARTS, MESSAGES, ROUND_TRIPS, POLLS = 5, 5_000, 500, 200_000
 SPACING = 0.001
@@ -28,7 +28,7 @@ SPACING = 0.001
 IGNORED, ECHO = range(2)
 AGENT_MIB, CLIENT_MIB, CLIENT_MS = 60, 3, 50
 """Budgets."""
-CLIENT = "import redis_kvpoll.agent.channel, redis_kvpoll.agent.launch"
+CLIENT = "import redis_kvpoll.agent.client.channel, redis_kvpoll.agent.client.launch"
 MEASURE = """
 import dataclasses, logging, pathlib, socket, subprocess, threading, time
 def resident():

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from chaos import fenced, followed, rules
 from chaos.history import CallRecord, FaultEvent, History
 from chaos.violations import Observation, Span, Violation
-from redis_kvpoll.engine.tracked_rooms import CREATOR_TIMEOUT
+from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_TIMEOUT
 
 SLACK = 2.5
 """Seconds beyond the deadline: one for a thread that hangs (see StatusStore), the rest for a busy machine."""

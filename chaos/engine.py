@@ -26,8 +26,8 @@ from chaos.pool import ERROR_WORDS
 from chaos.servers import ChaosError, Server, until
 from chaos.violations import Violation
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.agent.launch import Launcher
-from redis_kvpoll.agent.open_channel import APPLICATION, agent_name
+from redis_kvpoll.agent.client.launch import Launcher
+from redis_kvpoll.agent.client.open_channel import APPLICATION, agent_name
 from redis_kvpoll.agent.rendezvous import Rendezvous
 from redis_kvpoll.integrations.sglang.worker import hello_of
 

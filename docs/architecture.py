@@ -38,6 +38,11 @@ LAYERS: tuple[dict[str, str], ...] = (
     {"errors": "the exceptions"},
     {"model": "KVPoll, Outcome, Update, Entry"},
 )
+PARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "agent": {"server": ("session", ""), "session": ("",), "client": ("",), "": ()},
+    "engine": {"leases": ("recovery", ""), "recovery": ("",), "": ("recovery",)},
+}
+"""Folders within a layer's folder, and which of the others each may import; "" is the modules beside them."""
 IO = ("cli", "serve", "replay", "doctor", "integrations", "agent", "sync", "aio", "transport")
 """What talks to a server, a process or a terminal. The others only compute."""
 SERVER = {

@@ -18,7 +18,7 @@ from bench.sglang.processes import Job
 from bench.sglang.rounds import AGENT, PLAIN, THREAD
 from bench.sglang.sender import Worker as SenderWorker
 from bench.sglang.sender import manager_with
-from redis_kvpoll.agent import open_channel
+from redis_kvpoll.agent.client import open_channel
 from tests.support.local_channel import open_local
 
 WORK_SECONDS = 0.001

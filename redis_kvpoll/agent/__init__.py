@@ -1,9 +1,9 @@
 """One process per engine and host that speaks to Redis for the engine's processes.
 
-A process keeps its rooms in dicts and tells each change (``sender``, ``outbox``, ``messages``) over a channel
-(``channel``, ``link``, ``frames``, ``launch``). These are the client's part. They import neither asyncio nor a Redis
-client: they run inside an engine's process.
+- ``client`` runs inside an engine's process, which keeps its rooms in dicts and tells each change over a channel.
+- ``session`` is what the agent does for one process, which it knows by its messages alone: it publishes the changes,
+  holds the process's lease, and tells it the failures of its rooms.
+- ``server`` is the agent as a process: its socket, its sessions, its start and end.
 
-The agent knows a process by its messages alone (``session``): it publishes the changes, holds the process's lease, and
-tells it the failures of its rooms.
+The modules here are common to both sides. They and ``client`` import neither asyncio nor a Redis client.
 """

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.fork():
         os._exit(0)  # The client waits for this one; the agent's parent is now init, or a subreaper.
     _forget_client()
-    from redis_kvpoll.agent import running
+    from redis_kvpoll.agent.server import running
 
     return running.run_started(options)
 

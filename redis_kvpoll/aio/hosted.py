@@ -8,9 +8,9 @@ from typing import Self
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.engine import reaper
-from redis_kvpoll.engine.lease_holder import never
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases import reaper
+from redis_kvpoll.engine.leases.lease_state import LeaseState
+from redis_kvpoll.engine.recovery.lease_holder import never
 from redis_kvpoll.protocol import fenced_commands, keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 

@@ -12,7 +12,7 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.effects import Flow
-from redis_kvpoll.engine.lease_base import LeaseBase
+from redis_kvpoll.engine.leases.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 

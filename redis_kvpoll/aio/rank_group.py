@@ -19,11 +19,11 @@ from redis_kvpoll._process import this_process
 from redis_kvpoll.aio.callers import LastingTask, result_of
 from redis_kvpoll.aio.lease import CHECK_SECONDS
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.engine.lease import LeaseKeeper
-from redis_kvpoll.engine.lease_holder import never
-from redis_kvpoll.engine.lease_state import LeaseState
-from redis_kvpoll.engine.members import RankMember
+from redis_kvpoll.engine.leases.lease import LeaseKeeper
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.engine.rank_group import RankGroup
+from redis_kvpoll.engine.recovery.lease_holder import never
+from redis_kvpoll.engine.recovery.members import RankMember
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.lease_commands import LeaseConfig

@@ -21,8 +21,8 @@ from redis_kvpoll.aio.single_calls import AsyncSingleCalls
 from redis_kvpoll.aio.statistics import AsyncStatistics
 from redis_kvpoll.aio.table import AsyncTable
 from redis_kvpoll.aio.waits import AsyncWaitRegistry
-from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.leases import reaper
 from redis_kvpoll.engine.reads import read_settings
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.engine.store_base import StoreBase

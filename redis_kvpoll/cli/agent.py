@@ -20,7 +20,7 @@ import click
     metavar="NAME",
     help="Let this group open the socket (mode 0660); its users must be in KVPOLL_AGENT_UIDS, too.",
 )
-@click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.table_sessions:make")
+@click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.server.table_sessions:make")
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
 
@@ -28,7 +28,7 @@ def agent(path: str, group: str | None, application: str) -> None:
     the processes send it. Users other than this one must be in the agent's KVPOLL_AGENT_UIDS, numbers with commas
     between them.
     """
-    from redis_kvpoll.agent import running
+    from redis_kvpoll.agent.server import running
 
     try:
         running.run_service(path, application, group)

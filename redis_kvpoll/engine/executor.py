@@ -17,10 +17,10 @@ from redis_kvpoll.engine import eviction
 from redis_kvpoll.engine.batching import QUEUED, Batch
 from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
-from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.engine.recovery.recovery import Recovery
+from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some
 from redis_kvpoll.engine.session import Session, SyncTokens
-from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, StoreUnavailableError, WorldSizeMismatchError
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.handle import Handle, identity_of

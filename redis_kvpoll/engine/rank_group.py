@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.members import RankMember
-from redis_kvpoll.engine.tracked_rooms import CREATOR_POLL_INTERVAL, TrackedRooms
-from redis_kvpoll.engine.tracked_state import TrackedRoom
+from redis_kvpoll.engine.recovery.members import RankMember
+from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_POLL_INTERVAL, TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.errors import InvalidInputError, LeaseLostError, WorldSizeMismatchError
 from redis_kvpoll.model import Entry, KVPoll, Outcome, Update
 from redis_kvpoll.protocol import fenced_commands, keys, rank_commands

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from redis_kvpoll._fork import forkable
-from redis_kvpoll.engine.lease_base import LeaseBase
+from redis_kvpoll.engine.leases.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.sync.dispatcher import Dispatcher

@@ -10,8 +10,8 @@ from weakref import WeakSet
 import redis
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine import reaper
 from redis_kvpoll.engine.executor import Executor
+from redis_kvpoll.engine.leases import reaper
 from redis_kvpoll.engine.reads import read_settings
 from redis_kvpoll.engine.session import Session
 from redis_kvpoll.engine.store_base import StoreBase

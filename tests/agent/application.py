@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from redis_kvpoll.agent import agent_sessions, process_death
+from redis_kvpoll.agent.server import agent_sessions, process_death
 
 RECORD, ECHO, FLOOD, BREAK, STALL = range(5)
 """What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception, a long

@@ -13,8 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from redis_kvpoll.agent.channel import AgentChannel, Timing
-from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.client.channel import AgentChannel, Timing
+from redis_kvpoll.agent.client.launch import Launcher
 from tests.agent.application import RECORD, record
 
 

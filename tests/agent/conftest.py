@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from redis_kvpoll.agent.table_sessions import TableSessions
+from redis_kvpoll.agent.server.table_sessions import TableSessions
 from tests.support import agents
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from redis_kvpoll.agent import agent_sessions, frames
-from redis_kvpoll.agent.agent_server import AgentServer, ServerTiming
+from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import connect_to
+from redis_kvpoll.agent.server import agent_sessions
+from redis_kvpoll.agent.server.agent_server import AgentServer, ServerTiming
 from tests.agent.application import RECORD
 from tests.support import agents, pace
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.client.channel import AgentChannel
 from tests.agent.application import BREAK, ECHO, FLOOD, RECORD
 from tests.agent.client import sockets
 from tests.support import agents, pace

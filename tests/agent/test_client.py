@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_kvpoll.agent import client as client_module
 from redis_kvpoll.agent import frames, messages
-from redis_kvpoll.agent.client import TableClient
+from redis_kvpoll.agent.client import client as client_module
+from redis_kvpoll.agent.client.client import TableClient
+from redis_kvpoll.agent.client.open_channel import agent_name
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.open_channel import agent_name
 from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace

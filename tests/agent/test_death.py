@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from redis_kvpoll.agent import frames, process_death
+from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import start_of
+from redis_kvpoll.agent.server import process_death
 from tests.agent.application import ECHO
 from tests.support import agents
 from tests.support.agents import tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll.agent.channel import Timing
+from redis_kvpoll.agent.client.channel import Timing
 from tests.agent.application import ECHO, FLOOD
 from tests.support import pace
 from tests.support.interrupts import Interrupted, completes, interrupted_at

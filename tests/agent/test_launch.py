@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.agent import rendezvous as places
-from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.client.launch import Launcher
 from tests.agent.application import ECHO
 from tests.support import agents
 from tests.support.agents import is_alive

@@ -6,11 +6,11 @@ import pytest
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.client_news import ClientNews
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.outbox import RoomLife
+from redis_kvpoll.agent.session.client_news import ClientNews
 from redis_kvpoll.agent.session_state import SessionState
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON
 
 

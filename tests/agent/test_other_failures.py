@@ -93,7 +93,7 @@ class TestManyAtOnce:
         assert self.reads(monitor, client) == 0
 
     async def test_aborts_by_hand_share_one_list_of_owners(self, others, ranks, monitor, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.agent.known_owners.FRESH_SECONDS", 1e9)
+        monkeypatch.setattr("redis_kvpoll.agent.session.known_owners.FRESH_SECONDS", 1e9)
         for room in self.ROOMS:
             await others.abort(room, "wrong model")
         for rank in ranks:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from redis_kvpoll.agent.patience import AgentPatience, Timing
+from redis_kvpoll.agent.client.patience import AgentPatience, Timing
 
 TIMING = Timing(unanswered=3, busy=7, unwelcome=5)
 

@@ -6,10 +6,11 @@ import tracemalloc
 
 import pytest
 
-from redis_kvpoll.agent import messages, outbox, sender, tombstones
+from redis_kvpoll.agent import messages, outbox, tombstones
+from redis_kvpoll.agent.client import sender
+from redis_kvpoll.agent.client.sender import ChangeSender
 from redis_kvpoll.agent.outbox import Outbox, RoomLife
-from redis_kvpoll.agent.sender import ChangeSender
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.told import ToldRooms
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7

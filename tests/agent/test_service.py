@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.client.channel import AgentChannel
 from redis_kvpoll.agent.link import ServicePath
 from tests.agent.application import ECHO
 from tests.support import agents, pace

@@ -11,9 +11,9 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.lease import LeaseEnd
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.session_ending import SessionEnding
+from redis_kvpoll.agent.session.lease import LeaseEnd
+from redis_kvpoll.agent.session.session_ending import SessionEnding
 from redis_kvpoll.agent.session_state import SessionState
 from tests.support import pace, real
 from tests.support.table_clients import Process

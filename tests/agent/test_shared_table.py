@@ -12,8 +12,8 @@ import pytest
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.shared_table import SharedFailures
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.shared_table import SharedFailures
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.errors import StoreUnavailableError
 from redis_kvpoll.protocol import keys

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from redis_kvpoll.agent.channel import Timing
+from redis_kvpoll.agent.client.channel import Timing
 from tests.agent.application import ECHO, STALL
 from tests.support import pace
 from tests.support.agents import is_alive

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StoreUnavailableError
-from redis_kvpoll.agent import messages, session
+from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
+from redis_kvpoll.agent.session import session
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.protocol import keys
 from tests.support import pace

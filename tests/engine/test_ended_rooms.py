@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.engine import tracked_rooms
+from redis_kvpoll.engine.recovery import tracked_rooms
 from redis_kvpoll.protocol.keys import failed, owned
 from tests.support import leasing
 from tests.support.backup import Backup

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome
-from redis_kvpoll.engine import tracking
-from redis_kvpoll.engine.marks import KEPT, Mark, ShardMarks, last_present, mark_of
-from redis_kvpoll.engine.tracked_rooms import SWEEP_EVERY, TrackedRooms
-from redis_kvpoll.engine.tracked_state import TrackedRoom
+from redis_kvpoll.engine.recovery import tracking
+from redis_kvpoll.engine.recovery.marks import KEPT, Mark, ShardMarks, last_present, mark_of
+from redis_kvpoll.engine.recovery.tracked_rooms import SWEEP_EVERY, TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.protocol import fenced_commands, room_commands
 from tests.support.calls_of_scripts import replay
 from tests.support.contexts import context

@@ -22,7 +22,7 @@ from redis_kvpoll import (
     Update,
 )
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
-from redis_kvpoll.engine.tracked_rooms import RECENT
+from redis_kvpoll.engine.recovery.tracked_rooms import RECENT
 from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.rank_commands import RankChange
 from tests.support import cluster, pace, real
@@ -267,7 +267,7 @@ class TestLossOfData:
             assert await it.ranks(A) == {0: MOVE, 1: INPUT, 2: BOOT}
 
     async def test_write_waits_for_an_opener_elsewhere(self, server, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 1e3)
+        monkeypatch.setattr("redis_kvpoll.engine.recovery.tracked_rooms.CREATOR_TIMEOUT", 1e3)
         opener = AsyncStatusStore(server.async_client(), rank=2, world_size=RANKS)
         async with grouped(server.async_client()) as it, opener:
             room = await opener.open(A, request="rid")

@@ -213,7 +213,7 @@ class TestAttachedRooms:
     """A store that has attached a room does not create it: it waits for the creator, then replays what it knows."""
 
     def test_attached_write_waits_for_creator(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 1e3)
+        monkeypatch.setattr("redis_kvpoll.engine.recovery.tracked_rooms.CREATOR_TIMEOUT", 1e3)
         store, other = make_store(), make_store()
         room = store.open(A)
         room.update(KVPoll.Transferring)
@@ -242,7 +242,7 @@ class TestAttachedRooms:
         assert attached.clear() == Update(Outcome.STALE, None)
         held = tracked_rooms_of(store)
         assert (len(held), list(held.awaiting_shards)) == (1, ["default"])
-        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_TIMEOUT", 0.0)
+        monkeypatch.setattr("redis_kvpoll.engine.recovery.tracked_rooms.CREATOR_TIMEOUT", 0.0)
         real.until(lambda: store.poll([B]) and not held.awaiting_shards, "the end of it")
         assert len(held) == 0
 

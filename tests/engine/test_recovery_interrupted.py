@@ -17,7 +17,7 @@ A, B = 1, 2
 @pytest.fixture
 def held(store, client, monkeypatch):
     """Six rooms in three calls, which the server has lost."""
-    monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.MAX_REPLAYED", 2)
+    monkeypatch.setattr("redis_kvpoll.engine.recovery.tracked_rooms.MAX_REPLAYED", 2)
     held = [store.open(room) for room in range(6)]
     held[0].status()
     client.flushall()
@@ -63,7 +63,7 @@ class TestInterruptedReplay:
         assert len(rooms_on_server(client)) == 6
 
     def test_loss_while_attached_room_waits_is_recovered(self, make_store, client, monkeypatch):
-        monkeypatch.setattr("redis_kvpoll.engine.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
+        monkeypatch.setattr("redis_kvpoll.engine.recovery.tracked_rooms.CREATOR_POLL_INTERVAL", 0.0)
         other = make_store()
         make_store().open(A)
         other.attach(A)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, RoomNotFoundError, StatusStore, Update
-from redis_kvpoll.engine.tracked_rooms import RECENT
+from redis_kvpoll.engine.recovery.tracked_rooms import RECENT
 from redis_kvpoll.protocol import replies, script_specs
 from redis_kvpoll.protocol.keys import owned, rooms
 from redis_kvpoll.protocol.script_call import Command

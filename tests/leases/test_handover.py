@@ -8,7 +8,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError
 from redis_kvpoll.aio.hosted import HostedLease
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support import pace
 

@@ -15,9 +15,15 @@ from tests.support.internals import dispatcher_lock_of, dispatcher_of, queue_of
 from tests.support.own_threads import own_threads
 
 BOOT = KVPoll.Bootstrapping
-WHERE = ("/sync/lease.py", "/engine/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
+WHERE = ("/sync/lease.py", "/engine/leases/lease_base.py", "/sync/dispatcher.py", "/sync/follower.py", "/threading.py")
 interrupted_at = functools.partial(interrupts.interrupted_at, where=WHERE)
-IN_ENTRY = ("/sync/lease.py", "/engine/lease", "/engine/recovery.py", "/sync/dispatcher.py", "/sync/follower.py")
+IN_ENTRY = (
+    "/sync/lease.py",
+    "/engine/leases/lease",
+    "/engine/recovery/recovery.py",
+    "/sync/dispatcher.py",
+    "/sync/follower.py",
+)
 """Not in Python's own code: a thread whose start is interrupted there may wait for ever."""
 
 

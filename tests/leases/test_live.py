@@ -198,7 +198,7 @@ class TestServers:
 class TestHolders:
     def test_heartbeats_keep_lease_and_rooms_alive(self, side, server, client, peer, monkeypatch):
         for module in ("lease", "room_touches"):
-            monkeypatch.setattr(f"redis_kvpoll.engine.{module}.touch_interval", lambda context: 0.1)
+            monkeypatch.setattr(f"redis_kvpoll.engine.leases.{module}.touch_interval", lambda context: 0.1)
         store = side.open(server.tcp, ttl=60.0)
         with store.lease("prefill-0", ttl=0.5) as lease:
             store.update_status(1, BOOT)
@@ -322,7 +322,7 @@ def test_interrupt_while_taking_lease_leaves_none_held(side, server, client, mon
 
     store = side.open(server.tcp)
     with monkeypatch.context() as patch:
-        patch.setattr("redis_kvpoll.engine.lease.reap_lost", interrupt)
+        patch.setattr("redis_kvpoll.engine.leases.lease.reap_lost", interrupt)
         with pytest.raises(InterruptError):
             store.lease("prefill-0").__enter__()
     assert record(client) is not None

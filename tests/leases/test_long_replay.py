@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from redis_kvpoll.engine import tracked_rooms
+from redis_kvpoll.engine.recovery import tracked_rooms
 from tests.support.internals import executor_of
 from tests.support.leasing import ManualLease, now_ms, pass_time, record
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from redis_kvpoll import KVPoll, Outcome, Update
 from redis_kvpoll.engine.rank_group import RankGroup
-from redis_kvpoll.engine.recovery import Recovery
-from redis_kvpoll.engine.tracked_state import TrackedRoom
+from redis_kvpoll.engine.recovery.recovery import Recovery
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
@@ -64,7 +64,7 @@ GROUPS = {
 }
 # What breaks without a part of it: (the part, its replacement, the setting, the violation)
 PARTS: list[tuple[str, Any, Setting, str]] = [
-    ("members:Members.server_changed", lambda *_: 0, GROUPS["a lost reply"], "is not there again"),
+    ("recovery.members:Members.server_changed", lambda *_: 0, GROUPS["a lost reply"], "is not there again"),
     ("rank_group:RankGroup.joined", _joined_without_opening, GROUPS["beside a rank, a lost reply"], "not there again"),
 ]
 

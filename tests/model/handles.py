@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.engine import tracking
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
-from redis_kvpoll.engine.tracked_state import TrackedRoom
+from redis_kvpoll.engine.recovery import tracking
+from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.protocol import fenced_commands, replies, script_specs
 from redis_kvpoll.protocol.replies import OpenedRoom
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command, only

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome, Update
-from redis_kvpoll.engine.reaper import reap_lost
+from redis_kvpoll.engine.leases.reaper import reap_lost
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import fenced_commands as fenced
 from redis_kvpoll.protocol import lease_commands, replies, room_commands

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import fenced_commands, lease_commands
 from redis_kvpoll.protocol.script_call import Call, Command

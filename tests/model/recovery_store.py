@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from redis_kvpoll.engine import data_loss, members, recovery, tracked_rooms
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.engine.recovery import Recovery
+from redis_kvpoll.engine.recovery import data_loss, members, recovery, tracked_rooms
+from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.protocol import lease_commands
 from redis_kvpoll.protocol.script_call import Call
 from tests.model.operations import context

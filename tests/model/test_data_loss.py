@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll.engine import tracked_rooms, tracked_state
+from redis_kvpoll.engine.recovery import tracked_rooms, tracked_state
 from tests.model import group_explorer, loss_explorer, recovery_explorer
 from tests.model.group_explorer import GROUPS
 from tests.model.loss_rule import Rule

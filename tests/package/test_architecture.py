@@ -15,7 +15,8 @@ from redis_kvpoll.protocol import keys
 PACKAGE = Path(redis_kvpoll.__file__).parent
 ROOT = "redis_kvpoll"
 
-LAYERS = runpy.run_path(str(PACKAGE.parent / "docs" / "architecture.py"))["LAYERS"]
+DRAWN = runpy.run_path(str(PACKAGE.parent / "docs" / "architecture.py"))
+LAYERS, PARTS = DRAWN["LAYERS"], DRAWN["PARTS"]
 PURE = ("protocol", "validation", "model", "errors")
 """No client, no I/O, no clock: their results depend on their arguments alone."""
 IMPURE = {
@@ -78,6 +79,12 @@ def room(module):
     return module.split(".")[1] if "." in module else module
 
 
+def part(module):
+    """The folder inside of a room: ``leases`` for redis_kvpoll.engine.leases.reaper; empty if it is in none."""
+    path, _ = MODULES[module]
+    return path.parent.relative_to(PACKAGE / room(module)).as_posix().removeprefix(".")
+
+
 def layer(module):
     for number, rooms in enumerate(LAYERS):
         if room(module) in rooms:
@@ -94,6 +101,20 @@ class TestLayers:
     def test_imports_go_down_only(self, module):
         wrong = [name for name in ours(module) if room(name) != room(module) and layer(name) <= layer(module)]
         assert not wrong, f"{module} imports {wrong}, which is not in a layer below"
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) in PARTS))
+    def test_parts_of_a_layer_import_what_they_may(self, module):
+        if module.endswith(".__main__"):
+            return  # it starts the whole
+        may = {part(module), *PARTS[room(module)][part(module)]}
+        beside = [name for name in ours(module) if name in MODULES and room(name) == room(module)]
+        assert {part(name) for name in beside} <= may
+
+    @pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) == "agent"))
+    def test_an_engines_process_pays_for_no_redis_client(self, module):
+        if part(module) in ("", "client") and not module.endswith(".__main__"):
+            assert not {name.split(".")[0] for name in imports(module)} & {"asyncio", "redis", "hiredis"}
+            assert {room(name) for name in ours(module)} <= {"agent", "model", "validation", "errors", "_fork"}
 
     def test_nothing_imports_a_public_name_from_the_root(self):
         """The root loads public names on demand; inside the package that would be an import upwards."""

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import click
 import pytest
 
-from redis_kvpoll.agent import running
+from redis_kvpoll.agent.server import running
 from redis_kvpoll.cli.app import COMMANDS, kvpoll, load
 from redis_kvpoll.integrations.sglang import settings
 from redis_kvpoll.protocol.settings import SCHEMA

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from redis_kvpoll.agent.quiet import QUIET_LOGGERS, be_quiet
+from redis_kvpoll.agent.server.quiet import QUIET_LOGGERS, be_quiet
 from tests.support.loggers import unchanged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import StatusStore
-from redis_kvpoll.agent import client, open_channel
+from redis_kvpoll.agent.client import client, open_channel
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.local_channel import open_local
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.agent import client
-from redis_kvpoll.agent.channel import AgentChannel
+from redis_kvpoll.agent.client import client
+from redis_kvpoll.agent.client.channel import AgentChannel
 from tests.plugin.agent_client import FIRST, PORT
 from tests.plugin.rank_client import RANKS
 from tests.support import pace, real

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.agent import lease, outbox, own_failures
+from redis_kvpoll.agent import outbox
+from redis_kvpoll.agent.session import lease, own_failures
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.integrations.sglang import hooks
 from tests.support import pace, real

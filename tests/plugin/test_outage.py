@@ -10,7 +10,8 @@ import signal
 import pytest
 
 from redis_kvpoll import KVPoll
-from redis_kvpoll.agent import client, rounds
+from redis_kvpoll.agent.client import client
+from redis_kvpoll.agent.session import rounds
 from redis_kvpoll.aio.lease import AsyncLease
 from tests.support import real
 from tests.support.own_threads import own_threads

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.client.sender import ChangeSender
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.interrupts import every_place, interrupted_at
 

@@ -10,9 +10,9 @@ import redis
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, StatusStore
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.agent.publisher import OutboxPublisher
-from redis_kvpoll.agent.table_member import StoreMember
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.publisher import OutboxPublisher
+from redis_kvpoll.agent.session.table_member import StoreMember
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.integrations.sglang import worker
 from redis_kvpoll.integrations.sglang.compat import identify

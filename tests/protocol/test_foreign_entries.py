@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome
-from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.recovery.marks import Mark
 from redis_kvpoll.protocol import fenced_commands, keys, room_commands
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
 from tests.support import real

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
 from redis_kvpoll import CorruptEntryError, KVPoll, KVPollError, Outcome
-from redis_kvpoll.engine import tracking
-from redis_kvpoll.engine.marks import Mark, mark_of
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.recovery import tracking
+from redis_kvpoll.engine.recovery.marks import Mark, mark_of
+from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, rank_commands, room_commands
 from redis_kvpoll.protocol.feed import parse_entry
 from redis_kvpoll.protocol.rank_commands import RankChange

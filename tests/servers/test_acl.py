@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from chaos.proxy import Proxy
 from redis_kvpoll import InvalidInputError, KVPoll, ServerRefusedError, StatusStore
-from redis_kvpoll.agent import open_channel
+from redis_kvpoll.agent.client import open_channel
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.protocol import acl, keys, scripts
 from redis_kvpoll.transport.embedded import EmbeddedServer

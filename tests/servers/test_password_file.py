@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from chaos.servers import Server
 from redis_kvpoll import InvalidInputError
-from redis_kvpoll.agent import open_channel
+from redis_kvpoll.agent.client import open_channel
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang.maps import StatusMap
 from redis_kvpoll.transport.password_file import with_password

@@ -15,8 +15,8 @@ import threading
 from pathlib import Path
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.channel import AgentChannel, Timing
-from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.client.channel import AgentChannel, Timing
+from redis_kvpoll.agent.client.launch import Launcher
 from redis_kvpoll.agent.link import connect_to, start_of
 from redis_kvpoll.agent.rendezvous import Rendezvous
 from tests.support import pace

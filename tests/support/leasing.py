@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from redis_kvpoll.engine import reaper
-from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.leases import reaper
+from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support.internals import context_of, executor_of, run

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.quiet import be_quiet
-from redis_kvpoll.agent.session import TableSession
+from redis_kvpoll.agent.server.quiet import be_quiet
+from redis_kvpoll.agent.session.session import TableSession
 
 TICK_SECONDS = 0.25
 COALESCE_SECONDS = 0.004

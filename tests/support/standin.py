@@ -7,7 +7,7 @@ from enum import Enum
 from types import SimpleNamespace
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.agent import outage
+from redis_kvpoll.agent.session import outage
 from redis_kvpoll.integrations.sglang import plugin
 from tests.support import pace, real
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from redis_kvpoll.agent.client import RefusedError
+from redis_kvpoll.agent.client.client import RefusedError
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.integrations.sglang import hooks
 from redis_kvpoll.integrations.sglang.background import Background

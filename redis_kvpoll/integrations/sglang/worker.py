@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from redis_kvpoll._process import this_process
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.client import TableClient
+from redis_kvpoll.agent.client.client import TableClient
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.integrations.sglang.compat import ProcessIdentity
 from redis_kvpoll.integrations.sglang.metrics import LinkMetrics

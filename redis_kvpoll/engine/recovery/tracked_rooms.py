@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from redis_kvpoll.engine.marks import Mark
-from redis_kvpoll.engine.tracked_state import Loss, Role, TrackedRoom, replay_item
+from redis_kvpoll.engine.recovery.marks import Mark
+from redis_kvpoll.engine.recovery.tracked_state import Loss, Role, TrackedRoom, replay_item
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from redis_kvpoll.agent.agent_sessions import ProcessEnd
-from redis_kvpoll.agent.lease import LeaseEnd
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.peer_socket import Peer
-from redis_kvpoll.agent.quiet import be_quiet
-from redis_kvpoll.agent.session import TableSession
-from redis_kvpoll.agent.shared_table import SharedTables
+from redis_kvpoll.agent.server.agent_sessions import ProcessEnd
+from redis_kvpoll.agent.server.peer_socket import Peer
+from redis_kvpoll.agent.server.quiet import be_quiet
+from redis_kvpoll.agent.session.lease import LeaseEnd
+from redis_kvpoll.agent.session.session import TableSession
+from redis_kvpoll.agent.session.shared_table import SharedTables
 
 CLOSE_SECONDS = 4.0
 """For all sessions to end, when the agent does."""

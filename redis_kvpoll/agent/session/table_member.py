@@ -11,12 +11,12 @@ from typing import Protocol
 
 from redis_kvpoll import validation
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.rounds import OnAnswer, Rounds
+from redis_kvpoll.agent.session.rounds import OnAnswer, Rounds
 from redis_kvpoll.aio import hosted
 from redis_kvpoll.aio.rank_group import AsyncRankGroup, RankLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError, RoomNotFoundError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.lease_commands import LeaseConfig

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from redis_kvpoll.agent import messages, open_channel
+from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.client import open_channel
+from redis_kvpoll.agent.client.open_channel import ClientChannel
+from redis_kvpoll.agent.client.sender import ChangeSender
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.open_channel import ClientChannel
 from redis_kvpoll.agent.outbox import Outbox
-from redis_kvpoll.agent.sender import ChangeSender
 from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.model import KVPoll
 

@@ -16,23 +16,23 @@ from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.client_news import ClientNews
-from redis_kvpoll.agent.lease import LEASE_LOST, SHUTDOWN_SECONDS, LeaseEnd, ReplaceableLease
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.other_failures import OtherFailures
-from redis_kvpoll.agent.outage import Outage
-from redis_kvpoll.agent.own_failures import OwnFailures
-from redis_kvpoll.agent.publisher import OutboxPublisher
-from redis_kvpoll.agent.ranks import RankFollower
-from redis_kvpoll.agent.refusals import refusal
-from redis_kvpoll.agent.rounds import Rounds
-from redis_kvpoll.agent.session_ending import SessionEnding, publish_rest
+from redis_kvpoll.agent.session.client_news import ClientNews
+from redis_kvpoll.agent.session.lease import LEASE_LOST, SHUTDOWN_SECONDS, LeaseEnd, ReplaceableLease
+from redis_kvpoll.agent.session.other_failures import OtherFailures
+from redis_kvpoll.agent.session.outage import Outage
+from redis_kvpoll.agent.session.own_failures import OwnFailures
+from redis_kvpoll.agent.session.publisher import OutboxPublisher
+from redis_kvpoll.agent.session.ranks import RankFollower
+from redis_kvpoll.agent.session.refusals import refusal
+from redis_kvpoll.agent.session.rounds import Rounds
+from redis_kvpoll.agent.session.session_ending import SessionEnding, publish_rest
+from redis_kvpoll.agent.session.shared_table import SharedFailures, SharedTable, SharedTables
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.agent.session_state import SessionState
-from redis_kvpoll.agent.shared_table import SharedFailures, SharedTable, SharedTables
-from redis_kvpoll.agent.told import ToldRooms
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
 
 MONITOR_SECONDS = 0.25

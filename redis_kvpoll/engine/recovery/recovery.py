@@ -13,15 +13,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from redis_kvpoll.engine import tracking
-from redis_kvpoll.engine.data_loss import DataLossLog
 from redis_kvpoll.engine.effects import Flow, Send
-from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
-from redis_kvpoll.engine.marks import Answer, Mark, ShardState, mark_of, questions
-from redis_kvpoll.engine.members import Members
+from redis_kvpoll.engine.recovery import tracking
+from redis_kvpoll.engine.recovery.data_loss import DataLossLog
+from redis_kvpoll.engine.recovery.lease_holder import LeaseHolder, Renewable
+from redis_kvpoll.engine.recovery.marks import Answer, Mark, ShardState, mark_of, questions
+from redis_kvpoll.engine.recovery.members import Members
+from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import Session, SyncTokens
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS, WRITTEN
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.peer_socket import Peer
-from redis_kvpoll.agent.process_death import has_ended, open_watch
+from redis_kvpoll.agent.server.peer_socket import Peer
+from redis_kvpoll.agent.server.process_death import has_ended, open_watch
 
 VANISHED_SECONDS = 5.0
 """From a socket's end to ``vanished``. The kernel tells the death of a process only once it has released all its files,

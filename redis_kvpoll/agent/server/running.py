@@ -23,10 +23,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from redis_kvpoll.agent.agent_server import AgentServer
-from redis_kvpoll.agent.agent_sessions import AgentSession
-from redis_kvpoll.agent.peer_socket import Peer
 from redis_kvpoll.agent.rendezvous import BACKLOG, Rendezvous, number_at, write_number
+from redis_kvpoll.agent.server.agent_server import AgentServer
+from redis_kvpoll.agent.server.agent_sessions import AgentSession
+from redis_kvpoll.agent.server.peer_socket import Peer
 
 UIDS = "KVPOLL_AGENT_UIDS"
 CLOSE_SECONDS = 5.0

@@ -7,9 +7,9 @@ import contextlib
 from enum import Enum
 from typing import Any, Protocol
 
-from redis_kvpoll.agent.table_member import HeldLease, TableMember
+from redis_kvpoll.agent.session.table_member import HeldLease, TableMember
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 
 SHUTDOWN_SECONDS = 1.0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import StoreClosedError

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from redis_kvpoll.engine import tracking
-from redis_kvpoll.engine.lease_holder import LeaseHolder, Renewable
-from redis_kvpoll.engine.marks import Mark
-from redis_kvpoll.engine.tracked_rooms import CREATORS, OTHERS, TrackedRooms
+from redis_kvpoll.engine.recovery import tracking
+from redis_kvpoll.engine.recovery.lease_holder import LeaseHolder, Renewable
+from redis_kvpoll.engine.recovery.marks import Mark
+from redis_kvpoll.engine.recovery.tracked_rooms import CREATORS, OTHERS, TrackedRooms
 from redis_kvpoll.model import Ending, Outcome, RoomFailure
 from redis_kvpoll.protocol import keys, rank_commands, script_specs
 from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange

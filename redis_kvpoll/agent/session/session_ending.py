@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from redis_kvpoll.agent.lease import SHUTDOWN_SECONDS, LeaseEnd
-from redis_kvpoll.agent.publisher import OutboxPublisher
+from redis_kvpoll.agent.session.lease import SHUTDOWN_SECONDS, LeaseEnd
+from redis_kvpoll.agent.session.publisher import OutboxPublisher
 
 SILENT_SECONDS = 0.75
 """A client that was not heard for so long counts as standing still."""

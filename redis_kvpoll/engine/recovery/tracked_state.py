@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from redis_kvpoll.engine.marks import Mark
+from redis_kvpoll.engine.recovery.marks import Mark
 from redis_kvpoll.model import KVPoll
 
 MAX_OPENINGS = 8

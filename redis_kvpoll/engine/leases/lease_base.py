@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from redis_kvpoll._process import this_process
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.lease import LeaseKeeper
+from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 

@@ -30,8 +30,8 @@ from collections.abc import Callable, Collection
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.client.patience import DEFAULT_TIMING, AgentPatience, Timing
 from redis_kvpoll.agent.link import AgentSource, Link, ServicePath, start_of
-from redis_kvpoll.agent.patience import DEFAULT_TIMING, AgentPatience, Timing
 
 logger = logging.getLogger("redis_kvpoll")
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from redis_kvpoll.agent.known_owners import KnownOwners
-from redis_kvpoll.agent.lease import reap
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.rounds import Rounds
-from redis_kvpoll.agent.table_member import GroupMember, StoreMember, TableMember
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.known_owners import KnownOwners
+from redis_kvpoll.agent.session.lease import reap
+from redis_kvpoll.agent.session.rounds import Rounds
+from redis_kvpoll.agent.session.table_member import GroupMember, StoreMember, TableMember
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.callers import result_of
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from redis_kvpoll.agent.shared_table import SharedFailures
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.shared_table import SharedFailures
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import RoomFailure

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.reaper import reap_lost
+from redis_kvpoll.engine.leases.reaper import reap_lost
 from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.script_call import CallContext

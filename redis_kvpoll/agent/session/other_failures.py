@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.shared_table import OtherTable
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.shared_table import OtherTable
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, RoomFailure
 from redis_kvpoll.protocol.failures import of_entry

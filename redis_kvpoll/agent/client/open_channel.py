@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from redis_kvpoll.agent.channel import AgentChannel
-from redis_kvpoll.agent.launch import Launcher
+from redis_kvpoll.agent.client.channel import AgentChannel
+from redis_kvpoll.agent.client.launch import Launcher
 from redis_kvpoll.agent.messages import PROGRESS, ClientHello
 
-APPLICATION = "redis_kvpoll.agent.table_sessions:make"
+APPLICATION = "redis_kvpoll.agent.server.table_sessions:make"
 
 
 class ClientChannel(Protocol):

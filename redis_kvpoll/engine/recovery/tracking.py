@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from redis_kvpoll.engine.marks import Mark
-from redis_kvpoll.engine.tracked_rooms import TrackedRooms
-from redis_kvpoll.engine.tracked_state import TrackedRoom
+from redis_kvpoll.engine.recovery.marks import Mark
+from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.model import Ending, KVPoll, Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
 from redis_kvpoll.protocol.replies import parse_status

@@ -23,9 +23,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.agent_sessions import OpenSession, OpenSessions
-from redis_kvpoll.agent.peer_socket import MAX_PACKETS, Peer
-from redis_kvpoll.agent.process_death import credentials_of, has_ended
+from redis_kvpoll.agent.server.agent_sessions import OpenSession, OpenSessions
+from redis_kvpoll.agent.server.peer_socket import MAX_PACKETS, Peer
+from redis_kvpoll.agent.server.process_death import credentials_of, has_ended
 
 BEAT_SECONDS = 0.1
 ACCEPT_PAUSE_SECONDS = 1.0

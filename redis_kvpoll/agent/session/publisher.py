@@ -18,9 +18,9 @@ from functools import partial
 from redis_kvpoll.agent.merge import CREATING
 from redis_kvpoll.agent.messages import STATUSES
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.agent.request_ids import RoomWriter, request_of
-from redis_kvpoll.agent.table_member import MemberRoom, TableMember
-from redis_kvpoll.agent.told import ToldRooms
+from redis_kvpoll.agent.session.request_ids import RoomWriter, request_of
+from redis_kvpoll.agent.session.table_member import MemberRoom, TableMember
+from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.errors import (
     KVPollError,
     LeaseLostError,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.session_state import SessionState
-from redis_kvpoll.engine.lease_state import LeaseState
+from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.model import Entry
 from redis_kvpoll.protocol.failures import of_entry
 

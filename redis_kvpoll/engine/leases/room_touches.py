@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.reaper import rooms_of
+from redis_kvpoll.engine.leases.reaper import rooms_of
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import keys, room_commands
 from redis_kvpoll.protocol.script_call import CallContext

@@ -16,14 +16,14 @@ from typing import Any
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.lease_holder import never
-from redis_kvpoll.engine.lease_shards import OPERATION, end, take
-from redis_kvpoll.engine.lease_state import LeaseState
-from redis_kvpoll.engine.members import RankMember
-from redis_kvpoll.engine.reaper import reap_lost
-from redis_kvpoll.engine.recovery import Recovery
-from redis_kvpoll.engine.room_touches import RoomTouches, touch_interval
-from redis_kvpoll.engine.settings_renewal import renew_settings
+from redis_kvpoll.engine.leases.lease_shards import OPERATION, end, take
+from redis_kvpoll.engine.leases.lease_state import LeaseState
+from redis_kvpoll.engine.leases.reaper import reap_lost
+from redis_kvpoll.engine.leases.room_touches import RoomTouches, touch_interval
+from redis_kvpoll.engine.leases.settings_renewal import renew_settings
+from redis_kvpoll.engine.recovery.lease_holder import never
+from redis_kvpoll.engine.recovery.members import RankMember
+from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.errors import KVPollError, LeaseLostError
 from redis_kvpoll.protocol import keys, lease_commands
 from redis_kvpoll.protocol.lease_commands import Action, LeaseConfig
