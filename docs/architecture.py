@@ -40,6 +40,7 @@ LAYERS: tuple[dict[str, str], ...] = (
 )
 PARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "agent": {"server": ("session", ""), "session": ("",), "client": ("",), "": ()},
+    "cli": {"commands": ("",), "": ()},
     "engine": {"leases": ("recovery", ""), "recovery": ("",), "": ("recovery",)},
 }
 """Folders within a layer's folder, and which of the others each may import; "" is the modules beside them."""

@@ -4,7 +4,7 @@ Invariant: ``--help``, ``--version``, shell completion and a command's own ``--h
 nor rich. So the group knows its commands by name and imports a command's module only to run it, and those modules
 import the store, rich and the replay in functions.
 
-To add a command: write it in a module of this folder, and add its line to COMMANDS.
+To add a command: write it in a module of ``commands``, and add its line to COMMANDS.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COMMANDS = {
 
 def load(name: str) -> click.Command:
     """The command itself; imports its module."""
-    command: click.Command = getattr(import_module(f"redis_kvpoll.cli.{COMMANDS[name].module}"), name)
+    command: click.Command = getattr(import_module(f"redis_kvpoll.cli.commands.{COMMANDS[name].module}"), name)
     return command
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from redis_kvpoll.cli.durations import human
-from redis_kvpoll.cli.owners import fold, why
+from redis_kvpoll.cli.owner_rows import fold, why
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.cli.terminal import OWNER_STYLES, STATUS_STYLES, print_table, short_time
 from redis_kvpoll.errors import printable

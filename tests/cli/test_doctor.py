@@ -8,8 +8,8 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from redis_kvpoll.cli import doctor
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import doctor
 from redis_kvpoll.doctor import examination, findings, node_checks
 from redis_kvpoll.doctor.findings import Finding, Level
 from redis_kvpoll.doctor.registry import CHECKS

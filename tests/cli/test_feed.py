@@ -14,8 +14,9 @@ from rich.console import Console
 
 from chaos.proxy import Proxy
 from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
-from redis_kvpoll.cli import feed, rows, terminal
+from redis_kvpoll.cli import rows, terminal
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import feed
 from redis_kvpoll.protocol.periods import periods
 from tests.support import real
 from tests.support.tailing import Tailing

@@ -98,7 +98,7 @@ def bounded(monkeypatch, url):
     monkeypatch.setattr(StatusStore, "tail", ended)
     monkeypatch.setattr(StatusStore, "wait", late)
     for module in ("stats", "room"):
-        monkeypatch.setattr(f"redis_kvpoll.cli.{module}.pause", interrupted)
+        monkeypatch.setattr(f"redis_kvpoll.cli.commands.{module}.pause", interrupted)
     monkeypatch.setattr("redis_kvpoll.replay.runner.server", lambda given: contextlib.nullcontext((given or url, None)))
     monkeypatch.setattr("redis_kvpoll.replay.runner.replay", stop)
     monkeypatch.setattr("redis_kvpoll.replay.traffic.generate", lambda *_: [])

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import owners, terminal
+from redis_kvpoll.cli import owner_rows, terminal
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.model import Owner
 from tests.support.leasing import ManualLease, begin_long_ago, pass_time, record
@@ -51,7 +51,7 @@ def test_namespace_without_leases_is_named(url, held):
 def test_owners_into_a_pipe_are_tab_separated(url, held, client):
     held.store.update_many({1: BOOT, 2: BOOT, 3: DONE})
     header, line = (line.split("\t") for line in run("owners", "--redis", url).output.splitlines())
-    assert header == list(owners.COLUMNS)
+    assert header == list(owner_rows.COLUMNS)
     name, state, live, failed, heartbeat, lost_at, since, *rest = line
     assert [name, state, live, failed, lost_at] == ["prefill-0", "alive", "2", "0", ""]
     assert rest == ["", "", ""], "ranks, process, reason"
@@ -73,7 +73,7 @@ def test_long_owner_is_whole_on_a_narrow_terminal(width, monkeypatch):
     monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=width))
     name = "rack7/node-0123.cluster.example:9000"
     owner = Owner(name, 1, 5.0, 0.5, 1e9, "lost", "the name was taken again", 1234, 56)
-    terminal.print_owners(owners.COLUMNS, [(owner.state, owners.cells([owner], 0.0))])
+    terminal.print_owners(owner_rows.COLUMNS, [(owner.state, owner_rows.cells([owner], 0.0))])
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert lines[1].startswith(name)

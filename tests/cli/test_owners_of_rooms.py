@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import found, owners
+from redis_kvpoll.cli import found, owner_rows
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.selection import Owners
 from redis_kvpoll.doctor.replica import replica_in
@@ -120,9 +120,9 @@ def test_lost_leases_of_one_name_are_one_row():
         for n in range(1, 26)
     ]
     alive = Owner("dup-0", 99_000_000, 5.0, 0.5, time.time())
-    found = owners.fold([*lost, alive])
+    found = owner_rows.fold([*lost, alive])
     assert [len(group) for group in found] == [25, 1]
-    cells = dict(zip(owners.COLUMNS, owners.cells(found[0], time.time()), strict=True))
+    cells = dict(zip(owner_rows.COLUMNS, owner_rows.cells(found[0], time.time()), strict=True))
     assert (cells["state"], cells["reason"]) == ("lost 25 times", "its name was taken again")
 
 

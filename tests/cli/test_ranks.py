@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from redis_kvpoll import Change, FeedGap, KVPoll, StatusStore
-from redis_kvpoll.cli import feed, rows, terminal
+from redis_kvpoll.cli import rows, terminal
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import feed
 from redis_kvpoll.protocol.feed import changes
 from redis_kvpoll.protocol.periods import periods
 

@@ -20,8 +20,8 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from redis_kvpoll.cli import replay as replay_command
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import replay as replay_command
 from redis_kvpoll.cli.report import as_json, render
 from redis_kvpoll.replay import runner
 from redis_kvpoll.replay.pacing import HostTooSlowError

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore
 from redis_kvpoll._process import this_process
-from redis_kvpoll.cli import listing, numbers
+from redis_kvpoll.cli import numbers
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import listing
 from redis_kvpoll.cli.timeline import print_timeline
 from redis_kvpoll.protocol.periods import Period
 from tests.support import real
@@ -137,7 +138,7 @@ class TestFindShowWait:
     def test_watched_room_is_a_document_on_each_line(self, store, run, monkeypatch):
         """As what other commands watch: a program reads line by line."""
         store.update_status(1, BOOT)
-        monkeypatch.setattr("redis_kvpoll.cli.room.pause", lambda _: store.abort(1, "enough"))
+        monkeypatch.setattr("redis_kvpoll.cli.commands.room.pause", lambda _: store.abort(1, "enough"))
         lines = run("show", "1", "--watch", "--json").stdout.splitlines()
         assert [json.loads(line)["status"] for line in lines] == ["Bootstrapping", "Failed"]
 

@@ -69,6 +69,6 @@ def test_short_helps_are_those_of_the_commands():
 
 def test_every_command_of_the_modules_is_listed():
     modules = {command.module for command in app.COMMANDS.values()}
-    imported = [vars(import_module(f"redis_kvpoll.cli.{name}")) for name in modules]
+    imported = [vars(import_module(f"redis_kvpoll.cli.commands.{name}")) for name in modules]
     found = {value.name for names in imported for value in names.values() if isinstance(value, click.Command)}
     assert found == set(app.COMMANDS)

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import stats
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import stats
 from redis_kvpoll.sync.statistics import Statistics
 from tests.support import real
 

@@ -94,14 +94,14 @@ IN_SERVE = [
     ),
     (
         "a room that has moved on is listed as stuck",
-        "cli.listing:_asked",
+        "cli.commands.listing:_asked",
         "each.entry.status is each.row.status",
         "True",
         "serve/test_ls.py::test_room_that_has_moved_on_is_not_stuck",
     ),
     (
         "the stuck rooms that serve lists count as all",
-        "cli.listing:_asked",
+        "cli.commands.listing:_asked",
         "if not answer.is_whole and not",
         "if False and not",
         "serve/test_ls.py::test_more_rooms_than_serve_lists_are_read_from_the_table",

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import exits, feed
+from redis_kvpoll.cli import exits
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.cli.commands import feed
 from redis_kvpoll.integrations.sglang import settings
 from tests.support.documents import GUIDES, ROOT, blocks, kinds, shell_lines, text_of
 
@@ -127,7 +128,7 @@ def interrupt(_):
 def test_kvpoll_commands_run(line, table, monkeypatch):
     patient = feed.patient
     monkeypatch.setattr(feed, "patient", lambda changes: itertools.islice(patient(changes), 2))  # a tail has no end
-    monkeypatch.setattr("redis_kvpoll.cli.stats.pause", interrupt)
+    monkeypatch.setattr("redis_kvpoll.cli.commands.stats.pause", interrupt)
     monkeypatch.setattr("redis_kvpoll.serve.listen.Server.run", lambda self: setattr(self, "started", True))  # the same
     result = CliRunner(env={"KVPOLL_URL": table.url}).invoke(kvpoll, shlex.split(line)[1:])
     expected = {exits.INTERRUPTED} if "--watch" in line else {exits.OK}

@@ -20,12 +20,12 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.clock import ServerClock
+from redis_kvpoll.cli.commands.listing import print_found
+from redis_kvpoll.cli.commands.room import absent
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
-from redis_kvpoll.cli.listing import print_found
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.other_side import read_other_side
-from redis_kvpoll.cli.room import absent
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
