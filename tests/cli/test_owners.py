@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -60,7 +61,7 @@ def test_owners_into_a_pipe_are_tab_separated(url, held, client):
 
 
 def test_owners_on_a_terminal_are_a_table(url, held, monkeypatch):
-    monkeypatch.setattr(owners.sys.stdout.__class__, "isatty", lambda _: True, raising=False)
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda _: True, raising=False)
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     output = run("owners", "--redis", url).output
     assert "prefill-0" in output
