@@ -76,7 +76,8 @@ class RoomBusyError(_RoomError):
         at = self.status.name if self.status is not None else "an unknown status"
         return (
             f"open: room {self.room} is at {at}, opened {self.age:.1f} s ago by {by}; "
-            f"it is free once it was cleared or has failed (or call clear({self.room}))"
+            "it is free once all its ranks have cleared it, and for another request once it has failed "
+            f"(or have a store without a rank call clear({self.room}))"
         )
 
 

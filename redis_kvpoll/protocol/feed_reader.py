@@ -1,7 +1,7 @@
 """Reads the change feed for display: the history of one room, and the tail of all.
 
-A reader does no I/O: it names the next request and takes its reply (see FeedReader). The executor runs it. To add a
-reader: write another class with these two methods.
+A reader does no I/O: it names the next request and takes its reply (see FeedReader). ``engine/reads`` runs it. To add a
+reader: write another class with what that protocol has.
 """
 
 from __future__ import annotations

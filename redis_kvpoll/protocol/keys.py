@@ -11,7 +11,7 @@ single server has them too, so no key changes its name when a deployment moves t
     kvpoll:{prod}:epoch             the shard's epoch, another after a loss of data, and its last generation
     kvpoll:{prod}:leases            the leases by owner, and the lost incarnations
     kvpoll:{prod}:due               when to check each lease again
-    kvpoll:{prod}:owned             the rooms that were created under a lease, by incarnation
+    kvpoll:{prod}:owned             the rooms in which leases take part, by incarnation
     kvpoll:{prod}:cleared           rooms that were cleared after a replay had created them, with their generations
     kvpoll:{prod}:refused           how many writes were refused, by outcome
     kvpoll:{prod/3}:room:42         the same with shards > 1
@@ -96,7 +96,7 @@ def leases(tag: str) -> str:
 
 
 def owned(tag: str) -> str:
-    """The owned rooms of one shard, by the incarnation of their owner."""
+    """The rooms of one shard in which leases take part, by incarnation, and which lists of rooms belong together."""
     return f"kvpoll:{{{tag}}}:owned"
 
 

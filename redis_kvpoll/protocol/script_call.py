@@ -113,7 +113,7 @@ class ScriptSpec:
     """Whether the call may be sent again after a lost reply. False for destructive calls."""
     statuses_after: Callable[[list[Any]], list[Any]] | None = None
     """Returns from a reply the status name of each room after the call: None if it is absent, NOT_REPORTED if the reply
-    does not contain it. Set for scripts that change statuses and for both SNAPSHOTs; a mirror applies the result."""
+    does not contain it. Set for scripts whose replies tell statuses; a mirror applies the result."""
     is_nested: bool = False
     """Whether the argument of a room is a tuple of words, of any number."""
     max_rooms: int = MAX_BATCH

@@ -45,10 +45,10 @@ class MirrorBase(ReplicaHost, ABC):
         self._followers: list[Follower] = []
 
     @overload
-    def get(self, room: int) -> KVPoll | None: ...
+    def get(self, room: int, /) -> KVPoll | None: ...
     @overload
-    def get(self, room: int, default: D) -> KVPoll | D: ...
-    def get(self, room: int, default: Any = None) -> Any:
+    def get(self, room: int, default: D, /) -> KVPoll | D: ...
+    def get(self, room: int, default: Any = None, /) -> Any:
         """The status of a room, or ``default`` when it is absent.
 
         A dict look-up: it needs neither the server nor a clock, and does not check its argument (an unhashable one

@@ -14,15 +14,14 @@ from typing import NamedTuple
 from redis_kvpoll.errors import printable
 from redis_kvpoll.serve.charts import Drawing
 
-TONES = ("", "good", "warn", "bad", "dim", "boot", "wait", "move", "done", "fail")
-"""What a text means, for its colour and the shape before it. The last five are the statuses'."""
-
 
 class Cell(NamedTuple):
     """One cell of a table."""
 
     text: str
     tone: str = ""
+    """What the text means, for its colour and the shape before it: good, warn, bad, dim, or of a status boot, wait,
+    move, done, fail."""
     href: str = ""
 
 

@@ -16,8 +16,6 @@ from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.follow import StatisticsFollower
 from redis_kvpoll.statistics.model import LIVE, RoomRow, Second, Snapshot
 
-STUCK_AFTER = 60.0
-SHARE = 0.1
 MAX_ROWS = 100_000
 
 

@@ -1,4 +1,5 @@
 """Blocking I/O: connections, transports, dispatcher, follower, lease, mirror, room, table, store.
 
-Each file has a twin of the same name in ``aio``; a test holds table, room, store and connect equal but for ``await``.
+Almost every file has a twin of the same name in ``aio``: docs/architecture.md names those that a test holds equal but
+for ``await``, and those without a twin.
 """

@@ -157,3 +157,10 @@ def test_exception_tree_matches_docstring():
         tree[cls.__name__] = (ancestors[0] if ancestors else None, other[0] if other else None)
     assert tree == drawn_tree()
     assert len(tree) > 10
+
+
+@pytest.mark.parametrize("mirror", [Mirror, AsyncMirror])
+def test_get_of_a_mirror_takes_no_keyword(mirror):
+    """While a mirror is open, its ``get`` is a dict's own, which takes none: the types must say so."""
+    parameters = inspect.signature(mirror.get).parameters.values()
+    assert {parameter.kind for parameter in parameters} == {inspect.Parameter.POSITIONAL_ONLY}

@@ -101,7 +101,7 @@ class TestOpen:
 
     def test_plainly_created_room_is_busy(self, store):
         store.update_status(ROOM, KVPoll.Bootstrapping)
-        with pytest.raises(RoomBusyError, match="ago by a plain update; it is free once it was cleared"):
+        with pytest.raises(RoomBusyError, match="ago by a plain update; it is free once all its ranks have cleared it"):
             store.open(ROOM, request="rid")
 
     @pytest.mark.parametrize("status", [KVPoll.Failed, KVPoll.Transferring, KVPoll.Success, 7])

@@ -4,8 +4,8 @@ Invariants:
 
 - A process is ended only by its own goodbye or by the kernel's word, and only after all its messages were passed on.
 - An agent that is not the newest one of its engine ends nobody: its sessions learn ``superseded``, whatever it sees.
-- Processes that are busy do not wake the agent. It looks every POLL seconds, and blocks after QUIET seconds without a
-  message. To wake a process that sleeps costs the sender ten times as much as the message.
+- Processes that are busy do not wake the agent. See ServerTiming: it looks again and again, and blocks only after a
+  while without a message. To wake a process that sleeps costs the sender ten times as much as the message.
 
 It knows nothing of what the messages mean; a session does.
 """
@@ -42,7 +42,9 @@ class ServerTiming:
     """Durations in seconds."""
 
     poll: float = 0.002
+    """Between two looks for messages while processes are busy: a message that wakes nobody costs its sender a tenth."""
     quiet: float = 0.1
+    """Without a message until the agent blocks for the next one."""
     check: float = 0.5
     """Between two checks whether this is the newest agent."""
     hello: float = 10.0
