@@ -72,11 +72,6 @@ def severity(found: Observation | Finding) -> int:
     return _SEVERITY.index(found.level)
 
 
-def worst(found: Iterable[Observation]) -> Observation:
-    """Return the first of the worst observations."""
-    return max(found, key=severity)
-
-
 def exit_status(findings: Iterable[Finding]) -> int:
     """Return 0 for well and notes, 3 for warnings, 4 for problems, and 1 if no server could be asked."""
     listed = list(findings)

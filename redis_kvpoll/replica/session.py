@@ -1,4 +1,4 @@
-"""One session of a follower: what every follower does, whatever it reads.
+"""One session of a follower of this folder: what each does, whatever it reads. Statistics have a follower of their own.
 
 A session lasts as long as its connection. It checks the settings, catches up, then follows. Any error ends it, and what
 was followed is not synced until the next session, over a new connection, has caught up.
