@@ -33,7 +33,7 @@ from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave_abort_t
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
-from redis_kvpoll.integrations.sglang.withholding import around_update
+from redis_kvpoll.integrations.sglang.withholding import FailedByTable, around_update
 from redis_kvpoll.integrations.sglang.worker import RoleHooks, TableWorker
 from redis_kvpoll.transport.password_file import named, with_password
 
@@ -128,11 +128,15 @@ def _bind_prefill(manager: Any, worker: TableWorker) -> RoleHooks:
     registry = worker.registry
     registry.awaits_claims = hooks.knows_handles()
     end_orphans = Orphans(manager, registry, os.environ.get(WAITING_TIMEOUT)).end_old
-    hooks_of_role = RoleHooks(registry.fail_from_table, partial(receivers_of, manager), end_orphans)
+    fail_room = registry.fail_from_table
+    if worker.identity.world_size > 1:  # a rank that is alone has itself ended what it writes
+        manager.kvpoll_failed_by_table = failed = FailedByTable(registry)
+        fail_room = failed.fail
+    hooks_of_role = RoleHooks(fail_room, partial(receivers_of, manager), end_orphans)
     if getattr(manager, "deferred_bootstrap", None) is None:
         return hooks_of_role
     manager.update_status = around_update(registry, manager.update_status)  # it sends a message, which may block
-    fail = Background(registry.fail_from_table)
+    fail = Background(fail_room)
     return hooks_of_role._replace(on_failure=fail, end_background=fail.end)
 
 
@@ -173,7 +177,7 @@ def _restore(manager: Any, worker: TableWorker, sglangs: dict[str, Any], why: st
         if type(own) is dict:  # SGLang's own consensus store has got every write
             own.update(getattr(manager, name))
         setattr(manager, name, own)
-    for name in ("update_status", "kvpoll_failures"):
+    for name in ("update_status", "kvpoll_failures", "kvpoll_failed_by_table"):
         vars(manager).pop(name, None)
     worker.leave()
     log_incompatible(IncompatibleSGLangError(why))
