@@ -29,6 +29,11 @@ class WriteObserver(Protocol):
     def server_changed(self) -> None:
         """The store has found another server, or a server without its data."""
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the caller interrupts a change that its own thread makes to the copy."""
+        return False
+
 
 SyncTokens: TypeAlias = Sequence[tuple[WriteObserver, Any]]
 

@@ -80,6 +80,10 @@ class ReplicaHost(WriteObserver):
         if (replica := self._replica) is not None:
             replica.server_changed()
 
+    @property
+    def is_interrupted(self) -> bool:
+        return (replica := self._replica) is not None and replica.is_interrupted
+
     # The followers' side: see replica/follow.py
 
     def _follower(self, replica: Replica, tags: list[str], transport: Any) -> Follower:

@@ -193,8 +193,10 @@ class Dispatcher:
 
     def _must_not_wait(self, me: int, pending_calls: list[PendingCall]) -> bool:
         """Whether a signal handler or finalizer makes a call while others may wait for its thread: in a call of the
-        thread's own, or while it connects for another thread, or has the lock."""
+        thread's own, or while it connects for another thread, or has the lock or that of a copy of the table."""
         if me in self._threads_inside or is_opening(me) or owns(self._lock):
+            return True
+        if any(observer.is_interrupted for observer in tuple(self.executor.session.observers)):
             return True
         queues = map(self._queue, pending_calls)
         return any(queue.batch is not None and queue.sender == me for queue in queues)
@@ -241,9 +243,8 @@ class Dispatcher:
     def _wake_next_sender(self, queue: ShardQueue) -> None:
         """Wake the caller that must send the next batch, unless one is in flight."""
         try:
-            with self._lock:
-                next_sender = queue.elect_sender()
-            _wake(next_sender)
+            with self._lock:  # until it is woken: a call that interrupts this must not wait for a sleeping sender
+                _wake(queue.elect_sender())
         except BaseException:
             self._wake_next_sender(queue)
             raise

@@ -224,6 +224,26 @@ class TestInterruptedThread:
         assert done == [Update(Outcome.FAILED, KVPoll.Failed), [KVPoll.Failed, BOOT]]
         assert is_idle(store)
 
+    def test_call_that_interrupts_a_wake_up_waits_for_no_sender(self, store, proxy, threads, monkeypatch):
+        """The next sender is elected, and sleeps until this thread goes on."""
+        done, wake, me = [], dispatcher._wake, threading.get_ident()
+
+        def interrupted_wake(*elected):
+            if threading.get_ident() == me and not done and any(elected):
+                done.append(None)
+                done.append(store.poll([1]))
+            wake(*elected)
+
+        proxy.hold("poll")
+        working = threads.submit(lambda: (queued(store, 1), proxy.release()))
+        behind = threads.submit(lambda: (sent(proxy, "poll", 1), store.get(3))[1])
+        monkeypatch.setattr(dispatcher, "_wake", interrupted_wake)
+        assert store.get(0) is BOOT
+        assert behind.result(PATIENCE) is BOOT
+        working.result(PATIENCE)
+        assert done == [None, [BOOT]]
+        assert is_idle(store)
+
 
 class TestHangingThread:
     """The sending thread never returns."""

@@ -12,7 +12,8 @@ import threading
 
 import pytest
 
-from redis_kvpoll import KVPoll, StatusStore, StoreClosedError
+from redis_kvpoll import KVPoll, Outcome, StatusStore, StoreClosedError
+from redis_kvpoll.replica.shard import ShardReplica
 from tests.support import interrupts, pace, real
 from tests.support.internals import replica_of
 from tests.support.interrupts import Interrupted, every_place
@@ -66,6 +67,26 @@ def test_handler_may_write_and_wait_at_any_place(server, store, name):
         written = range(101, 100 + places)
         assert mirror.poll(written) == [MOVE] * len(written)
         real.until(lambda: mirror.synced and mirror.poll(range(3)) == store.poll(range(3)), "right")
+
+
+def test_handler_waits_for_no_thread_that_needs_the_copy(server, store, monkeypatch):
+    """Another thread has its reply, and cannot apply it before the interrupted thread goes on."""
+    enter, me, done = ShardReplica.enter, threading.get_ident(), []
+    store.update_status(7, BOOT)
+    clearing = threading.Thread(target=store.clear, args=(7,))
+
+    def interrupted_enter(*arguments, **words):
+        if threading.get_ident() == me and not done:
+            clearing.start()
+            real.until(lambda: peer.get(7) is None, "it is cleared")
+            done.append(store.update_status(100, MOVE).outcome)
+        return enter(*arguments, **words)
+
+    with store.mirror() as mirror, StatusStore.from_url(server.tcp) as peer:
+        monkeypatch.setattr(ShardReplica, "enter", interrupted_enter)
+        assert mirror.wait(1, BOOT) is BOOT
+        clearing.join()
+    assert done == [Outcome.CREATED]
 
 
 def test_handler_may_begin_first_wait_at_any_place(server):
