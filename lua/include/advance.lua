@@ -14,7 +14,7 @@ if #ARGV == 14 and ARGV[1] ~= '0' then
     status_field, lease_field = 'status:' .. rank, 'by:' .. rank
     found = redis.pcall('HMGET', room, status_field, 'world_size', 'generation', 'counts', 'version', lease_field)
   end
-  local own, version, consensus, ttl_ms, id = found[1], found[5], incoming, ARGV[2], false
+  local own, version, consensus, ttl_ms, id, epoch = found[1], found[5], incoming, ARGV[2], false
   local from = own == 'Bootstrapping' and 1 or own == 'WaitingForInput' and 2 or own == 'Transferring' and 3 or 9
   local to = incoming == 'Success' and 4 or incoming == 'Transferring' and 3 or incoming == 'WaitingForInput' and 2 or 0
   local is_usual = from < to and (found[2] or '') == ARGV[7]
@@ -38,6 +38,7 @@ if #ARGV == 14 and ARGV[1] ~= '0' then
   if is_usual then
     local name = string.sub(room, #KEYS[1] + 2)
     if consensus == 'Success' then ttl_ms = ARGV[3] end
+    epoch = redis.call('HGET', KEYS[2], 'epoch')  -- before any write: a key of another type refuses the call
     if rank == '' then
       id = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', 'ttl_ms', ttl_ms, name, incoming)
     else
@@ -64,6 +65,6 @@ if #ARGV == 14 and ARGV[1] ~= '0' then
       )
       if to == 4 and found[6] then redis.call('HDEL', room, lease_field) end
     end
-    return {id, redis.call('HGET', KEYS[2], 'epoch'), 2, incoming}
+    return {id, epoch, 2, incoming}
   end
 end

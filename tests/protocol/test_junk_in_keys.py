@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
-from redis_kvpoll import CorruptEntryError, KVPoll, KVPollError, Outcome
+from redis_kvpoll import CorruptEntryError, KVPoll, KVPollError, Outcome, ServerRefusedError
 from redis_kvpoll.engine.recovery import tracking
 from redis_kvpoll.engine.recovery.marks import Mark, mark_of
 from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
@@ -319,3 +319,16 @@ class TestLengths:
         client.pexpire(keys.epoch("ns"), 600_000)
         send(client, replay(A, generation=self.OLD), table())
         assert int(client.hget(keys.epoch("ns"), "generation")) > GENERATION
+
+
+def test_call_refused_for_an_epoch_of_another_type_wrote_nothing(make_store, client, server):
+    if server.is_fake:
+        pytest.skip("fakeredis has another error message")
+    handle = make_store().open(1)
+    client.delete(keys.epoch("default"))
+    client.set(keys.epoch("default"), "by hand", ex=600)
+    (room,), feed = keys.rooms("default", [1]), keys.feed("default")
+    before = client.hgetall(room), client.xlen(feed)
+    with pytest.raises(ServerRefusedError, match="WRONGTYPE"):
+        handle.update(KVPoll.Transferring)
+    assert (client.hgetall(room), client.xlen(feed)) == before
