@@ -38,8 +38,13 @@ class AsyncLease(LeaseBase):
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
-        if await self._stop_renewing():
-            await self._dispatcher.run(self._keeper.release())
+        if self._is_held:
+            self._is_held = False
+            try:
+                await self._stop()
+                await self._dispatcher.run(self._keeper.release())
+            finally:  # also if it is cancelled: a lease that nobody renews is none
+                self._keeper.stop_renewing()
 
     async def __aenter__(self) -> Self:
         return await self._hold(self._keeper.take())
@@ -81,16 +86,6 @@ class AsyncLease(LeaseBase):
                 logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
             if keeper.lost:
                 return
-
-    async def _stop_renewing(self) -> bool:
-        """Renew the lease no more. False if it was not held."""
-        was_held, self._is_held = self._is_held, False
-        if was_held:
-            try:
-                await self._stop()
-            finally:  # also if it is cancelled: a lease that nobody renews is none
-                self._keeper.stop_renewing()
-        return was_held
 
     async def _stop(self) -> None:
         self._stopping.set()

@@ -53,9 +53,9 @@ class Lease(LeaseBase):
             self._is_held = False
             try:
                 self._stop()
+                self._dispatcher.run(self._keeper.release())
             finally:  # also if it is interrupted: a lease that nobody renews is none
                 self._keeper.stop_renewing()
-            self._dispatcher.run(self._keeper.release())
 
     def __enter__(self) -> Self:
         self._executor.recovery.check_no_lease()  # before the try: to enter a held lease again must not end it

@@ -333,6 +333,17 @@ def test_interrupt_while_taking_lease_leaves_none_held(side, server, client, mon
         assert store.entry(2).owner == "prefill-1"
 
 
+@pytest.mark.parametrize("ranks", [{}, {"rank": 0, "world_size": 2}], ids=["no rank", "a rank"])
+def test_rooms_of_a_lease_that_ends_over_a_loss_fail(side, server, client, ranks):
+    """The call that ends the lease is the first to notice the loss: its rooms come back as its own."""
+    store, other = side.open(server.tcp, **ranks), side.open(server.tcp)
+    with store.lease("prefill-0", ttl=60.0):
+        store.open(1).update(MOVE)
+        client.flushall()
+    assert other.get(1) is FAIL
+    assert other.failure_reason(1) == "owner prefill-0 left"
+
+
 def test_cancelled_heartbeat_task_does_not_block_exit(server, client):
     """asyncio.run cancels all tasks when its main one ends by an error."""
 

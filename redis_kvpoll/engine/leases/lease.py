@@ -240,13 +240,14 @@ class LeaseKeeper:
 
     def release(self) -> Flow[None]:
         """End the lease, and fail its rooms: their owner left. If the server is out of reach, it expires by itself."""
-        self.stop_renewing()
-        if self._context is None or self.lost:
-            return
+        self._has_stopped = True
         try:
-            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "leave")
+            if self._context is not None and not self.lost:
+                yield from end(self._executor, self._verified_context, self.config, self.incarnation, "leave")
         except KVPollError as error:
             logger.warning("%s was not released and will expire: %s", self, error)
+        finally:
+            self.stop_renewing()  # not before: if these calls notice a loss of data, its rooms come back as its own
 
     def end_as_lost(self) -> Flow[None]:
         """End the lease of a process that is known to be dead, and fail its live rooms as those of a lost owner."""

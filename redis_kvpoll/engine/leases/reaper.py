@@ -37,11 +37,12 @@ def reap_lost(executor: Executor, context: CallContext, lost: Mapping[str, str],
     concurrently; each room is failed once.
     """
     tags, failed = keys.tags(context.namespace, context.shards), 0
+    reached = tags  # a shard that did not answer for one lease costs the others no time
     # In the order of their leases, so that all fail a room by one.
     for incarnation, reason in sorted(lost.items(), key=lambda item: int(item[0])):
-        dropped = yield from _drop(executor, context, tags, incarnation, reason)
-        is_done = len(dropped) == len(tags)
-        for tag in dropped:
+        reached = yield from _drop(executor, context, reached, incarnation, reason)
+        is_done = len(reached) == len(tags)
+        for tag in reached:
             reaper = _Reaper(executor, context, tag, incarnation, reason, until)
             yield from reaper.run()
             failed += reaper.failed
@@ -55,8 +56,8 @@ def reap_lost(executor: Executor, context: CallContext, lost: Mapping[str, str],
 
 
 def _drop(executor: Executor, context: CallContext, tags: list[str], incarnation: str, reason: str) -> Flow[list[str]]:
-    """Drop a lost lease in all shards. Returns those that were reached; a later sweep tries the others again."""
-    if len(tags) == 1:
+    """Drop a lost lease in these shards. Returns those that were reached; a later sweep tries the others again."""
+    if context.shards == 1 or not tags:
         return tags
     give_up_at = time.monotonic() + min(executor.deadline, DROP_SECONDS)
     calls = [PendingCall(lease_commands.drop(context, tag, incarnation, reason), give_up_at) for tag in tags]
