@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 
-from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StoreUnavailableError
+from redis_kvpoll import KVPoll, LeaseLostError, Outcome, StatusStore, StoreUnavailableError
+from redis_kvpoll.engine.effects import AwaitCalls
+from redis_kvpoll.engine.leases import reaper
 from redis_kvpoll.engine.retry import CallFailed
 from redis_kvpoll.protocol import keys, lease_commands
 from tests.support.feeds import entries
@@ -303,3 +306,23 @@ class TestOwners:
 
     def test_empty_namespace_has_no_owners(self, other):
         assert (other.owners(), other.reap()) == ([], 0)
+
+
+def test_shard_that_is_away_is_asked_for_one_lost_lease(server):
+    """Else each of several owners that die together waits for it, and most are not reached before the sweep ends."""
+    away, asked = "default/1", []
+
+    def without_one_shard(flow):
+        effect = next(flow)
+        with contextlib.suppress(StopIteration):
+            while True:
+                pending = effect.pending_calls if isinstance(effect, AwaitCalls) else []
+                asked.extend(one.call.tag for one in pending if one.call.spec is lease_commands.LEASE)
+                there = [one for one in pending if one.call.tag != away]
+                effect = flow.send((yield AwaitCalls(there) if pending else effect))
+
+    with StatusStore(server.store_client(), shards=2) as store:
+        store.update_status(1, KVPoll.Bootstrapping)
+        lost = dict.fromkeys(("1", "2", "3"), "owner prefill-0 lost")
+        run(store, without_one_shard(reaper.reap_lost(executor_of(store), context_of(store), lost)))
+    assert asked == ["default/0", away, "default/0", "default/0"]

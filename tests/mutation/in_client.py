@@ -286,6 +286,20 @@ IN_THE_CLIENT = [
         "leases/test_lease.py::TestLostLease::test_lease_known_as_lost_refuses_before_sending[fakeredis-sync]",
     ),
     (
+        "each of several lost owners waits for a shard that is away",
+        "engine.leases.reaper:reap_lost",
+        "context, reached, incarnation",
+        "context, tags, incarnation",
+        "leases/test_reaping.py::test_shard_that_is_away_is_asked_for_one_lost_lease[valkey]",
+    ),
+    (
+        "a lease lets go of its rooms before it ends",
+        "engine.leases.lease:LeaseKeeper.release",
+        "self._has_stopped = True",
+        "self.stop_renewing()",
+        "leases/test_live.py::test_rooms_of_a_lease_that_ends_over_a_loss_fail[sync-no rank]",
+    ),
+    (
         "a page of foreign members ends a lost owner's list",
         "engine.leases.reaper:_Reaper.run",
         "offset += len(page) - rooms",
