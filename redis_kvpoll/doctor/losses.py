@@ -24,8 +24,8 @@ def cause(facts: Facts, before: float, at: float) -> str:
     for node in facts.nodes:
         start = started_at(node)
         is_between = start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS
-        # Owners restore within seconds: what was lost long after a start was flushed, if somebody did.
-        if start is not None and is_between and (at - start < RESTORE_SECONDS or not flushes(facts)):
+        # Owners restore within seconds: what was lost long after a start was flushed or evicted, if anything was.
+        if start is not None and is_between and (at - start < RESTORE_SECONDS or not may_be_gone(facts)):
             return "restart"
     if flushes(facts):
         return "flush"
@@ -36,7 +36,7 @@ def in_words(facts: Facts, cause: str) -> str:
     """Return a cause in words."""
     texts = {
         "restart": "the server was started anew, without it",
-        "flush": flushes(facts),
+        "flush": may_be_gone(facts),
         "eviction": "keys were evicted",
         "": "its keys are gone",
     }

@@ -43,7 +43,9 @@ def memory(view: NodeView) -> Observation:
     share, found = used / limit, f"{size(used)} of maxmemory {size(limit)} used ({used / limit:.0%})"
     if share > NEARLY_FULL:
         level = problem if share > FULL else warning
-        return level(found + _whose(view) + _since(view), f"at most {NEARLY_FULL:.0%}", _more_memory(view, limit))
+        return level(
+            found + _whose(view) + _since(view), f"at most {NEARLY_FULL:.0%}", _more_memory(view, max(used, limit))
+        )
     fragmentation = number(view.info, "mem_fragmentation_ratio")
     if fragmentation > FRAGMENTED and number(view.info, "used_memory_rss") > FRAGMENTED_FROM:
         what = f"memory is fragmented: the process has {fragmentation:.1f} times what is used"
@@ -74,8 +76,8 @@ def _whose(view: NodeView) -> str:
     return "" if share is None else f"; {share:.0%} of its keys are kvpoll's"
 
 
-def _more_memory(view: NodeView, limit: float) -> str:
-    new = f"CONFIG SET maxmemory {math.ceil(2 * limit / 2**20)}mb"
+def _more_memory(view: NodeView, needed: float) -> str:
+    new = f"CONFIG SET maxmemory {math.ceil(2 * needed / 2**20)}mb"
     raised = f"{new} if its host or pod has that much, also in the server's file"
     if view.is_others:
         return f"{raised}; most keys are others': redis-cli --memkeys shows the largest"

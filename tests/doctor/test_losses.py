@@ -91,6 +91,26 @@ class TestDataLoss:
             restored_long_after(client, lease)
         assert "FLUSHALL once" in examine(server.tcp)["data_loss"].found
 
+    def test_eviction_long_after_a_restart_is_an_eviction(self, world, server, lease, monkeypatch):
+        monkeypatch.setattr(losses, "RESTORE_SECONDS", -10.0)
+        server = world.restart(server, *HEALTHY)
+        lease.heartbeat()
+        with server.client(decode_responses=True) as client:
+            evict_something(client)
+            client.delete(*client.keys("kvpoll:*"))
+            lease.heartbeat()
+            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
+            restored_long_after(client, lease)
+        assert "keys were evicted" in examine(server.tcp)["data_loss"].found
+
+    def test_flush_beside_evictions_names_both(self, server, client, lease):
+        client.flushall()
+        evict_something(client)
+        lease.heartbeat()
+        found = examine(server.tcp)["data_loss"].found
+        assert "FLUSHALL once" in found
+        assert "evicted" in found
+
     def test_deleted_keys_have_no_known_cause(self, server, client, lease):
         client.delete(*client.keys("kvpoll:*"))
         lease.heartbeat()

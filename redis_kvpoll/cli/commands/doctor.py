@@ -101,7 +101,7 @@ def _unlisted(findings: Sequence[Finding], listed: Sequence[Finding], margin: in
 def summary(findings: Sequence[Finding], status: int) -> str:
     """Return the last line of a report."""
     if status == 1:
-        return "The server gives no answer: nothing else is known."
+        return "No call was answered: nothing else is known."
     problems, warnings = (sum(finding.level.name == name for finding in findings) for name in ("PROBLEM", "WARNING"))
     counts = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((problems, "problem"), (warnings, "warning")) if n]
     if not counts:
