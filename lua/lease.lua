@@ -15,6 +15,7 @@
 -- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
+redis.call('ZSCORE', KEYS[5], owner)  -- before any write: a key of another type (made by hand) refuses the call
 -- What only keeps or ends leases passes at maxmemory, as in fail_room.lua.
 if action ~= 'take' and action ~= 'extend' then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redis_kvpoll import ServerRefusedError
 from redis_kvpoll.protocol import keys
 from tests.support.leasing import NS, ManualLease, begin_long_ago
 
@@ -27,3 +28,16 @@ def test_incarnations_differ_after_one_that_is_no_time(client, make_store, count
     assert one != two
     assert {len(one), len(two)} == {16}
     assert client.hget(LEASES, "last incarnation") == two
+
+
+@pytest.mark.parametrize("call", ["take", "reap"])
+def test_call_refused_for_the_type_of_due_wrote_no_lease(client, make_store, server, call):
+    if server.is_fake:
+        pytest.skip("fakeredis has another error message")
+    store = make_store()
+    store.update_status(1, 1)
+    client.delete(LEASES, keys.due(NS))
+    client.set(keys.due(NS), "by hand", ex=600)
+    with pytest.raises(ServerRefusedError, match="WRONGTYPE"):
+        ManualLease(store).take() if call == "take" else store.reap()
+    assert not client.exists(LEASES)
