@@ -21,6 +21,7 @@ from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN, calls_may_take, objects_of
 from tests.support.hammer import hammer
 from tests.support.internals import (
+    before_waking,
     context_of,
     dispatcher_lock_of,
     is_idle,
@@ -226,18 +227,17 @@ class TestInterruptedThread:
 
     def test_call_that_interrupts_a_wake_up_waits_for_no_sender(self, store, proxy, threads, monkeypatch):
         """The next sender is elected, and sleeps until this thread goes on."""
-        done, wake, me = [], dispatcher._wake, threading.get_ident()
+        done, me = [], threading.get_ident()
 
-        def interrupted_wake(*elected):
-            if threading.get_ident() == me and not done and any(elected):
+        def interrupt(*woken):
+            if threading.get_ident() == me and not done and any(woken):
                 done.append(None)
                 done.append(store.poll([1]))
-            wake(*elected)
 
         proxy.hold("poll")
         working = threads.submit(lambda: (queued(store, 1), proxy.release()))
         behind = threads.submit(lambda: (sent(proxy, "poll", 1), store.get(3))[1])
-        monkeypatch.setattr(dispatcher, "_wake", interrupted_wake)
+        before_waking(monkeypatch, interrupt)
         assert store.get(0) is BOOT
         assert behind.result(PATIENCE) is BOOT
         working.result(PATIENCE)

@@ -8,7 +8,7 @@ A store or mirror may be wrapped (``Blocking``, ``Looped``): every function take
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.protocol import scripts
+from redis_kvpoll.sync import dispatcher
 from redis_kvpoll.sync.lease import Lease
 from redis_kvpoll.transport import embedded
 from tests.support.blocking import Blocking
@@ -361,3 +362,14 @@ def known_servers_of(worker: Any) -> dict[int, Any]:
 
 def wake_channel(channel: Any) -> None:
     channel._wake()
+
+
+def before_waking(monkeypatch: Any, act: Callable[..., None]) -> None:
+    """Call ``act`` with the callers that a thread of a blocking store is about to wake."""
+    wake = dispatcher._wake
+
+    def acting(*callers: Any) -> None:
+        act(*callers)
+        wake(*callers)
+
+    monkeypatch.setattr(dispatcher, "_wake", acting)

@@ -27,13 +27,14 @@ from redis_kvpoll.integrations.sglang.compat import (
     has_consensus_store,
     identify,
 )
+from redis_kvpoll.integrations.sglang.failed_by_table import FailedByTable
 from redis_kvpoll.integrations.sglang.maps import ConsensusMap
 from redis_kvpoll.integrations.sglang.orphans import Orphans
 from redis_kvpoll.integrations.sglang.pages import DecodeFailures, leave_abort_to_sglang, leave_to_sglang
 from redis_kvpoll.integrations.sglang.peers import receivers_of
 from redis_kvpoll.integrations.sglang.settings import PARSERS, PREFIX, read
 from redis_kvpoll.integrations.sglang.startup import log_disabled, log_incompatible
-from redis_kvpoll.integrations.sglang.withholding import FailedByTable, around_update
+from redis_kvpoll.integrations.sglang.withholding import around_update
 from redis_kvpoll.integrations.sglang.worker import RoleHooks, TableWorker
 from redis_kvpoll.transport.password_file import named, with_password
 
