@@ -34,14 +34,9 @@ class HostedLease(AsyncLease):
 
     async def abandon(self, *, as_lost: bool) -> None:
         """Renew it no more. ``as_lost``: its process is dead, so its rooms fail at once; else it expires."""
-        if self._is_held:
-            self._is_held = False
-            try:
-                await self._stop()
-            finally:
-                self._keeper.stop_renewing()
-        if as_lost:
-            await self._dispatcher.run(self._keeper.end_as_lost())
+        async with self._ending():
+            if as_lost:
+                await self._dispatcher.run(self._keeper.end_as_lost())
 
 
 def resume_room(handle: AsyncRoom) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -38,13 +39,9 @@ class AsyncLease(LeaseBase):
 
     async def aclose(self) -> None:
         """Release the lease. May be repeated."""
-        if self._is_held:
-            self._is_held = False
-            try:
-                await self._stop()
+        async with self._ending() as was_held:
+            if was_held:
                 await self._dispatcher.run(self._keeper.release())
-            finally:  # also if it is cancelled: a lease that nobody renews is none
-                self._keeper.stop_renewing()
 
     async def __aenter__(self) -> Self:
         return await self._hold(self._keeper.take())
@@ -86,6 +83,21 @@ class AsyncLease(LeaseBase):
                 logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
             if keeper.lost:
                 return
+
+    @contextlib.asynccontextmanager
+    async def _ending(self) -> AsyncIterator[bool]:
+        """A block that begins when no heartbeat is sent any more, and after which the lease is let go of.
+
+        Yields whether it was held.
+        """
+        was_held, self._is_held = self._is_held, False
+        try:
+            if was_held:
+                await self._stop()
+            yield was_held
+        finally:  # also if it is cancelled: a lease that nobody renews is none
+            if was_held:
+                self._keeper.stop_renewing()
 
     async def _stop(self) -> None:
         self._stopping.set()
