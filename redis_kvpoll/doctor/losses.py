@@ -29,7 +29,7 @@ def cause(facts: Facts, before: float, at: float) -> str:
             return "restart"
     if flushes(facts):
         return "flush"
-    return "eviction" if any(number(node.info or {}, "evicted_keys") for node in facts.nodes) else ""
+    return "eviction" if evicted(facts) else ""
 
 
 def in_words(facts: Facts, cause: str) -> str:

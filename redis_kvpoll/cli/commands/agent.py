@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from redis_kvpoll.agent.client.open_channel import APPLICATION
+
 
 @click.command(short_help="Run an engine's agent as a service.")
 @click.option(
@@ -20,7 +22,7 @@ import click
     metavar="NAME",
     help="Let this group open the socket (mode 0660); its users must be in KVPOLL_AGENT_UIDS, too.",
 )
-@click.argument("application", metavar="[MODULE:FUNCTION]", default="redis_kvpoll.agent.server.table_sessions:make")
+@click.argument("application", metavar="[MODULE:FUNCTION]", default=APPLICATION)
 def agent(path: str, group: str | None, application: str) -> None:
     """Run an agent until SIGINT or SIGTERM, outside of the engine's process tree.
 
