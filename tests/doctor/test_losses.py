@@ -53,6 +53,19 @@ def evict_something(client):
     assert 0 < evicted == 100 - len(client.keys("victim:*"))
 
 
+def lost_long_after_a_restart(world, server, lease, monkeypatch, lose):
+    """Let owners lose their data again who are older than the server: they have survived its restart, too."""
+    monkeypatch.setattr(losses, "RESTORE_SECONDS", -10.0)
+    server = world.restart(server, *HEALTHY)
+    lease.heartbeat()
+    with server.client(decode_responses=True) as client:
+        lose(client)
+        lease.heartbeat()
+        real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
+        restored_long_after(client, lease)
+    return server
+
+
 class TestDataLoss:
     def test_flushed_table_with_living_owners_is_a_warning(self, server, client, lease, monkeypatch):
         monkeypatch.setattr(losses, "CLOSE_SECONDS", 0.0)
@@ -80,27 +93,15 @@ class TestDataLoss:
         assert "when and why did the server go down? See its log" in found.advice
 
     def test_flush_long_after_a_restart_is_a_flush(self, world, server, lease, monkeypatch):
-        """The owners are older than the server: they have survived its restart, too."""
-        monkeypatch.setattr(losses, "RESTORE_SECONDS", -10.0)
-        server = world.restart(server, *HEALTHY)
-        lease.heartbeat()
-        with server.client(decode_responses=True) as client:
-            client.flushall()
-            lease.heartbeat()
-            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
-            restored_long_after(client, lease)
+        server = lost_long_after_a_restart(world, server, lease, monkeypatch, lambda client: client.flushall())
         assert "FLUSHALL once" in examine(server.tcp)["data_loss"].found
 
     def test_eviction_long_after_a_restart_is_an_eviction(self, world, server, lease, monkeypatch):
-        monkeypatch.setattr(losses, "RESTORE_SECONDS", -10.0)
-        server = world.restart(server, *HEALTHY)
-        lease.heartbeat()
-        with server.client(decode_responses=True) as client:
+        def evict(client):
             evict_something(client)
             client.delete(*client.keys("kvpoll:*"))
-            lease.heartbeat()
-            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
-            restored_long_after(client, lease)
+
+        server = lost_long_after_a_restart(world, server, lease, monkeypatch, evict)
         assert "keys were evicted" in examine(server.tcp)["data_loss"].found
 
     def test_flush_beside_evictions_names_both(self, server, client, lease):

@@ -320,3 +320,35 @@ def test_worker_of_prefill_never_reopens_a_room(deferring: Pages) -> None:
     deferring.tables["decode"].abort(ROOM)
     deferring.until_later()
     assert deferring.prefill.get(ROOM) == [None]
+
+
+@pytest.mark.parametrize("how", ["held back", "stopped"])
+def test_rank_that_ends_tells_no_failure_of_the_table(
+    host: Host, environment: dict[str, str], tables: dict[str, StatusStore], how: str
+) -> None:
+    """Of prefill's two ranks, the stuck one may still write. What the other says later of another room has arrived."""
+    settings = environment | {"SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE": "0"}
+    with Deployment(host, settings) as deployment:
+        port, ranks = free_port(), [{"role": "prefill", "tp_size": 2, "tp_rank": rank} for rank in range(2)]
+        stuck, other = prefill = deployment.start(*ranks, port=port)
+        (decode,) = deployment.start({"role": "decode"}, port=port)
+        assert decode.learn()
+        for worker in (*prefill, decode):
+            worker.open(ROOM, LATER)
+        decode.transfer(ROOM, LATER)
+        for worker in prefill:
+            until(lambda worker=worker: worker.get(ROOM, LATER), [KVPoll.WaitingForInput] * 2)
+            worker.update(ROOM, KVPoll.Transferring)
+            worker.set_outstanding(ROOM, 1)
+        until(lambda: tables["prefill"].get(ROOM), KVPoll.Transferring)
+        if how == "held back":
+            stuck.hold_back(ROOM)
+        else:
+            os.kill(stuck.pid, signal.SIGSTOP)
+        until(lambda: other.get(ROOM), [KVPoll.Failed], LOST)
+        other.conclude(ROOM, KVPoll.Success)
+        other.settle(ROOM)
+        other.conclude(LATER, KVPoll.Failed, "no route")
+        until(lambda: decode.poll(LATER), [KVPoll.Failed])
+        assert decode.get(ROOM) != [KVPoll.Failed]
+        assert ROOM not in decode.iterate()["released"]
