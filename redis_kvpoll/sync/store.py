@@ -78,8 +78,7 @@ class StatusStore(StoreBase, Table, Listing):
         NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed_length.
         StoreUnavailableError: no answer within the deadline.
         OutcomeUnknownError: a destructive call was sent, and its reply was lost.
-        WorldSizeMismatchError: the room has another number of ranks than this store (from an update, open, or a
-            handle's update, fail or clear); nothing was written.
+        WorldSizeMismatchError: the room has another number of ranks than this store; nothing was written.
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
         LeaseLostError: its lease was lost (from an update, open, set_decode_prefix_len, a handle's update or fail).
         CorruptEntryError: a room's key holds what this library never writes.
