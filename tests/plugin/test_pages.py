@@ -9,6 +9,7 @@ import pytest
 
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import holds, pages, withholding
+from redis_kvpoll.integrations.sglang.failed_by_table import FailedByTable
 from redis_kvpoll.integrations.sglang.pages import (
     Action,
     Cause,
@@ -301,6 +302,57 @@ class TestTelling:
     def test_conclusion_is_published_after_it(self, registry, sglang):
         withholding.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
         assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
+
+
+class TestFailureOfTheTable:
+    """A rank of prefill tells no failure of the table: another rank may still write."""
+
+    @pytest.fixture
+    def sglang(self, registry):
+        """A manager that tells decode of a transfer's end, as SGLang's conclude_transfer."""
+        manager = SimpleNamespace(request_status=registry.statuses, told=[], during=lambda: None)
+        manager.kvpoll_failed_by_table = FailedByTable(registry)
+        registry.scoped(registry.write_status)
+
+        def conclude(manager, bootstrap_room, status, targets=None):
+            manager.during()
+            status = FAIL if registry.statuses[bootstrap_room] == FAIL else status
+            registry.update_status(bootstrap_room, status)
+            if targets is None:
+                manager.told.append(status)
+
+        manager.conclude = lambda: withholding.around_conclude(conclude, manager, bootstrap_room=ROOM, status=OK)
+        return manager
+
+    def fail(self, registry, sglang):
+        sglang.kvpoll_failed_by_table.fail(ROOM, registry.current_life(ROOM), "lost", False)
+
+    def test_from_before_is_not_told(self, registry, sglang):
+        self.fail(registry, sglang)
+        sglang.conclude()
+        assert (sglang.told, registry.statuses[ROOM]) == ([], FAIL)
+
+    def test_while_it_concludes_is_not_told(self, registry, sglang):
+        sglang.during = lambda: self.fail(registry, sglang)
+        sglang.conclude()
+        assert (sglang.told, registry.statuses[ROOM]) == ([OK], OK)
+
+    def test_while_it_concludes_in_vain_comes_after(self, registry, sglang):
+        def interrupted():
+            self.fail(registry, sglang)
+            raise OSError
+
+        sglang.during = interrupted
+        with pytest.raises(OSError):
+            sglang.conclude()
+        assert (sglang.told, registry.statuses[ROOM]) == ([], FAIL)
+
+    def test_of_a_former_life_hides_nothing(self, registry, sglang):
+        self.fail(registry, sglang)
+        registry.statuses.pop(ROOM)
+        registry.statuses[ROOM] = OK
+        sglang.conclude()
+        assert sglang.told == [OK]
 
 
 class TestHolds:
