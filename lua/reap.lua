@@ -4,12 +4,13 @@
 -- ARGV     feed_length, terminal_ttl_ms; each: incarnation, reason
 -- REPLY    feed_id; each: outcome, status
 -- FEED     ttl_ms, status, reason
--- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED
+-- CODES    3 UNCHANGED, 4 FAILED, 5 SKIPPED, 6 STALE
 -- INCLUDE  numbers, is_above, fail_room, list_part, read_fields, feed
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
--- lost lease, but for another that holds a part of it. failed_by is the owner that the reason names, and its rank.
--- leases counts what has failed. For a key of another type, the error replaces the status; so does a version that is no
+-- lost lease, but for another that holds a part of it. Where the lease is not marked as lost, another has reaped it, or
+-- it is held again since a loss of data: then the room is STALE, and nothing is written. failed_by is the owner that the
+-- reason names, and its rank. leases counts what has failed. For a key of another type, the error replaces the status; so does a version that is no
 -- number (both made by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
@@ -27,9 +28,12 @@ end
 
 for i = 1, count do
   local room, incarnation, reason = KEYS[(i - 1) * step + 4], ARGV[i * 2 + 1], ARGV[i * 2 + 2]
+  local is_lost = redis.call('HEXISTS', KEYS[3], 'lost ' .. incarnation) == 1
   local fields, type_error = read_fields(room)
   local outcome, status, parts = 3, type_error or fields.status or false, holders(fields)
-  if not type_error and not parts[incarnation] then
+  if not is_lost then
+    outcome = 6
+  elseif not type_error and not parts[incarnation] then
     outcome = 5
   elseif fields.version and not is_number(fields.version) then
     status = 'version ' .. fields.version
@@ -48,13 +52,11 @@ for i = 1, count do
     failures = failures or {}
     failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
     failures[room][6] = string.find(reason, ' left$') and 'left' or 'lost'
-    if redis.call('HEXISTS', KEYS[3], 'lost ' .. incarnation) == 1 then
-      redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
-    end
+    redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
   elseif fields.world_size then
     redis.call('HDEL', room, parts[incarnation])
   end
-  local score = redis.pcall('ZSCORE', KEYS[2], room_id(room))
+  local score = is_lost and redis.pcall('ZSCORE', KEYS[2], room_id(room))
   if type(score) == 'string' and score - incarnation == 0 then
     local heir
     for other in pairs(parts) do

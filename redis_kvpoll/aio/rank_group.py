@@ -58,9 +58,11 @@ class RankLease:
     async def abandon(self, *, as_lost: bool) -> None:
         """Stop renewing it. ``as_lost``: its holder is dead, so its rooms fail at once; else it expires."""
         self._group.forget(self.identity)
-        self._keeper.stop_renewing()
-        if as_lost:
-            await self._group.end_as_lost(self._keeper)
+        try:
+            if as_lost:
+                await self._group.end_as_lost(self._keeper)
+        finally:
+            self._keeper.stop_renewing()
 
 
 class AsyncRankGroup:

@@ -211,13 +211,23 @@ def parse_pointers(reply: Iterable[bytes], incarnation: str) -> list[str]:
     return [match[2].decode() for match in found if match and match[1].decode() == incarnation]
 
 
-def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, int]:
-    """Fail rooms of a lost lease; the result is how many this call failed."""
+class Reaped(NamedTuple):
+    """What one call did to the rooms of a lost lease."""
 
-    def failed(_: list[int], updates: list[Update]) -> int:
-        return sum(update.outcome is Outcome.FAILED for update in updates)
+    failed: int
+    """How many rooms it failed."""
+    is_stale: bool
+    """Whether the lease was not lost any more."""
 
-    return Command("reap", script_specs.REAP, rooms, [incarnation, reason] * len(rooms), _reaped, failed)
+
+def reap(rooms: list[int], incarnation: str, reason: str) -> Command[Update, Reaped]:
+    """Fail rooms of a lost lease."""
+
+    def result(_: list[int], updates: list[Update]) -> Reaped:
+        outcomes = [update.outcome for update in updates]
+        return Reaped(outcomes.count(Outcome.FAILED), Outcome.STALE in outcomes)
+
+    return Command("reap", script_specs.REAP, rooms, [incarnation, reason] * len(rooms), _reaped, result)
 
 
 def _reaped(_: str, rooms: list[int], reply: list[Any]) -> list[Update]:

@@ -16,6 +16,7 @@ from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.selection import Owners
 from redis_kvpoll.doctor.replica import replica_in
 from redis_kvpoll.model import Owner
+from redis_kvpoll.protocol import keys
 from redis_kvpoll.transport.urls import parse
 from tests.support import real
 from tests.support.leasing import ManualLease, begin_long_ago, pass_time, reap_lost
@@ -63,6 +64,7 @@ def test_room_that_a_lost_rank_failed_is_listed_as_its(stores, run, client, url)
         for store in stores:
             store.update_status(1, MOVE)
         lost = next(owner for owner in other.owners() if owner.name == "pre-r1")
+        client.hset(keys.leases("prod"), f"lost {lost.incarnation}", "owner pre-r1 lost")
         assert reap_lost(other, {str(lost.incarnation): "owner pre-r1 lost"}) == 1
     assert listed(run("ls", "--owner", "pre-r1")) == [1]
     assert "pre-r1 rank 1" in run("show", "1").stdout

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.protocol import lease_commands, owner_listing, rank_commands, room_commands
+from redis_kvpoll.protocol import keys, lease_commands, owner_listing, rank_commands, room_commands
+from redis_kvpoll.protocol.lease_commands import Reaped
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity
 from redis_kvpoll.protocol.script_specs import SPECS
 from tests.support import real
@@ -15,6 +16,7 @@ BOOT, INPUT, MOVE, DONE, FAIL = (KVPoll(number) for number in (1, 2, 3, 4, 0))
 WORLD_SIZE = 1024
 ROOMS = range(2**62, 2**62 + 7)
 HOLDER = 1_700_000_000_000_000
+LOST = "owner prefill-1 lost"
 
 
 def execute(store, command):
@@ -38,6 +40,8 @@ def fill(client, status=BOOT, counted=True):
             fields |= {f"status:{rank}": status.name for rank in range(WORLD_SIZE)}
             pipe.hset(key, mapping={**fields, **{f"by:{rank}": HOLDER + rank for rank in range(WORLD_SIZE)}})
             pipe.pexpire(key, 600_000)
+        pipe.hset(keys.leases("default"), f"lost {HOLDER + 1}", LOST)
+        pipe.pexpire(keys.leases("default"), 600_000)
         pipe.execute()
 
 
@@ -54,7 +58,7 @@ def abort_all(store):
 
 
 def reap_all(store):
-    return execute(store, lease_commands.reap([*ROOMS], str(HOLDER + 1), "owner prefill-1 lost"))
+    return execute(store, lease_commands.reap([*ROOMS], str(HOLDER + 1), LOST))
 
 
 def count_parts(store):
@@ -66,7 +70,7 @@ def count_parts(store):
 OPERATIONS = {
     "update": (update_all, dict.fromkeys(ROOMS, INPUT)),
     "abort": (abort_all, dict.fromkeys(ROOMS, FAIL)),
-    "reap": (reap_all, len(ROOMS)),
+    "reap": (reap_all, Reaped(len(ROOMS), is_stale=False)),
     "clear": (lambda store: store.clear_many(ROOMS), dict.fromkeys(ROOMS, BOOT)),
     "entry": (count_parts, {HOLDER + rank: len(ROOMS) for rank in range(WORLD_SIZE)}),
 }

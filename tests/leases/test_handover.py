@@ -8,6 +8,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError
 from redis_kvpoll.aio.hosted import HostedLease
+from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support import pace
@@ -87,6 +88,24 @@ async def test_rooms_of_a_dead_holder_fail_at_once(stores):
         assert set(await second.poll(ROOMS)) == {KVPoll.Failed}
         assert await second.failure_reason(1) == f"owner {OWNER} lost"
         assert [owner.state for owner in await second.owners()] == ["lost"]
+
+
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
+@pytest.mark.parametrize("is_rank", [False, True], ids=["a store's", "a rank's"])
+async def test_rooms_of_a_dead_holder_fail_over_a_loss(stores, server, is_rank):
+    """The call that ends its lease is the first to find the loss, and brings them back."""
+    async with stores() as first, stores() as second, AsyncRankGroup(first) as group:
+        if is_rank:
+            lease = await group.hold((0, 2), LeaseConfig.checked(OWNER, TTL, None))
+            for room in ROOMS:
+                await group.open(room, "rid", KVPoll.Bootstrapping, lease.identity)
+        else:
+            lease = await hosted(first).__aenter__()
+            await opened(first)
+        server.client().flushall()
+        await lease.abandon(as_lost=True)
+        assert set(await second.poll(ROOMS)) == {KVPoll.Failed}
+        assert await second.failure_reason(1) == f"owner {OWNER} lost"
 
 
 async def test_lease_of_one_who_stands_still_expires(stores):

@@ -319,6 +319,7 @@ class TestNameTakenAgain:
         held.release()
         ManualLease(other, "prefill-1").take()
         room = other.open(1)
+        client.hset(keys.leases(NS), f"lost {held.incarnation}", LOST)
         assert reap_lost(other, lost) == 0
         run(other, executor_of(other).run(lease_commands.reap([1], held.incarnation, LOST), []))
         assert room.status() is BOOT

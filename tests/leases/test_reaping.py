@@ -94,6 +94,20 @@ class TestReaping:
         assert len(found) == len(set(found)) == len(rooms)
         assert not client.exists(OWNED)
 
+    def test_reaper_held_up_over_a_loss_fails_nothing(self, held, client, other):
+        """The holder has brought its rooms back by then, under the same lease."""
+        room = held.store.open(1)
+        pass_time(client, 10)
+        other.reap()
+        pass_time(client, 2)
+        run(other, executor_of(other).send_calls("look", [lease_commands.sweep(context_of(other), NS)]))
+        client.flushall()
+        held.heartbeat()
+        assert reap_lost(other, {held.incarnation: LOST}) == 0
+        assert room.status() is BOOT
+        assert client.zrange(OWNED, 0, -1) == ["1"]
+        assert not held.heartbeat().lost
+
     def test_unfinished_reap_is_completed_by_next_sweep(self, held, client, other, chunk):
         held.store.update_many(dict.fromkeys(range(chunk * 3 // 2), BOOT))
         pass_time(client, 10)

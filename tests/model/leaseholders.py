@@ -148,7 +148,7 @@ def next_of_reaping(process: Holder, nonce: str) -> Any:
     try:
         effect = next(effects)
         for reply in process.replies:
-            effect = effects.send(list(reply) if isinstance(reply, tuple) else reply)
+            effect = effects.send(list(reply) if type(reply) is tuple else reply)
     except StopIteration:
         return None
     return effect

@@ -294,10 +294,17 @@ IN_THE_CLIENT = [
     ),
     (
         "a lease lets go of its rooms before it ends",
-        "engine.leases.lease:LeaseKeeper.release",
+        "engine.leases.lease:LeaseKeeper._end",
         "self._has_stopped = True",
         "self.stop_renewing()",
         "leases/test_live.py::test_rooms_of_a_lease_that_ends_over_a_loss_fail[sync-no rank]",
+    ),
+    (
+        "a rank of a group is no member any more before its lease ends",
+        "aio.rank_group:RankLease.abandon",
+        "self._group.forget(self.identity)",
+        "self._keeper.stop_renewing()",
+        "leases/test_handover.py::test_rooms_of_a_dead_holder_fail_over_a_loss[one shard-a rank's-valkey]",
     ),
     (
         "a page of foreign members ends a lost owner's list",

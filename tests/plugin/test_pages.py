@@ -340,10 +340,10 @@ class TestFailureOfTheTable:
     def test_while_it_concludes_in_vain_comes_after(self, registry, sglang):
         def interrupted():
             self.fail(registry, sglang)
-            raise OSError
+            raise OSError("no route")
 
         sglang.during = interrupted
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="no route"):
             sglang.conclude()
         assert (sglang.told, registry.statuses[ROOM]) == ([], FAIL)
 

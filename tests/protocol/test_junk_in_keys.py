@@ -27,6 +27,7 @@ from tests.support.calls_of_scripts import (
     A,
     B,
     bare,
+    mark_lost,
     replay,
     send,
     table,
@@ -148,8 +149,8 @@ contexts = st.fixed_dictionaries(
 STATES = ("absent", "Bootstrapping", "Transferring", "Success", "Failed", "plain", "other rank")
 
 
-def fill(client, context, state):
-    """Three rooms in one state."""
+def fill(client, context, state, name):
+    """Three rooms in one state, for a call."""
     client.flushall()
     take_lease(client, context)
     for room in (A, B, C):
@@ -159,6 +160,8 @@ def fill(client, context, state):
             send(client, replay(room, status="Transferring"), table("rank", rank="1"))
         elif state != "absent":
             send(client, replay(room, status=state, reason="cause" if state == "Failed" else "", length="5"), context)
+    if name == "reap":
+        mark_lost(client)
 
 
 def rooms_of(client):
@@ -243,11 +246,11 @@ class TestJunk:
     @examples(250)
     def test_spoiled_room_fails_alone(self, raw, name, state, context, spoiling):
         context, (what, where, _) = table(**context), spoiling
-        fill(raw, context, state)
+        fill(raw, context, state, name)
         _, call, reply = call_both(raw, name, context)
         expected = codes_and_statuses(own_parts(call, reply)[1])
 
-        fill(raw, context, state)
+        fill(raw, context, state, name)
         spoil(raw, spoiling)
         before, feed_before = rooms_of(raw), feed_of(raw)
         commands, call, reply = call_both(raw, name, context)

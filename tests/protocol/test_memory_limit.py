@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from redis_kvpoll import Outcome
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, owner_listing, refused_writes, room_commands
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, replay, send, table, take_lease
+from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, mark_lost, replay, send, table, take_lease
 from tests.support.servers import room_keys
 
 CREATED, UNCHANGED = Outcome.CREATED.value, Outcome.UNCHANGED.value
@@ -49,6 +49,8 @@ def test_what_ends_a_room_passes(limited, actor, name):
         pytest.skip("its rooms have no owner")
     take_lease(client, context)
     at(2)(client, context)
+    if name == "reap":
+        mark_lost(client)
     limit()
     command, expected = ENDS[name]
     once = command.spec.of(context).feed + command.spec.of(context).epoch
@@ -158,6 +160,7 @@ def test_part_of_another_passes_to_its_heir(limited):
     (room,), owned = keys.rooms("ns", [A]), keys.owned("ns")
     client.hset(room, "by:5", "999999999999999")  # of a clock before September 2001
     client.zadd(owned, {str(A): 5})
+    mark_lost(client, "5")
     limit()
     assert send(client, lease_commands.reap([A], "5", "why"), context)[1] == Outcome.SKIPPED.value
     assert client.zscore(owned, str(A)) == 999999999999999

@@ -10,7 +10,19 @@ from redis_kvpoll.protocol import settings as settings_module
 from redis_kvpoll.protocol.script_call import NOT_REPORTED
 from redis_kvpoll.protocol.script_specs import OPEN, REAP, REPLAY, WRITE_RANKS
 from redis_kvpoll.protocol.settings import ExpectedSettings
-from tests.support.calls_of_scripts import ACTORS, OPERATIONS, A, B, absent, at, fills, send, table, take_lease
+from tests.support.calls_of_scripts import (
+    ACTORS,
+    OPERATIONS,
+    A,
+    B,
+    absent,
+    at,
+    fills,
+    mark_lost,
+    send,
+    table,
+    take_lease,
+)
 from tests.support.feeds import entries
 from tests.support.heads import codes, head, listed, words
 
@@ -103,6 +115,8 @@ def answers(client, script, mode="none", policies=("compat",)):
                         client.flushall()
                         take_lease(client, context)
                         fill(client, context)
+                        if script == "reap":
+                            mark_lost(client)
                         yield Answer(client, command, context)
 
 

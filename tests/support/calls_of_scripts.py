@@ -48,6 +48,8 @@ def replay(
 
 
 STATUSES = (1, 2, 3, 4, 0)
+LOST = "1600000000000001"
+"""The incarnation of a lost lease."""
 RANKS = [RankIdentity(0, 2, *_OWNER.values()), RankIdentity(1, 2), RankIdentity(0, 3)]
 
 # Every operation, by the script that it is made for; a store with a rank or a lease may use another one.
@@ -87,7 +89,8 @@ OPERATIONS = {
     "abort": [room_commands.abort(A, "why"), room_commands.abort(B, "why")],
     "reap": [
         lease_commands.reap([A], _OWNER["incarnation"], "why"),
-        lease_commands.reap([A, B], "1600000000000001", "why"),
+        lease_commands.reap([A, B], LOST, "why"),
+        lease_commands.reap([A, B], "1600000000000002", "why"),
     ],
     "record_failure": [room_commands.record_failure(A, "why"), fenced_commands.record_failure(A, GENERATION, "why")],
     "clear": [
@@ -122,6 +125,13 @@ OPERATIONS = {
 def send(client, command, context):
     (call,) = command.calls(context)
     return client.eval(call.spec.script.source, *call.words()[2:])
+
+
+def mark_lost(client, *incarnations):
+    """Write what a sweep that found leases lost would."""
+    for incarnation in incarnations or (_OWNER["incarnation"], LOST):
+        client.hset(keys.leases("ns"), f"lost {incarnation}", "why")
+    client.pexpire(keys.leases("ns"), 600_000)
 
 
 def take_lease(client, context):

@@ -12,11 +12,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
-from redis_kvpoll.engine.leases.lease_shards import OPERATION, end, take
+from redis_kvpoll.engine.leases.lease_shards import OPERATION, end, reports, take
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.engine.leases.reaper import reap_lost
 from redis_kvpoll.engine.leases.room_touches import RoomTouches, touch_interval
@@ -132,9 +132,11 @@ class LeaseKeeper:
 
     def lose(self) -> None:
         """Note that the lease is lost: its rooms were failed, or will be, so none is replayed."""
-        if not self.lost and not self._has_stopped:  # once released, a heartbeat under way finds it gone
+        if self.lost or self._holder.lease is not self:
+            return
+        self._holder.tracked_rooms.forget()
+        if not self._has_stopped:  # while it is released, a heartbeat under way may find it gone
             self.lost = True
-            self._holder.tracked_rooms.forget()
             logger.error("%s", LeaseLostError(f"namespace {self._executor.namespace!r}", self.name))
 
     def check(self, operation: str) -> None:
@@ -171,7 +173,7 @@ class LeaseKeeper:
             pending_calls += yield from self._renew(now, others)
         if self.lost:
             return (yield from self._drop_everywhere(until))
-        lost = lease_commands.lost_in(reply for _, reply in _reports(pending_calls))
+        lost = lease_commands.lost_in(reply for _, reply in reports(pending_calls))
         yield from reap_lost(self._executor, self._verified_context, lost, until)
         away = {pending.call.tag for pending in pending_calls if pending.failure is not None}
         if not away or self._executor.recovery.is_clustered:
@@ -206,7 +208,7 @@ class LeaseKeeper:
             epoch_of = self._executor.recovery.epoch_of
             calls = [self.renewal(tag, epoch_of(tag)) for tag in unsettled]
             pending_calls += yield from self._send_in_time(now, calls)
-        for tag, reply in _reports(pending_calls):
+        for tag, reply in reports(pending_calls):
             self.observe_renewal(reply)
             if tag == self._tags[0]:
                 next_sweep = lease_commands.parse_report(reply).next_sweep + SWEEP_DELAY * self.config.retry_interval
@@ -240,20 +242,22 @@ class LeaseKeeper:
 
     def release(self) -> Flow[None]:
         """End the lease, and fail its rooms: their owner left. If the server is out of reach, it expires by itself."""
-        self._has_stopped = True
         try:
-            if self._context is not None and not self.lost:
-                yield from end(self._executor, self._verified_context, self.config, self.incarnation, "leave")
+            yield from self._end("leave")
         except KVPollError as error:
             logger.warning("%s was not released and will expire: %s", self, error)
-        finally:
-            self.stop_renewing()  # not before: if these calls notice a loss of data, its rooms come back as its own
 
     def end_as_lost(self) -> Flow[None]:
         """End the lease of a process that is known to be dead, and fail its live rooms as those of a lost owner."""
-        self.stop_renewing()
-        if not self.lost:
-            yield from end(self._executor, self._verified_context, self.config, self.incarnation, "drop")
+        yield from self._end("drop")
+
+    def _end(self, action: Literal["leave", "drop"]) -> Flow[None]:
+        self._has_stopped = True
+        try:
+            if self._context is not None and not self.lost:
+                yield from end(self._executor, self._context, self.config, self.incarnation, action)
+        finally:
+            self.stop_renewing()  # not before: if these calls notice a loss of data, its rooms come back as its own
 
     def _drop_everywhere(self, until: float = math.inf) -> Flow[None]:
         """Drop the lease, which is lost, in the shards that still have it, and fail what it has there."""
@@ -286,12 +290,3 @@ class LeaseKeeper:
 
     def __str__(self) -> str:
         return f"the lease of owner {self.name!r} of namespace {self._executor.namespace!r}"
-
-
-def _reports(pending_calls: list[PendingCall]) -> list[tuple[str, list[Any]]]:
-    """Return the shard and the reply of each call of lease.lua that has one."""
-    return [
-        (pending.call.tag, pending.reply)
-        for pending in pending_calls
-        if pending.reply is not None and pending.call.spec is lease_commands.LEASE
-    ]

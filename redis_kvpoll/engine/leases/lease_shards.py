@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.effects import Flow, PendingCall
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.leases.reaper import reap_lost
 from redis_kvpoll.protocol import keys, lease_commands
@@ -38,3 +38,12 @@ def end(
     calls = [config.call(context, tag, action, incarnation) for tag in keys.tags(context.namespace, context.shards)]
     replies = yield from executor.send_calls(OPERATION, calls)
     yield from reap_lost(executor, context, lease_commands.lost_in(replies))
+
+
+def reports(pending_calls: list[PendingCall]) -> list[tuple[str, list[Any]]]:
+    """Return the shard and the reply of each call of lease.lua that has one."""
+    return [
+        (pending.call.tag, pending.reply)
+        for pending in pending_calls
+        if pending.reply is not None and pending.call.spec is lease_commands.LEASE
+    ]

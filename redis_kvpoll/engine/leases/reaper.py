@@ -2,6 +2,7 @@
 
 A lost lease is dropped in every shard before its rooms there are failed: no later write takes part in a room under it.
 Any process may run this at any time: the scripts fail each room once, and a later sweep continues an interrupted run.
+A run that was held up over a loss of data ends: the lease may be held again.
 """
 
 from __future__ import annotations
@@ -122,8 +123,9 @@ class _Reaper:
             if self.is_interrupted:
                 break
             command = lease_commands.reap(rooms[at : at + size], self._incarnation, self._reason)
-            self.failed += yield from self._executor.run(command, [])
-            self.is_interrupted = time.monotonic() >= self._until
+            reaped = yield from self._executor.run(command, [])
+            self.failed += reaped.failed
+            self.is_interrupted = reaped.is_stale or time.monotonic() >= self._until
         return len(rooms)
 
 

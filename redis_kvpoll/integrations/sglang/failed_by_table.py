@@ -6,7 +6,6 @@ room. Else SGLang would find the failure, and tell it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ class FailedByTable:
         self._lives: dict[int, int] = {}
         self._concluding: list[int] = []
         self._put_off: list[tuple[int, int, str, bool]] = []
-        self._lock = threading.RLock()  # reentrant: a signal handler may interrupt its own thread here
+        self._lock = registry.changes.lock  # reentrant: a signal handler may interrupt its own thread here
 
     def fail(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life, as ``RoomRegistry.fail_from_table``; after the transfer's end, if that is being told."""
