@@ -22,9 +22,9 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed_ids import number_of, text_of
 from redis_kvpoll.replica import failures, follow
 from redis_kvpoll.replica.continuity import Continuity
-from redis_kvpoll.replica.feed_ids import number_of, text_of
 
 Kind = Literal["mirror", "failures"]
 

@@ -6,6 +6,7 @@ from redis_kvpoll.doctor import losses, traces
 from redis_kvpoll.doctor.facts import Facts, FeedFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed_ids import milliseconds_of
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
 SLOTS = 16384
@@ -147,7 +148,7 @@ def span(found: FeedFacts) -> float:
 
 def entry_time(entry_id: str | None) -> float:
     """Return the time of a feed's entry."""
-    return int((entry_id or "0").partition("-")[0]) / 1000
+    return milliseconds_of((entry_id or "0").encode()) / 1000
 
 
 def feed_lag(facts: Facts) -> Observation:

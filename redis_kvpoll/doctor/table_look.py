@@ -15,6 +15,7 @@ from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys, owner_listing, refused_writes, room_commands, script_specs
+from redis_kvpoll.protocol.feed_ids import milliseconds_of
 from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext
 
@@ -161,11 +162,6 @@ def measure_lag(executor: Executor, feeds: Mapping[str, FeedFacts]) -> Flow[floa
             at = entries[-1][0].decode()
             if time.monotonic() > give_up_at:
                 now = yield from read_time(executor, tag)
-                behind = max(behind, now - feed_time(at))
+                behind = max(behind, now - milliseconds_of(at.encode()) / 1000)
                 break
     return behind
-
-
-def feed_time(entry_id: str) -> float:
-    """Return the time of a feed's entry."""
-    return int(entry_id.partition("-")[0]) / 1000

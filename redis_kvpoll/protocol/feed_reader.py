@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from redis_kvpoll import validation
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import Change, FeedGap, changes
+from redis_kvpoll.protocol.feed_ids import number_of
 from redis_kvpoll.protocol.script_call import CallContext
 
 PAGE = 1000
@@ -104,7 +105,7 @@ class Tail:
         self._shards: list[_ShardTail] | None = None
         self._turn = 0
         self._is_first_round = True
-        self._new: list[tuple[tuple[int, int], Change | FeedGap]] = []
+        self._new: list[tuple[int, Change | FeedGap]] = []
 
     def request(self, context: CallContext) -> tuple[str, list[str]] | None:
         if self._shards is None:
@@ -150,7 +151,7 @@ class Tail:
         for entry_id, fields in reply:
             found = changes(entry_id, fields)
             shard.found += len(found)
-            self._new += [(_order(entry_id), change) for change in found]
+            self._new += [(number_of(entry_id), change) for change in found]
         is_enough = not reply or shard.found >= self._wanted
         shard.newest_before = None if is_enough else f"({reply[-1][0].decode()}"
 
@@ -162,11 +163,11 @@ class Tail:
                 reply = reply[1:]
             else:
                 gap = FeedGap(shard.position, first)
-                self._new.append((_order((first or shard.position).encode()), gap))
+                self._new.append((number_of((first or shard.position).encode()), gap))
             if not first:
                 shard.must_exist, shard.newest_before = False, "+"
         for entry_id, fields in reply:
-            self._new += [(_order(entry_id), change) for change in changes(entry_id, fields)]
+            self._new += [(number_of(entry_id), change) for change in changes(entry_id, fields)]
         if reply:
             shard.position, shard.must_exist = reply[-1][0].decode(), True
 
@@ -178,10 +179,5 @@ class Tail:
         shard.newest_before = None
         if not reply:
             shard.position = START
-        elif _order(reply[0][0]) < _order(shard.position.encode()):
+        elif number_of(reply[0][0]) < number_of(shard.position.encode()):
             shard.position, shard.must_exist = reply[0][0].decode(), True
-
-
-def _order(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, number = entry_id.partition(b"-")
-    return int(milliseconds), int(number)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from redis_kvpoll.replica.feed_ids import text_of
+from redis_kvpoll.protocol.feed_ids import text_of
 
 LOOK_INTERVAL = 0.25
 """Seconds between two looks, at least. Each costs the server about a third of a read."""

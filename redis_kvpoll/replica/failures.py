@@ -28,11 +28,11 @@ from redis_kvpoll import validation
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol import failures, keys
+from redis_kvpoll.protocol.feed_ids import number_of, text_of
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.protocol.script_specs import FAILURES
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
 from redis_kvpoll.replica.continuity import Continuity
-from redis_kvpoll.replica.feed_ids import number_of, text_of
 from redis_kvpoll.replica.follow import COALESCE_DELAY, POLL_INTERVAL
 from redis_kvpoll.replica.requests import FollowerFlow, Host
 from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace

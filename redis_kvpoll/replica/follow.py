@@ -23,11 +23,11 @@ from typing import Any
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed_ids import text_of
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
 from redis_kvpoll.replica.continuity import Continuity
-from redis_kvpoll.replica.feed_ids import text_of
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
 from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host
 from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace

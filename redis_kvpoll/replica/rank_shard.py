@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.protocol.feed import STATUSES, RankField, parse_entry
+from redis_kvpoll.protocol.feed_ids import NOWHERE
 from redis_kvpoll.protocol.rank_replies import ranks_of
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import Call
-from redis_kvpoll.replica.feed_ids import NOWHERE
 from redis_kvpoll.replica.shard import MAX_AHEAD, ShardReplica
 
 _CREATED = Outcome.CREATED.value

@@ -15,9 +15,9 @@ from redis_kvpoll.engine.locks import owns
 from redis_kvpoll.errors import KVPollError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.feed_ids import number_of
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
-from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.rank_shard import RankShardReplica
 from redis_kvpoll.replica.shard import ShardReplica
 from redis_kvpoll.replica.waiter import Waiter

@@ -21,10 +21,10 @@ from typing import Any
 
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.feed import STATUSES, parse_entry
+from redis_kvpoll.protocol.feed_ids import NOWHERE, number_of
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.script_call import NOT_REPORTED, Call
 from redis_kvpoll.replica.expiry import Expiry
-from redis_kvpoll.replica.feed_ids import NOWHERE, number_of
 from redis_kvpoll.replica.reasons import FailureReasons
 from redis_kvpoll.replica.unverified import Uncertain, Unverified
 from redis_kvpoll.replica.waiter import WaitedRooms, Waiter

@@ -15,6 +15,7 @@ from redis.exceptions import MovedError, ResponseError
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.model import Owner
 from redis_kvpoll.protocol import keys, refused_writes
+from redis_kvpoll.protocol.feed_ids import milliseconds_of
 from redis_kvpoll.protocol.owner_listing import has_lost, list_due, merge_owners, parse_due, parse_owners, words_of
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
@@ -45,7 +46,7 @@ class Beside:
         with aggregates.lock:
             now_ms = aggregates.now_ms(time.monotonic())
             if length is not None and first is not None:
-                first_ms = int(first[0][0].partition(b"-")[0]) if first else now_ms
+                first_ms = milliseconds_of(first[0][0]) if first else now_ms
                 aggregates.feeds[tag] = FeedState(tag, length, max(0, now_ms - first_ms) / 1000)
             if refused is not None:
                 aggregates.refused[tag] = refused_writes.parse(refused)
@@ -56,7 +57,7 @@ class Beside:
         length = yield from self._try(tag, ["XLEN", keys.feed(tag)])
         first = yield from self._try(tag, ["XRANGE", keys.feed(tag), "-", "+", "COUNT", "1"])
         is_full = first and length is not None and length >= self._aggregates.feed_length
-        return int(first[0][0].partition(b"-")[0]) if is_full else 0
+        return milliseconds_of(first[0][0]) if is_full else 0
 
     def read_epoch(self, tag: str) -> FollowerFlow[list[bytes | None] | None]:
         """Read a shard's epoch and last generation, which grows with each room that is opened; None if it has none."""

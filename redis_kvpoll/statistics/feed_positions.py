@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.replica.feed_ids import number_of
+from redis_kvpoll.protocol.feed_ids import milliseconds_of, number_of
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
@@ -41,7 +41,7 @@ class Feeds:
                 self._aggregates.totals.begin(max(start_ms, min(trimmed_ms, now_ms)))
         if not last:
             self.positions[tag] = Position(START, None)
-        elif lookback and number_of(last[0][0]) >> 64 >= start_ms:
+        elif lookback and milliseconds_of(last[0][0]) >= start_ms:
             self.positions[tag] = Position(b"%d-0" % start_ms, None)
         else:
             self.positions[tag] = Position(last[0][0], last[0][1])

@@ -18,6 +18,7 @@ from typing import Any
 
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.feed import STATUSES, Opening, decode_reason, parse_entry
+from redis_kvpoll.protocol.feed_ids import milliseconds_of
 from redis_kvpoll.protocol.replies import parse_status
 from redis_kvpoll.protocol.rows import WIDTH, milliseconds
 from redis_kvpoll.statistics.model import ABSENT, CLEARED, EXPIRED, LIVE
@@ -74,7 +75,7 @@ class ShardStatistics:
     def entry(self, entry_id: bytes, fields: Sequence[bytes]) -> None:
         """Take the next entry of the feed."""
         openings: dict[int, Opening] = {}
-        at_ms = int(entry_id.partition(b"-")[0])
+        at_ms = milliseconds_of(entry_id)
         for at, (room, name, ttl, reason, _, _) in enumerate(parse_entry(fields, openings)):
             status = STATUSES[name]
             if status is None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol.failures import of_rooms, parse_entry
+from redis_kvpoll.protocol.feed_ids import number_of
 from redis_kvpoll.replica.continuity import LOOK_INTERVAL
 from redis_kvpoll.replica.failures import (
     HEARTBEAT,
@@ -24,7 +25,6 @@ from redis_kvpoll.replica.failures import (
     FailureFollower,
     FailureLog,
 )
-from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.session import MustResyncError
 from tests.support.contexts import context
 from tests.support.fuzzing import examples

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import room_commands
+from redis_kvpoll.protocol.feed_ids import number_of
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.replica.expiry import Expiry
-from redis_kvpoll.replica.feed_ids import number_of
 from redis_kvpoll.replica.shard import ShardReplica
 from tests.support.fuzzing import examples
 from tests.support.internals import ahead_of, buckets_of, ids_of, statuses_of, ticks_of

@@ -6,8 +6,8 @@ import contextlib
 
 from redis_kvpoll import KVPoll
 from redis_kvpoll.protocol import fenced_commands, room_commands
+from redis_kvpoll.protocol.feed_ids import number_of, text_of
 from redis_kvpoll.protocol.script_specs import SNAPSHOT
-from redis_kvpoll.replica.feed_ids import number_of, text_of
 from redis_kvpoll.replica.replica import Replica
 from tests.support.contexts import context
 from tests.support.internals import ahead_of, ids_of, own_writes_of, read_positions_of, reasons_of, unread_of

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.feed_ids import number_of
 from redis_kvpoll.protocol.rank_commands import outcomes_of
 from redis_kvpoll.protocol.script_call import Call
 
@@ -36,10 +37,9 @@ class Mark(NamedTuple):
     """Its status, a rank's status, or its generation; empty if unknown."""
 
     @property
-    def id(self) -> tuple[int, int]:
+    def id(self) -> int:
         """The id in the order of the feed."""
-        milliseconds, _, number = self.feed_id.partition(b"-")
-        return int(milliseconds), int(number)
+        return number_of(self.feed_id)
 
     @classmethod
     def of_entry(cls, feed_id: bytes | None, room: bytes, value: bytes) -> Mark | None:

@@ -12,6 +12,7 @@ from redis_kvpoll.engine.recovery.marks import Mark
 from redis_kvpoll.engine.recovery.tracked_state import Loss, Role, TrackedRoom, replay_item
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import script_specs as specs
+from redis_kvpoll.protocol.feed_ids import NOWHERE
 from redis_kvpoll.protocol.script_call import Call, CallContext, Identity
 
 MAX_REPLAYED = specs.REPLAY.max_rooms
@@ -29,9 +30,9 @@ SWEEP_EVERY = 1000
 
 CREATORS, OTHERS = frozenset[Role]({"creator"}), frozenset[Role]({"attached", "cleared"})
 _ROLES = CREATORS | OTHERS
-FeedEnd = tuple[int, int]
+FeedEnd = int
 """The id of the feed's last entry at some moment."""
-_ANY_END: FeedEnd = (-1, -1)  # before all ids
+_ANY_END: FeedEnd = NOWHERE
 
 
 class TrackedRooms:
@@ -224,7 +225,7 @@ class TrackedRooms:
         self._restart_waits(tag, now)
         rooms_here, to_replay = self.in_shard(tag), self._to_replay.setdefault(tag, {})
         unmarked, found = self.unmarked.get(tag, {}), 0
-        kept_until = kept.id if kept else (0, 0)
+        kept_until = kept.id if kept else NOWHERE
         for room, tracked in rooms_here.items():
             if to_replay.get(room, "none") != "none":
                 found += 1

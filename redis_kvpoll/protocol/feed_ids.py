@@ -1,4 +1,4 @@
-"""Feed ids as numbers, which compare as the ids do."""
+"""The ids of the feed's entries (``ms-seq``), as numbers that compare as the ids do, and as times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ NOWHERE = -1
 
 
 def number_of(feed_id: bytes) -> int:
-    """A feed id (``ms-seq``) as one number, which compares as the ids do."""
+    """A feed id as one number."""
     ms, _, seq = feed_id.partition(b"-")
     return int(ms) << 64 | int(seq)
 
@@ -15,3 +15,8 @@ def number_of(feed_id: bytes) -> int:
 def text_of(number: int) -> str:
     """The feed id as Redis writes it."""
     return f"{number >> 64}-{number & (1 << 64) - 1}"
+
+
+def milliseconds_of(feed_id: bytes) -> int:
+    """The time in a feed id: the server's, unless the entry was made by hand."""
+    return int(feed_id.partition(b"-")[0])
