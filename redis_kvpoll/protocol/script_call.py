@@ -119,7 +119,7 @@ class ScriptSpec:
     max_rooms: int = MAX_BATCH
     """Rooms per call: it then takes about 4 ms, if no room has many ranks."""
     may_stop: bool = False
-    """Whether the script may leave the last rooms out of its reply, undone, because those before had many ranks."""
+    """Whether the script may leave the last rooms out of its reply, undone: after many ranks, or before an error."""
     for_rank: ScriptSpec | None = None
     """The variant for a store with a rank."""
     for_owner: ScriptSpec | None = None

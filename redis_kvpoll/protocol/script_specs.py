@@ -60,6 +60,7 @@ UPDATE = ScriptSpec(
     codes=(*_MERGED, Refusal.WORLD_SIZE),
     prefix_in_prefill=True,
     statuses_after=_reported_statuses(2),
+    may_stop=True,
     for_owner=WRITE,
 )
 WRITE_RANKS = ScriptSpec(

@@ -48,6 +48,20 @@ IN_LUA = [
         "statistics/test_statistics.py::test_refused_writes_are_counted_by_outcome[sync-fakeredis]",
     ),
     (
+        "an epoch of another type is taken for a room's",
+        "update.lua",
+        "      if i > 1 then break end\n      return last\n",
+        "      outcome, current, last = 3, last, nil\n",
+        "protocol/test_shared_keys.py::test_call_with_a_spoiled_key_is_whole_or_refused[fakeredis-epoch-plain]",
+    ),
+    (
+        "a batch that comes to a new room fails, and its former changes are not told",
+        "update.lua",
+        "if i > 1 then break end",
+        "",
+        "protocol/test_shared_keys.py::test_call_with_a_spoiled_key_is_whole_or_refused[fakeredis-epoch-plain]",
+    ),
+    (
         "a room gets no TTL",
         "update.lua",
         "      redis.call('PEXPIRE', room, ttl_ms)\n    else",
