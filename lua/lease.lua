@@ -15,12 +15,14 @@
 -- feed_id, room, status: the last entry of the feed and the first room that it names; empty if there is none.
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
-redis.call('ZSCORE', KEYS[5], owner)  -- before any write: a key of another type (made by hand) refuses the call
--- What only keeps or ends leases passes at maxmemory, as in fail_room.lua.
-if action ~= 'take' and action ~= 'extend' then redis.call('PEXPIRE', KEYS[2], ARGV[1]) end
+-- Before any write: a key of another type (made by hand) refuses the call.
+redis.call('ZSCORE', KEYS[5], owner)
+if action == 'leave' or action == 'drop' or action == 'reaped' then redis.call('ZCARD', KEYS[3]) end
+local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation, 'last gap')
+-- What only keeps or ends leases passes at maxmemory: nothing, first, as in fail_room.lua.
+if action ~= 'take' and action ~= 'extend' then redis.call('HDEL', KEYS[1], '') end
 local epoch = ensure_epoch(KEYS[1], ARGV[2], ARGV[1])
 read_clock()
-local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation, 'last gap')
 local current = string.match(found[1] or '', '^%d+') or ''
 local last_sweep_ms, last = string.match(found[2] or '', '^%d+$'), string.match(found[3] or '', '^%d+$') or ''
 local lost_reason, state = found[4], 'none'

@@ -16,9 +16,9 @@
 -- tells the opening. If no entry was appended, feed_id is the feed's last one, with a room and its status:
 -- <id>/<room>/<status>.
 
+local lease_lost = is_lease_lost()  -- before any write: a key of another type (made by hand) refuses the call
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
-local lease_lost = is_lease_lost()
 local generation
 
 for i = 1, (#ARGV - 10) / 3 do

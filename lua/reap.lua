@@ -10,8 +10,8 @@
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
 -- lost lease, but for another that holds a part of it. Where the lease is not marked as lost, another has reaped it, or
 -- it is held again since a loss of data: then the room is STALE, and nothing is written. failed_by is the owner that the
--- reason names, and its rank. leases counts what has failed. For a key of another type, the error replaces the status; so does a version that is no
--- number (both made by hand). The other rooms are processed.
+-- reason names, and its rank. leases counts what has failed. For a room of another type, the error replaces the status;
+-- so does a version that is no number (both made by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
 local step = (#KEYS - 4) / count
@@ -21,7 +21,7 @@ local reply = {false}
 local function holders(fields)
   local found = {}
   for name, value in pairs(fields) do
-    if name == 'incarnation' or string.find(name, '^by:') then found[value] = name end
+    if (name == 'incarnation' or string.find(name, '^by:')) and is_number(value) then found[value] = name end
   end
   return found
 end
@@ -52,7 +52,7 @@ for i = 1, count do
     failures = failures or {}
     failures[room] = redis.call('HMGET', room, 'generation', 'request', 'owner', 'failed_by', 'reason')
     failures[room][6] = string.find(reason, ' left$') and 'left' or 'lost'
-    redis.call('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')
+    redis.pcall('HINCRBY', KEYS[3], 'failed ' .. incarnation, '1')  -- anything may have been written there by hand
   elseif fields.world_size then
     redis.call('HDEL', room, parts[incarnation])
   end

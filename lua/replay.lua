@@ -24,10 +24,10 @@
 -- entry that tells the opening. If no entry was appended, feed_id is the feed's last: <id>/<room>/<status>. No room is
 -- in a call twice.
 
+local lease_lost, highest = is_lease_lost(), ''  -- before any write, as in open.lua
 redis.call('HDEL', KEYS[2], '')  -- nothing, first, as in fail_room.lua: at maxmemory, what was there comes back
 local reply = {false, ensure_epoch(KEYS[2], ARGV[5], ARGV[4])}
 read_clock()
-local lease_lost, highest = is_lease_lost(), ''
 local NONE, are_new = {}, false
 
 local count = (#ARGV - 10) / 10

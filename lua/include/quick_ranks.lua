@@ -33,7 +33,7 @@ local function read_quick(room, at, last)
     end
   end
   if m > 0 then
-    local values = redis.call('HMGET', KEYS[3], unpack(owners, 1, m))
+    local values = redis.pcall('HMGET', KEYS[3], unpack(owners, 1, m))  -- of another type: the rest reports it
     for i = 1, m do incarnations[owners[i]] = string.match(values[i] or '', '^(%d+) ') end
   end
   found = redis.pcall('HMGET', room, unpack(names, 1, n))

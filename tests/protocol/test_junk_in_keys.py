@@ -300,6 +300,27 @@ def test_rank_joins_whatever_the_list_of_the_leases_is(client, joins):
     assert client.pttl(owned) > 0
 
 
+@pytest.mark.parametrize("value", [b"abc", b"", b"inf", b"1.5"])
+@pytest.mark.parametrize("spoiled", ["holder", "count"])
+def test_reap_fails_a_room_whatever_else_the_keys_hold(client, spoiled, value):
+    """A room that names a holder by hand, or a count of failed rooms that is none, hides no failure from the feed."""
+    context = table("both")
+    take_lease(client, context)
+    for room in (B, A):
+        send(client, replay(room), context)
+    client.hset(keys.leases("ns"), f"lost {INCARNATION}", "owner prefill-0 lost")
+    if spoiled == "holder":
+        send(client, room_commands.update_status(A, 4), context)
+        client.hset(*keys.rooms("ns", [A]), "by:1", value)
+    else:
+        client.hset(keys.leases("ns"), f"failed {INCARNATION}", value)
+    send(client, lease_commands.reap([B, A], INCARNATION, "owner prefill-0 lost"), context)
+    assert client.hget(*keys.rooms("ns", [B]), "status") == "Failed"
+    told = [status for _, words in entries(client, "ns") for room, status, *_ in parse_entry(words) if room == B]
+    assert told[-1:] == [b"Failed"]
+    assert client.zrange(keys.owned("ns"), 0, -1) == []
+
+
 class TestLengths:
     """Before September 2001, generations have 15 digits: as text they are above the later ones."""
 

@@ -13,14 +13,15 @@ from redis.exceptions import ResponseError
 from redis_kvpoll import KVPoll, ServerRefusedError
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, rank_commands, room_commands
 from redis_kvpoll.protocol.feed import parse_entry
+from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.rank_commands import RankChange
 from tests.support.calls_of_scripts import _OWNER, GENERATION, RANKS, REQUEST, A, B, replay, send, table, take_lease
 from tests.support.feeds import entries
 
-SHARED = (keys.feed, keys.failed, keys.epoch, keys.due, keys.owned, keys.cleared, keys.refused)
+SHARED = (keys.feed, keys.failed, keys.epoch, keys.leases, keys.due, keys.owned, keys.cleared, keys.refused)
 HELD, FREE = RANKS[:2]
 """A rank with a lease, and one without."""
-INCARNATION = _OWNER["incarnation"]
+INCARNATION, LEASE = _OWNER["incarnation"], LeaseConfig(_OWNER["owner"], 5.0, 1.5, 0.5)
 
 
 def ranks(*changes):
@@ -56,7 +57,8 @@ PAIRS = [
     *itertools.permutations([name for name in WRITES if "rank" in name], 2),
 ]
 """Of what a batch has for two rooms."""
-STATES = [("Bootstrapping", "absent"), ("Bootstrapping", "other rank"), ("other rank", "Bootstrapping")]
+STATES = [("absent", "absent"), ("Bootstrapping", "absent")]
+STATES += [("Bootstrapping", "other rank"), ("other rank", "Bootstrapping")]
 
 
 def fill(client, context, room, state):
@@ -64,6 +66,8 @@ def fill(client, context, room, state):
         send(client, replay(room, status="Bootstrapping"), table("rank", rank="1"))
     elif state != "absent":
         send(client, replay(room, status=state, length="5"), context)
+    if client.hexists(*keys.rooms("ns", [room]), "version"):
+        client.hset(*keys.rooms("ns", [room]), "version", "7")  # not the clock's: else no fast path takes the room
 
 
 def contents(client):
@@ -130,6 +134,29 @@ def test_call_with_a_spoiled_key_is_whole_or_refused(raw, shared, actor):
         else:
             assert not [word for word in reply if isinstance(word, Exception)], (names, states)  # the rooms are sound
             check_changes_are_told(raw, before, after)
+
+
+ACTIONS = ("take", "extend", "renew", "leave", "drop", "reaped", "sweep")
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["held", "lost"])
+@pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize("shared", [keys.epoch, keys.leases, keys.owned, keys.due], ids=lambda key: key.__name__)
+def test_lease_call_is_whole_or_refused(raw, shared, is_first, is_lost):
+    context = table("owner")
+    for action in ACTIONS:
+        raw.flushall()
+        take_lease(raw, context)
+        send(raw, replay(A), context)
+        if is_lost:
+            dropping = lease_commands.drop(context, "ns", INCARNATION, "lost")
+            raw.eval(dropping.spec.script.source, *dropping.words()[2:])
+        if is_first:
+            raw.delete(keys.epoch("ns"))
+        spoil(raw, shared("ns"))
+        call = LEASE.call(context, "ns", action, INCARNATION)
+        reply, before, after = outcome(raw, call.spec.script.source, call.words()[2:])
+        assert reply is not None or after == before, action
 
 
 def test_epoch_of_another_type_is_blamed_on_no_room(make_store, client, server):
