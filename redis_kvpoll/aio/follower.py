@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import weakref
 from collections.abc import Collection
 from typing import Any
@@ -30,6 +31,9 @@ class TaskTurn:
 
     def give_back(self) -> None:
         pass
+
+    def may_be_interrupted(self) -> bool:
+        return threading.current_thread() is threading.main_thread()  # no other thread gets Ctrl-C
 
 
 class FollowerTask:
@@ -74,11 +78,11 @@ class FollowerTask:
             await asyncio.sleep(pause)
             session: Any = self.follower.session()  # a flow with AskStore
             self._clone = self._clone.clone()
-            pause = REJECTED_RETRY
             try:
                 pause = await drive(session, self._perform)
-            except Exception:
+            except Exception as error:
                 logger.exception("a follower's session failed unexpectedly; the next begins in %g s", REJECTED_RETRY)
+                pause = self.follower.health.failed_unexpectedly(error)
             finally:
                 session.close()
                 await self._clone.close()

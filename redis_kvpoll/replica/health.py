@@ -85,6 +85,13 @@ class FollowerHealth:
         self._fail(error)
         return REJECTED_RETRY
 
+    def failed_unexpectedly(self, error: BaseException) -> float:
+        """Note what no session expects. It was logged, so it is kept only for who waits for the first sync."""
+        if not self.began:
+            what = f"{self._operation}: a function of the caller's most likely raised {printable(repr(error))}"
+            self._fail(KVPollError(what))
+        return REJECTED_RETRY
+
     def _fail(self, error: KVPollError) -> None:
         self.failure = error
         self._progressed()

@@ -26,6 +26,9 @@ class Turn(Protocol):
 
     def give_back(self) -> None: ...
 
+    def may_be_interrupted(self) -> bool:
+        """Whether a KeyboardInterrupt in a listener may be Ctrl-C."""
+
 
 class Listeners:
     """Functions that the method ``operation`` registers. ``room_of`` returns the room that their arguments concern."""
@@ -69,7 +72,7 @@ class Listeners:
         for callback in tuple(self._callbacks):
             try:
                 callback(*news)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # CancelledError and SystemExit, too: they would end the follower
+            except BaseException as error:  # CancelledError and SystemExit, too: they would end the follower
+                if isinstance(error, KeyboardInterrupt) and self.turn.may_be_interrupted():
+                    raise
                 logger.exception("a callback of %s raised for room %d", self._operation, self._room_of(*news))

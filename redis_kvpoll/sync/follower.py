@@ -69,6 +69,9 @@ class ThreadTurn:
     def give_back(self) -> None:
         self._lock.release()
 
+    def may_be_interrupted(self) -> bool:
+        return threading.current_thread() is threading.main_thread()  # no other thread gets Ctrl-C
+
 
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
@@ -107,20 +110,28 @@ class FollowerThread:
 
     def _run(self) -> None:
         while not self._is_stopped:
-            self._clone = clone = self._clone.clone()
-            session = self.follower.session()
-            pause: float | None = REJECTED_RETRY
+            pause: float | None
             try:
-                pause = drive(self._until_stopped(session), clone.perform)
-            except Exception:
+                pause = self._run_session()
+            except BaseException as error:
+                # No Ctrl-C comes in this thread: a function of the caller's (rooms=, a credential provider) has raised
+                # this, be it SystemExit. If it ended the thread, all waits would go on without a word.
                 logger.exception("a follower's session failed unexpectedly; the next begins in %g s", REJECTED_RETRY)
-            finally:
-                session.close()
-                clone.close()
+                pause = self.follower.health.failed_unexpectedly(error)
             if pause is None:
                 return
             if not self._is_stopped:
                 self._stopping.wait(pause)
+
+    def _run_session(self) -> float | None:
+        """Return the seconds to wait before the next session; None when there need not be one."""
+        self._clone = clone = self._clone.clone()
+        session = self.follower.session()
+        try:
+            return drive(self._until_stopped(session), clone.perform)
+        finally:
+            session.close()
+            clone.close()
 
     def _until_stopped(self, session: FollowerFlow[float | None]) -> Flow[float | None]:
         """The session's effects on its own connections; none after ``stop``."""

@@ -87,7 +87,7 @@ class Lease(LeaseBase):
                 self._dispatcher.run(keeper.send_heartbeat())
             except KVPollError as error:
                 keeper.heartbeat_failed(error)
-            except Exception:
+            except BaseException:  # SystemExit, too, of a credential provider: nobody would renew the lease
                 logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
             if keeper.lost:
                 return

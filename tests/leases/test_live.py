@@ -12,6 +12,7 @@ import time
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, LeaseLostError, StatusStore, StoreClosedError
+from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 from tests.support.backup import Backup
@@ -308,6 +309,23 @@ store.close()
     done = subprocess.run(words, capture_output=True, text=True, timeout=pace.seconds(60), check=False)
     assert done.returncode == 0, done.stderr
     assert peer.poll([1, 2, 3]) == [FAIL, BOOT, DONE]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_heartbeat_is_sent_after_one_that_raised(monkeypatch, caplog, error):
+    """A credential provider may raise anything; without this thread, nobody would renew the lease."""
+    send, sent = LeaseKeeper.send_heartbeat, []
+
+    def raising_once(keeper):
+        sent.append(keeper)
+        if len(sent) == 1:
+            raise error
+        return send(keeper)
+
+    monkeypatch.setattr(LeaseKeeper, "send_heartbeat", raising_once)
+    with StatusStore.from_url("memory://") as store, store.lease("prefill-0", ttl=1.0):
+        real.until(lambda: len(sent) > 2, "the next ones")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [error]
 
 
 def test_interrupt_while_taking_lease_leaves_none_held(side, server, client, monkeypatch):

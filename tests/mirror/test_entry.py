@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll, KVPollError, StatusStore, StoreClosedError, StoreUnavailableError
+from redis_kvpoll.replica import health
 from tests.support import pace, real
 from tests.support.interrupts import failing_start
 from tests.support.own_threads import own_threads
@@ -114,3 +116,61 @@ async def test_mirror_answers_once_it_is_entered(server):
         assert answers == []
         assert opened.get(1) is KVPoll.Bootstrapping
         await opened.aclose()
+
+
+OF_A_FUNCTION = pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+"""What ends a thread that lets it through, without a word."""
+
+
+@OF_A_FUNCTION
+def test_mirror_goes_on_after_what_a_callback_has_raised(server, peer, error):
+    raised, told = [], []
+
+    def fail(room, status):
+        raised.append(room)
+        raise error
+
+    with StatusStore(server.store_client()) as store, store.mirror() as mirror:
+        mirror.on_change(fail)
+        mirror.on_change(lambda room, status: told.append(room))
+        for room in (1, 2):
+            peer.update_status(room, KVPoll.Bootstrapping)
+        real.until(lambda: told == [1, 2], "both are told")
+        assert raised == [1, 2]
+        assert mirror.wait(2, KVPoll.Bootstrapping, timeout=30) is KVPoll.Bootstrapping
+
+
+@OF_A_FUNCTION
+def test_mirror_goes_on_after_what_its_rooms_have_raised(server, peer, error, monkeypatch, caplog):
+    monkeypatch.setattr(health, "REJECTED_RETRY", 0.01)
+    errors = []
+
+    def rooms(room):
+        if errors:
+            raise errors.pop()
+        return True
+
+    with StatusStore(server.store_client()) as store, store.mirror(rooms=rooms) as mirror:
+        errors.append(error)
+        peer.update_status(1, KVPoll.Bootstrapping)
+        real.until(lambda: mirror.get(1), "it was read by another session")
+    assert "a follower's session failed unexpectedly" in caplog.text
+
+
+@OF_A_FUNCTION
+@pytest.mark.parametrize("what", ["mirror", "failures"])
+def test_entry_is_told_what_the_rooms_have_raised(server, peer, what, error):
+    def fail(*_):
+        raise error
+
+    def enter():
+        opened = store.mirror(rooms=fail) if what == "mirror" else store.failures(fail)
+        with pytest.raises(KVPollError, match=f"^{what}: .*{error.__name__}"):
+            opened.__enter__()
+        ended.append(True)
+
+    ended = []
+    peer.update_status(1, KVPoll.Bootstrapping)
+    with StatusStore(server.store_client()) as store:
+        threading.Thread(target=enter, daemon=True).start()  # else a follower that is dead would stop the tests
+        real.until(lambda: ended, "it was raised")

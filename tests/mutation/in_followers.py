@@ -6,6 +6,34 @@ here; ``where`` is ``module:Class.function`` below redis_kvpoll.
 
 IN_FOLLOWERS = [
     (
+        "what a callback raises ends the thread that follows",
+        "replica.listeners:Listeners._call",
+        " and self.turn.may_be_interrupted()",
+        "",
+        "mirror/test_entry.py::test_mirror_goes_on_after_what_a_callback_has_raised[fakeredis-KeyboardInterrupt]",
+    ),
+    (
+        "what rooms= raises ends the thread that follows",
+        "sync.follower:FollowerThread._run",
+        "except BaseException as error",
+        "except Exception as error",
+        "mirror/test_entry.py::test_mirror_goes_on_after_what_its_rooms_have_raised[fakeredis-SystemExit]",
+    ),
+    (
+        "what a heartbeat raises ends the thread of a lease",
+        "sync.lease:Lease._keep",
+        "except BaseException:",
+        "except Exception:",
+        "leases/test_live.py::test_heartbeat_is_sent_after_one_that_raised[SystemExit]",
+    ),
+    (
+        "an entry waits for a follower whose sessions fail",
+        "sync.follower:FollowerThread._run",
+        "pause = self.follower.health.failed_unexpectedly(error)",
+        "pause = REJECTED_RETRY",
+        "mirror/test_entry.py::test_entry_is_told_what_the_rooms_have_raised[fakeredis-mirror-SystemExit]",
+    ),
+    (
         "what is found while another follower calls the listeners is told late",
         "replica.listeners:Listeners.tell",
         "while has_news() and self.turn.take():",
@@ -22,8 +50,8 @@ IN_FOLLOWERS = [
     (
         "a callback that raises CancelledError ends its follower",
         "replica.listeners:Listeners._call",
-        "except BaseException:",
-        "except Exception:",
+        "except BaseException as error:",
+        "except Exception as error:",
         "mirror/test_failures.py::TestOnServers::test_callback_that_raises_stops_nothing[async-CancelledError-fakeredis]",
     ),
     (

@@ -129,6 +129,23 @@ def test_interrupt_is_not_logged_and_lets_others_call(caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_a_listener_raises_in_another_thread_is_logged(caplog, error):
+    """Ctrl-C comes in the main thread alone: there, nobody would hear of it."""
+    news = News()
+
+    def fail(room):
+        raise error
+
+    news.listeners.add(fail)
+    news.listeners.add(news.told.append)
+    thread = threading.Thread(target=news.find, args=[1])
+    thread.start()
+    thread.join()
+    assert news.told == [1]
+    assert [record.exc_info[0] for record in caplog.records] == [error]
+
+
 def test_what_is_no_function_is_refused():
     with pytest.raises(InvalidInputError, match="on_change: it takes a function, not int"):
         Listeners("on_change", lambda room: room, ThreadTurn()).add(5)
