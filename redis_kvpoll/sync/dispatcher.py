@@ -3,8 +3,11 @@
 A thread that finds its shard's queue free sends at once, which costs one short lock. A thread that finds a batch in
 flight enqueues its call. At the end of the batch, one waiting caller is elected and sends the next batch for all.
 
-Invariant: an interrupt (Ctrl-C, a time limit) may come between any two steps of a thread, and affects no other.
-So what it begins in a queue ends in a ``finally`` that may run again, and no caller waits long beyond its deadline.
+Invariant: an interrupt (Ctrl-C, a time limit) may come between any two steps of a thread, and leaves no queue in use:
+what a thread begins in a queue ends in a ``finally`` that may run again. Of the calls of others that it was sending,
+those that may be repeated are sent again; the others raise OutcomeUnknownError. A thread that is held up, by a long
+signal handler for example, holds up the calls that it sends, but no caller waits long beyond its deadline. A call that
+a handler makes waits for no thread that may wait for the handler's own.
 """
 
 from __future__ import annotations

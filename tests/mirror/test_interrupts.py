@@ -13,8 +13,10 @@ import threading
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome, StatusStore, StoreClosedError
+from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.replica.shard import ShardReplica
 from tests.support import interrupts, pace, real
+from tests.support.calls import calls_may_take
 from tests.support.internals import replica_of
 from tests.support.interrupts import Interrupted, every_place
 from tests.support.mirrors import current, sleeping, threads_that_follow
@@ -87,6 +89,42 @@ def test_handler_waits_for_no_thread_that_needs_the_copy(server, store, monkeypa
         assert mirror.wait(1, BOOT) is BOOT
         clearing.join()
     assert done == [Outcome.CREATED]
+
+
+def test_handler_calls_another_shard_than_the_interrupted_one(server, monkeypatch):
+    """Both shards share the copy: the thread that sends to the other one needs it, too, and waits for this thread."""
+    observe, me, done = ShardReplica.observe_write, threading.get_ident(), []
+    ours, *others = two_shards()
+
+    def interrupted_observe(*arguments):
+        if threading.get_ident() == me and not done:
+            clearing.start()
+            real.until(lambda: peer.get(others[0]) is None, "it is cleared")
+            with calls_may_take(store, pace.seconds(5)):
+                done.append(store.update_status(others[1], MOVE).outcome)
+        return observe(*arguments)
+
+    with (
+        StatusStore.from_url(server.tcp, namespace="two", shards=2, deadline=60.0) as store,
+        StatusStore.from_url(server.tcp, namespace="two", shards=2) as peer,
+    ):
+        store.update_many({ours: BOOT, others[0]: BOOT})
+        clearing = threading.Thread(target=store.clear, args=(others[0],))
+        with store.mirror() as mirror:
+            monkeypatch.setattr(ShardReplica, "observe_write", interrupted_observe)
+            assert store.update_status(ours, MOVE).outcome is Outcome.ADVANCED
+            clearing.join()
+            assert mirror.poll([ours, *others]) == [MOVE, None, MOVE]
+    assert done == [Outcome.CREATED]
+
+
+def two_shards():
+    """A room of one shard of namespace two, and two of the other."""
+    by_shard = {}
+    for room in range(20):
+        by_shard.setdefault(tag("two", 2, room), []).append(room)
+    (ours, *_), (one, other, *_) = by_shard.values()
+    return ours, one, other
 
 
 def test_handler_may_begin_first_wait_at_any_place(server):

@@ -97,6 +97,20 @@ IN_THE_CLIENT = [
         "engine/test_shard_queue.py::TestDeadlines::test_batch_goes_on_until_its_latest_deadline",
     ),
     (
+        "a call that interrupts the waking of a sender waits for that sender",
+        "sync.dispatcher:Dispatcher._wake_next_sender",
+        "_wake(queue.elect_sender())",
+        "elected = queue.elect_sender()\n        _wake(elected)",
+        "engine/test_batching_threads.py::TestInterruptedThread::test_call_that_interrupts_a_wake_up",
+    ),
+    (
+        "a call that interrupts a change of a copy waits for who needs the copy",
+        "sync.dispatcher:Dispatcher._must_not_wait",
+        "any(observer.is_interrupted for observer",
+        "any(False for observer",
+        "mirror/test_interrupts.py::test_handler_calls_another_shard_than_the_interrupted_one",
+    ),
+    (
         "the first queued caller sends",
         "engine.batching:ShardQueue.elect_sender",
         "max(eligible, key=_give_up_at, default=None)",
