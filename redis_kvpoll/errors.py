@@ -15,7 +15,7 @@ KVPollError
 ├── ReadOnlyStoreError                  the call writes, and the store was made with read_only=True
 ├── ServerRefusedError                  the server answered with an error that a retry would not change
 ├── StoreUnavailableError               no answer within the deadline; safe to retry
-├── OutcomeUnknownError                 sent, but the reply was lost; it may have been executed or not
+├── OutcomeUnknownError                 sent, but without a reply; it may have been executed or not
 ├── EmbeddedServerError                 embedded:// found no server program, or the server did not start
 └── ReplayError                         kvpoll replay did not complete
 
@@ -220,7 +220,7 @@ class StoreUnavailableError(KVPollError):
 
 
 class OutcomeUnknownError(KVPollError):
-    """A destructive call was sent and its reply was lost, so it may have been executed; or it was for some rooms only.
+    """A destructive call was sent, and its caller has no reply, so it may have been executed; or it was for some rooms.
 
     Not a StoreUnavailableError: the caller has to read the room before it repeats the call.
     """

@@ -77,7 +77,7 @@ class StatusStore(StoreBase, Table, Listing):
         InvalidInputError: an argument was refused; nothing was sent.
         NamespaceMismatchError: the namespace is in use with another policy, mode, number of shards or feed_length.
         StoreUnavailableError: no answer within the deadline.
-        OutcomeUnknownError: a destructive call was sent, and its reply was lost.
+        OutcomeUnknownError: a destructive call was sent, and there is no reply.
         WorldSizeMismatchError: the room has another number of ranks than this store; nothing was written.
         ServerRefusedError: the server rejected it for good (permissions, memory, a foreign key).
         LeaseLostError: its lease was lost (from an update, open, set_decode_prefix_len, a handle's update or fail).

@@ -18,6 +18,7 @@ from tests.sglang.releases import page
 from tests.support.documents import DOCUMENTS, ROOT, anchors, blocks, prose_of, shell_lines, text_of
 
 FOLDERS = ("redis_kvpoll", "lua", "tests", "docs", "bench", "chaos")
+ENGINE = ROOT / "redis_kvpoll" / "engine"
 PICTURES = sorted(path.name for path in (ROOT / "docs").glob("*.svg"))
 FROZEN = (
     *(
@@ -135,3 +136,10 @@ def test_the_layers_are_drawn_from_their_list():
     drawn = script["draw"]()
     assert (ROOT / "docs/architecture.svg").read_text(encoding="utf-8") == drawn, "run python docs/architecture.py"
     assert all(f">{name}<" in drawn for layer in script["LAYERS"] for name in layer)
+
+
+def test_each_cause_of_an_unknown_outcome_is_listed():
+    """As many as there are places in the engine that make the error."""
+    made = sum(path.read_text("utf-8").count("CallFailed(OutcomeUnknownError,") for path in ENGINE.rglob("*.py"))
+    listed = text_of("docs/python.md").partition("- `OutcomeUnknownError`: ")[2].partition("\n- ")[0]
+    assert made == listed.count("\n  - ") == 4
