@@ -48,7 +48,7 @@ def data_loss(facts: Facts) -> Observation:
     at = max(moment for moment in moments if moment)
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
-    kind = losses.cause(facts, min([*older, *rooms], default=at), at)
+    kind = losses.cause(facts, min([*older, *rooms], default=at), at, begun)
     lost, moment = "all data" if older else "data", when(at, table.now)
     if kind == "restart":
         what = f"{lost} was lost: {losses.in_words(facts, kind)}, and the table began anew at {moment}"

@@ -19,17 +19,27 @@ OWN_CONNECTIONS = 1
 """Of a look, to each server."""
 
 
-def cause(facts: Facts, before: float, at: float) -> str:
-    """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty."""
+def cause(facts: Facts, before: float, at: float, begun: float) -> str:
+    """Return why data that was there at one time was lost by another: restart, flush, eviction, or empty.
+
+    ``begun`` is when the data that is there now began, in the youngest shard.
+    """
     for node in facts.nodes:
         start = started_at(node)
-        is_between = start is not None and before < start - UPTIME_SECONDS and start <= at + UPTIME_SECONDS
-        # Owners restore within seconds: what was lost long after a start was flushed or evicted, if anything was.
-        if start is not None and is_between and (at - start < RESTORE_SECONDS or not may_be_gone(facts)):
+        if start is None or before >= start - UPTIME_SECONDS:
+            continue
+        # Owners restore within seconds. Many rooms take longer: then the data begins with the start, and nothing that
+        # the server counts has removed any since.
+        if _follows(start, at) or (_follows(start, begun) and not may_be_gone(facts)):
             return "restart"
     if flushes(facts):
         return "flush"
     return "eviction" if evicted(facts) else ""
+
+
+def _follows(start: float, at: float) -> bool:
+    """Whether what was restored at a time was restored because of a server's start."""
+    return -UPTIME_SECONDS <= at - start < RESTORE_SECONDS
 
 
 def in_words(facts: Facts, cause: str) -> str:

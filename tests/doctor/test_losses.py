@@ -104,6 +104,27 @@ class TestDataLoss:
         server = lost_long_after_a_restart(world, server, lease, monkeypatch, evict)
         assert "keys were evicted" in examine(server.tcp)["data_loss"].found
 
+    def test_deletion_long_after_a_restart_is_no_restart(self, world, server, lease, monkeypatch):
+        """The server counts neither DEL nor UNLINK: the cause is not known."""
+
+        def delete(client):
+            client.delete(*client.keys("kvpoll:*"))
+
+        server = lost_long_after_a_restart(world, server, lease, monkeypatch, delete)
+        found = examine(server.tcp)["data_loss"]
+        assert "its keys are gone" in found.found
+        assert "who deletes keys" in found.advice
+
+    def test_long_replay_after_a_restart_is_a_restart(self, world, server, lease):
+        """Of many rooms, the last are restored long after the start."""
+        server = world.restart(server, *HEALTHY)
+        lease.heartbeat()
+        with server.client(decode_responses=True) as client:
+            real.until(lambda: client.exists("kvpoll:{default}:room:2"), "restored")
+            restored_long_after(client, lease)
+            client.hset("kvpoll:{default}:room:2", "opened_ms", (client.time()[0] + 60) * 1000)
+        assert "started anew" in examine(server.tcp)["data_loss"].found
+
     def test_flush_beside_evictions_names_both(self, server, client, lease):
         client.flushall()
         evict_something(client)

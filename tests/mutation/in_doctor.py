@@ -95,9 +95,23 @@ IN_THE_DOCTOR = [
     (
         "a flush counts as a restart",
         "doctor.losses:cause",
-        "before < start - UPTIME_SECONDS and ",
-        "",
+        "before >= start - UPTIME_SECONDS",
+        "False",
         "doctor/test_losses.py::TestDataLoss::test_rooms_alone_show_that_data_was_lost",
+    ),
+    (
+        "a loss long after a restart counts as one",
+        "doctor.losses:_follows",
+        "< RESTORE_SECONDS",
+        "",
+        "doctor/test_losses.py::TestDataLoss::test_deletion_long_after_a_restart_is_no_restart",
+    ),
+    (
+        "a replay that takes long after a restart hides it",
+        "doctor.losses:cause",
+        "_follows(start, begun)",
+        "False",
+        "doctor/test_losses.py::TestDataLoss::test_long_replay_after_a_restart_is_a_restart",
     ),
     (
         "a replica is taken for a primary",
