@@ -61,9 +61,16 @@ def data_loss(facts: Facts) -> Observation:
         return warning(what, "no loss", "why? kvpoll doctor at the primary")
     advice = (
         "nothing to do for rooms of live owners: each restores its own; rooms of plain updates and of dead processes "
-        f"are gone; {_who(facts) if kind == 'flush' else ADVICE[kind]}"
+        f"are gone; {_advice(facts, kind)}"
     )
     return warning(what, "no loss", advice)
+
+
+def _advice(facts: Facts, kind: str) -> str:
+    """Return what to do about the cause of a loss: a flush beside evictions needs the advice of both."""
+    if kind != "flush":
+        return ADVICE[kind]
+    return f"{_who(facts)}; {ADVICE['eviction']}" if losses.evicted(facts) else _who(facts)
 
 
 def _who(facts: Facts) -> str:

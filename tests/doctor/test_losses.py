@@ -129,9 +129,11 @@ class TestDataLoss:
         client.flushall()
         evict_something(client)
         lease.heartbeat()
-        found = examine(server.tcp)["data_loss"].found
-        assert "FLUSHALL once" in found
-        assert "evicted" in found
+        finding = examine(server.tcp)["data_loss"]
+        assert "FLUSHALL once" in finding.found
+        assert "evicted" in finding.found
+        assert "who was it?" in finding.advice or "sent FLUSHALL" in finding.advice
+        assert "CONFIG SET maxmemory-policy noeviction" in finding.advice
 
     def test_deleted_keys_have_no_known_cause(self, server, client, lease):
         client.delete(*client.keys("kvpoll:*"))

@@ -114,6 +114,20 @@ IN_THE_DOCTOR = [
         "doctor/test_losses.py::TestDataLoss::test_long_replay_after_a_restart_is_a_restart",
     ),
     (
+        "an eviction leaves the cause of a loss unknown",
+        "doctor.losses:cause",
+        'return "eviction" if evicted(facts) else ""',
+        'return ""',
+        "doctor/test_losses.py::TestDataLoss::test_eviction_long_after_a_restart_is_an_eviction",
+    ),
+    (
+        "a flush hides what to do about evictions",
+        "doctor.loss_checks:_advice",
+        "if losses.evicted(facts)",
+        "if False",
+        "doctor/test_losses.py::TestDataLoss::test_flush_beside_evictions_names_both",
+    ),
+    (
         "a replica is taken for a primary",
         "doctor.replica:replica_in",
         'info.get("role") != "slave"',
