@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look, traces
 from redis_kvpoll.doctor.facts import ROLES, Expected, Facts, NodeFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Finding
-from redis_kvpoll.engine import remedies
+from redis_kvpoll.engine import classify, remedies
 from redis_kvpoll.engine.classify import root_cause
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
@@ -114,11 +114,13 @@ class _Look:
             targets = self._transport.nodes(node_look.REACH_SECONDS)
         except node_look.FAILURES as failure:
             cause = root_cause(failure)
-            return replace(self._blank, error=remedies.text_of(cause), remedy=remedies.remedy(cause))
+            text, is_refusal = remedies.text_of(cause), classify.is_refusal(cause)
+            return replace(self._blank, error=text, is_refusal=is_refusal, remedy=remedies.remedy(cause))
         denied = {node.address: node.denied for node in self._before.nodes} if self._before else {}
         nodes = [node_look.look_at(target, brief, denied.get(target.address, ())) for target in targets]
         if all(node.error for node in nodes):
-            return replace(self._blank, error=nodes[0].error, remedy=nodes[0].remedy)
+            first = nodes[0]
+            return replace(self._blank, error=first.error, is_refusal=first.is_refusal, remedy=first.remedy)
         facts = replace(self._blank, before=self._before)
         table = _Table()
         if not all(node.is_busy or node.error for node in nodes):

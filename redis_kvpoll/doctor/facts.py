@@ -63,7 +63,9 @@ class NodeFacts:
 
     address: str
     error: str = ""
-    """Why it gave no answer; empty if it did."""
+    """Why it could not be asked; empty if it could."""
+    is_refusal: bool = False
+    """Whether it has answered with that error."""
     remedy: str = ""
     is_busy: bool = False
     info: Mapping[str, str] | None = None
@@ -217,6 +219,8 @@ class Facts:
     expected: Expected = field(default_factory=Expected)
     error: str = ""
     """Why no server could be asked; then there is nothing else."""
+    is_refusal: bool = False
+    """Whether a server has answered with that error."""
     remedy: str = ""
     nodes: tuple[NodeFacts, ...] = ()
     settings: Mapping[str, str] | None = None

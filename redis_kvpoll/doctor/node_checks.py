@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from redis_kvpoll.doctor.facts import Facts
+from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import Level, Observation, note, problem, unknown, warning, well
 from redis_kvpoll.doctor.node_view import NodeView, duration, number, size
 from redis_kvpoll.doctor.replica import replica_in
@@ -31,13 +31,27 @@ USUAL_ERRORS = {"NOSCRIPT": len(list(names()))}
 def reach(facts: Facts) -> Observation:
     if facts.error:
         advice = f"{facts.remedy}; since when is in the logs of the processes, and in those of kvpoll serve"
-        return problem(f"{facts.server} gives no answer: {facts.error}", "an answer within 2 s", advice)
+        return _out_of_reach([NodeFacts(facts.server, facts.error, facts.is_refusal)], advice)
     away = [node for node in facts.nodes if node.error]
     if away:
-        first = away[0]
-        others = f", nor do {len(away) - 1} more nodes" if len(away) > 1 else ""
-        return problem(f"{first.address} gives no answer{others}: {first.error}", "an answer within 2 s", first.remedy)
+        return _out_of_reach(away, away[0].remedy)
     return well(f"{len(facts.nodes)} nodes answer" if len(facts.nodes) > 1 else f"{facts.server} answers")
+
+
+def _out_of_reach(away: list[NodeFacts], advice: str) -> Observation:
+    """Return which servers cannot be asked: those without an answer are down or cut off, and those that refuse are up.
+
+    The advice is about the first of them.
+    """
+    first = away[0]
+    others = sum(node.is_refusal is first.is_refusal for node in away) - 1
+    rest = len(away) - 1 - others
+    who = first.address + (f" (and {others} more)" if others else "")
+    if first.is_refusal:
+        more = f"; of the other nodes {rest} gave no answer" if rest else ""
+        return problem(f"{who} answers, but refuses: {first.error}{more}", "no refusal", advice)
+    more = f"; of the other nodes {rest} refused" if rest else ""
+    return problem(f"{who} gives no answer: {first.error}{more}", "an answer within 2 s", advice)
 
 
 def latency(view: NodeView) -> Observation:

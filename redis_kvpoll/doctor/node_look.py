@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from redis_kvpoll.doctor.facts import ClockReading, Flusher, NodeFacts, error_counts
 from redis_kvpoll.engine import remedies
-from redis_kvpoll.engine.classify import NotSent, root_cause
+from redis_kvpoll.engine.classify import NotSent, is_refusal, root_cause
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.sync.connections import NodePool
 from redis_kvpoll.sync.transport import Node
@@ -63,7 +63,7 @@ def look_at(node: Node, brief: bool = False, before: Iterable[str] = ()) -> Node
         is_busy = code == "BUSY"
         if code not in ("BUSY", "NOPERM"):
             text = remedies.text_of(cause)
-            return NodeFacts(node.address, text, remedies.remedy(cause), is_primary=is_primary)
+            return NodeFacts(node.address, text, is_refusal(cause), remedies.remedy(cause), is_primary=is_primary)
     facts = NodeFacts(
         node.address,
         is_busy=is_busy,

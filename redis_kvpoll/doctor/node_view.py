@@ -54,7 +54,7 @@ def each_node(check: NodeCheck) -> Check:
         views = [NodeView(node, earlier.get(node.address), facts) for node in facts.nodes if not node.error]
         seen = [(check(view), view.node) for view in views]
         if not seen:
-            return unknown("no server gave an answer")
+            return unknown("no server could be asked")
         worst, where = max(seen, key=lambda pair: severity(pair[0]))
         if len(seen) == 1 or worst.level is Level.WELL:
             return worst

@@ -49,12 +49,12 @@ CHECKS: dict[str, Check] = {
 
 
 def run(facts: Facts) -> list[Finding]:
-    """Return what every check finds, the worst first. If no server gave an answer, only that is known."""
+    """Return what every check finds, the worst first. If no server could be asked, only that is known."""
     checks = {name: check for name, check in CHECKS.items() if not facts.error or name == "reach"}
     found = []
     for name, check in checks.items():
         level, *texts = check(facts)
         found.append(Finding(name, level, *map(printable, texts)))  # keys, owners and errors are others' text
     if facts.error:
-        found += [Finding(name, Level.UNKNOWN, "no server gave an answer") for name in CHECKS if name != "reach"]
+        found += [Finding(name, Level.UNKNOWN, "no server could be asked") for name in CHECKS if name != "reach"]
     return sorted(found, key=severity, reverse=True)

@@ -14,6 +14,7 @@ from redis.exceptions import (
     ClusterDownError,
     InvalidResponse,
     MasterDownError,
+    MaxConnectionsError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
@@ -63,6 +64,7 @@ _HANDSHAKE_REJECTED = (
     UnicodeError,
 )
 _TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+_REFUSALS = (AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError, ResponseError)
 _CHANGED_CODES = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 _TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
 _REMOVED_KEY = "attempted to access a non local key"
@@ -98,6 +100,11 @@ def ends_connection(error: BaseException) -> bool:
     if isinstance(cause, ResponseError):
         return isinstance(cause, MasterDownError | ReadOnlyError) or _has_code(cause, _CHANGED_CODES)
     return True
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a server has answered with an error: it is up."""
+    return isinstance(root_cause(error), _REFUSALS)
 
 
 def is_timeout(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import redis
 
 from chaos.proxy import Proxy
 from redis_kvpoll.doctor import sampling
-from redis_kvpoll.doctor.findings import Level, exit_status
+from redis_kvpoll.doctor.findings import Level
 from tests.support import real
 from tests.support.examining import HEALTHY, Disguised, by_check, doctor_of, examine, live_table, raised, user_of
 
@@ -62,31 +62,6 @@ def test_healthy_server_has_nothing_unknown_for_an_admin(world):
         found = examine(url)
     assert raised(found) == set()
     assert all(finding.level >= Level.WELL for finding in found.values()), found
-
-
-def test_server_that_is_away_is_out_of_reach():
-    url = f"redis://127.0.0.1:{real.free_port()}"
-    findings = doctor_of(url).examine()
-    assert (findings[0].check, findings[0].level, exit_status(findings)) == ("reach", PROBLEM, 1)
-    assert "check that the server is up" in findings[0].advice
-    assert {finding.level for finding in findings[1:]} == {Level.UNKNOWN}
-
-
-def test_server_that_hangs_is_out_of_reach(server, monkeypatch):
-    monkeypatch.setattr("redis_kvpoll.doctor.node_look.REACH_SECONDS", 0.2)
-    with Proxy(server.port) as proxy:
-        proxy.stalled = True
-        assert exit_status(doctor_of(proxy.url).examine()) == 1
-
-
-def test_doctor_goes_on_after_the_server_was_away(server):
-    with Proxy(server.port) as proxy:
-        doctor = doctor_of(proxy.url)
-        assert raised(by_check(doctor.examine())) == set()
-        proxy.refusing = True
-        assert exit_status(doctor.examine()) == 1
-        proxy.refusing = False
-        assert raised(by_check(doctor.examine())) == set()
 
 
 @pytest.mark.parametrize(("delay", "level"), [(0.006, WARNING), (0.03, PROBLEM)])

@@ -51,6 +51,13 @@ IN_THE_DOCTOR = [
         "doctor/test_tables.py::TestUser::test_reader_of_one_namespace_is_enough[valkey]",
     ),
     (
+        "a server that refuses gives no answer",
+        "engine.classify:is_refusal",
+        "isinstance(root_cause(error), _REFUSALS)",
+        "False",
+        "doctor/test_reach.py::test_server_that_refuses_does_answer[password]",
+    ),
+    (
         "a clock that goes back is not noticed",
         "doctor.node_checks:clock",
         "back > CLOCK_STEP",

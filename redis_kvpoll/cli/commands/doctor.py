@@ -39,7 +39,7 @@ def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, wants
     It looks twice, 5 s apart, at all nodes of a cluster, and writes nothing. The user of kvpoll acl --read-only is
     enough: what the user may not read counts as not known, not as a failure.
 
-    Exit status: 0 all is well, or notes only; 3 warnings; 4 problems; 1 the server gives no answer.
+    Exit status: 0 all is well, or notes only; 3 warnings; 4 problems; 1 the server gives no answer, or refuses.
     """
     from redis_kvpoll.doctor.examination import Doctor, parse_expected
     from redis_kvpoll.doctor.findings import exit_status
@@ -101,7 +101,7 @@ def _unlisted(findings: Sequence[Finding], listed: Sequence[Finding], margin: in
 def summary(findings: Sequence[Finding], status: int) -> str:
     """Return the last line of a report."""
     if status == 1:
-        return "No call was answered: nothing else is known."
+        return "Nothing else is known."
     problems, warnings = (sum(finding.level.name == name for finding in findings) for name in ("PROBLEM", "WARNING"))
     counts = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((problems, "problem"), (warnings, "warning")) if n]
     if not counts:
