@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redis_kvpoll.doctor import losses
-from redis_kvpoll.doctor.facts import Facts
+from redis_kvpoll.doctor.facts import Facts, TableFacts
 from redis_kvpoll.doctor.findings import Observation, note, plural, unknown, warning, well
 from redis_kvpoll.doctor.node_view import when
 from redis_kvpoll.doctor.replica import replica_of
@@ -23,6 +23,7 @@ SENDERS = {
 }
 
 
+BEGINNING_UNKNOWN = "when the table began is not known: no room was opened in it, and no lease taken"
 FLUSHED = (
     "who was it? The server knows while that connection is open (redis-cli CLIENT LIST: cmd=flushall), or if it took "
     "long (redis-cli SLOWLOG GET 128); the users of kvpoll acl may not do that"
@@ -38,17 +39,13 @@ def data_loss(facts: Facts) -> Observation:
     older = [owner.since for owner in table.owners if home and owner.since < home - losses.CLOSE_SECONDS]
     restored = [room.restored_at for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
     moments = [home] * bool(older) + restored
-    begun = max(table.epochs.values(), default=table.now)
+    begun = max(table.epochs.values(), default=None)
     if not moments:
-        flushes = losses.flushes(facts)
-        if not flushes or losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS:
-            return well(f"none is known; the table began at {when(begun, table.now)}")
-        what = f"{flushes}, and the table began at {when(begun, table.now)}: it may have been dropped"
-        return note(what, "", _who(facts))
+        return _without_moments(facts, table, begun)
     at = max(moment for moment in moments if moment)
     back = [plural(len(set(older)), "lease")] * bool(older) + [plural(len(restored), "sampled room")] * bool(restored)
     rooms = [table.now - room.age for room in (table.sample.rooms if table.sample else ()) if room.restored_at]
-    kind = losses.cause(facts, min([*older, *rooms], default=at), at, begun)
+    kind = losses.cause(facts, min([*older, *rooms], default=at), at, at if begun is None else begun)
     lost, moment = "all data" if older else "data", when(at, table.now)
     if kind == "restart":
         what = f"{lost} was lost: {losses.in_words(facts, kind)}, and the table began anew at {moment}"
@@ -64,6 +61,16 @@ def data_loss(facts: Facts) -> Observation:
         f"are gone; {_advice(facts, kind)}"
     )
     return warning(what, "no loss", advice)
+
+
+def _without_moments(facts: Facts, table: TableFacts, begun: float | None) -> Observation:
+    """Return what is known of losses where nothing was restored. A table of plain updates alone has no beginning."""
+    began = f"the table began at {when(begun, table.now)}" if begun is not None else BEGINNING_UNKNOWN
+    flushes = losses.flushes(facts)
+    is_young = begun is None or not (losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS)
+    if not flushes or not is_young:
+        return well(f"none is known; {began}")
+    return note(f"{flushes}, and {began}: it may have been dropped", "", _who(facts))
 
 
 def _advice(facts: Facts, kind: str) -> str:

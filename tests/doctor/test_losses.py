@@ -155,6 +155,16 @@ class TestDataLoss:
             store.update_status(1, BOOT)
             found = examine(server.tcp)["data_loss"]
         assert (found.level, "it may have been dropped" in found.found) == (NOTE, True)
+        assert "began at" not in found.found
+
+    def test_table_of_plain_updates_has_no_known_beginning(self, server, store):
+        """Only what opens a room, or takes a lease, notes when the data began."""
+        store.update_status(1, BOOT)
+        found = examine(server.tcp)["data_loss"]
+        assert (found.level, "when the table began is not known" in found.found) == (Level.WELL, True)
+        assert "began at" not in found.found
+        store.open(2)
+        assert "the table began at" in examine(server.tcp)["data_loss"].found
 
     def test_namespace_that_was_flushed_away_is_a_problem(self, server, client, store):
         store.update_status(1, BOOT)

@@ -121,6 +121,13 @@ IN_THE_DOCTOR = [
         "doctor/test_losses.py::TestDataLoss::test_long_replay_after_a_restart_is_a_restart",
     ),
     (
+        "a table of plain updates began just now",
+        "doctor.loss_checks:data_loss",
+        "default=None",
+        "default=table.now",
+        "doctor/test_losses.py::TestDataLoss::test_table_of_plain_updates_has_no_known_beginning",
+    ),
+    (
         "an eviction leaves the cause of a loss unknown",
         "doctor.losses:cause",
         'return "eviction" if evicted(facts) else ""',
