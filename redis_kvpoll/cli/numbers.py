@@ -25,7 +25,7 @@ LOSS_SECONDS = 3600.0
 ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
 
 
-def print_snapshot(snapshot: Snapshot, about: str, refused_rate: float | None = None) -> None:
+def print_snapshot(snapshot: Snapshot, about: str) -> None:
     """Print everything."""
     console = Console(highlight=False)
     clock = clock_of(snapshot.at)
@@ -34,7 +34,7 @@ def print_snapshot(snapshot: Snapshot, about: str, refused_rate: float | None = 
     if snapshot.has_feed:
         console.print(_flow(snapshot))
     if any(snapshot.refused.values()):
-        console.print(_refused(snapshot, refused_rate))
+        console.print(_refused(snapshot))
     if (lost_at := snapshot.data_lost_at) is not None and snapshot.at - lost_at < LOSS_SECONDS:
         ago = human(max(0.0, snapshot.at - lost_at))
         console.print(Text(f"all data was lost at {clock_of(lost_at)}, {ago} ago; live owners restore", "yellow"))
@@ -73,10 +73,16 @@ def _flow(snapshot: Snapshot) -> Text:
     return line
 
 
-def _refused(snapshot: Snapshot, rate: float | None) -> Text:
-    """The refused writes: how many a second, how many in all, and what is known of the last."""
+def _refused(snapshot: Snapshot) -> Text:
+    """The refused writes: how many a second, how many in all, and what is known of the last.
+
+    The rate names its time if that is shorter than that of the other rates.
+    """
+    rates, rate = snapshot.rates, snapshot.rates.refused
+    is_shorter = rates.refused_seconds < rates.seconds - 1
+    over = f" over {human(rates.refused_seconds)}" if is_shorter else ""
     words = ", ".join(f"{outcome} {count:,}" for outcome, count in snapshot.refused.items() if count)
-    line = Text("refused " if rate is None else f"refused {_rate(rate)}   ", "yellow" if rate else "")
+    line = Text("refused " if rate is None else f"refused {_rate(rate)}{over}   ", "yellow" if rate else "")
     line.append(f"{sum(snapshot.refused.values()):,} ({words})")
     line.append(f" since {clock_of(snapshot.refused_since)}" if snapshot.refused_since else "")
     if (last := snapshot.last_refused) is not None:

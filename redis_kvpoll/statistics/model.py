@@ -80,13 +80,16 @@ class Rates:
     """What happened in a second, as the mean of the last ``seconds``."""
 
     seconds: float = 0.0
-    """0 if nothing is known yet: then the others are 0, too."""
+    """0 if nothing is known yet: then the others up to ``expired`` are 0, too."""
     opened: float = 0.0
     succeeded: float = 0.0
     failed: float = 0.0
     cleared: float = 0.0
     expired: float = 0.0
-    refused: float = 0.0
+    refused: float | None = None
+    """The mean of the last ``refused_seconds``; None if it is not known yet."""
+    refused_seconds: float = 0.0
+    """Servers count refused writes without their times: less than ``seconds`` if they were not read for so long."""
 
     @property
     def failed_share(self) -> float | None:

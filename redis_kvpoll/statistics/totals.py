@@ -20,12 +20,12 @@ from redis_kvpoll.statistics.model import (
     EXPIRED,
     FAILURES,
     LIVE,
-    REFUSED,
     Histogram,
     Rates,
     ReasonCount,
     Second,
 )
+from redis_kvpoll.statistics.refusals import Refusals
 
 KEPT_SECONDS = 900
 """For how long what happened is kept by second."""
@@ -80,8 +80,7 @@ class Totals:
     def __init__(self) -> None:
         self._transitions: Counter[tuple[str, str]] = Counter()
         self._failures = dict.fromkeys(FAILURES, 0)
-        self._refused = dict.fromkeys(REFUSED, 0)
-        self._refused_then: dict[str, RefusedWrites] = {}
+        self._refusals = Refusals()
         self.status_durations = {status: Durations() for status in LIVE}
         self.room_durations = {KVPoll.Success: Durations(), KVPoll.Failed: Durations()}
         self.gaps = self.resyncs = 0
@@ -117,23 +116,9 @@ class Totals:
             kept.last[text] = max(now, kept.last.get(text, now))
 
     def refused(self, tag: str, found: RefusedWrites, at_ms: int) -> None:
-        """Count what the server of a shard has counted since the last reading: nothing, at the first.
-
-        Below what it was, it has begun anew; or a replica that lacks the last ones has taken over, if the counts began
-        when they did before.
-        """
-        then = self._refused_then.get(tag, found)
-        is_same = then.since is not None and then.since == found.since
-        counts = dict(found.counts)
-        for outcome in REFUSED:
-            now, before = counts.get(outcome, 0), then.counts.get(outcome, 0)
-            if is_same:
-                now = counts[outcome] = max(now, before)
-            more = now - before if now >= before else now
-            self._refused[outcome] += more
-            if more:
-                self._add(_REFUSED, at_ms, more)
-        self._refused_then[tag] = RefusedWrites(counts, found.since)
+        """Count what the server of a shard has counted since the last reading."""
+        if more := self._refusals.read(tag, found, at_ms):
+            self._add(_REFUSED, at_ms, more)
 
     def _add(self, what: str, at_ms: int, more: int = 1) -> None:
         second = at_ms // 1000
@@ -154,7 +139,7 @@ class Totals:
         return dict(self._failures)
 
     def refusals(self) -> dict[str, int]:
-        return dict(self._refused)
+        return self._refusals.seen()
 
     def seconds(self, now_ms: int, count: int) -> Iterator[Second]:
         """The last seconds that are complete, the oldest first."""
@@ -164,15 +149,17 @@ class Totals:
 
     def rates(self, now_ms: int) -> Rates:
         """The rates of the last minute, or since the beginning if that is shorter."""
-        if self._first_ms is None:
-            return Rates()
-        seconds = min(RATE_SECONDS, now_ms // 1000 - self._first_ms // 1000)
-        if seconds <= 0:
-            return Rates()
+        first_ms = now_ms if self._first_ms is None else self._first_ms
+        seconds = min(RATE_SECONDS, max(0, now_ms // 1000 - first_ms // 1000))
+        refused, refused_seconds = self._refusals.rate(now_ms, seconds or RATE_SECONDS)
+        if not seconds:
+            return Rates(refused=refused, refused_seconds=refused_seconds)
         sums: Counter[str] = Counter()
         for at in range(now_ms // 1000 - seconds, now_ms // 1000):
             sums.update(self._seconds.get(at, ()))
-        return Rates(float(seconds), **{what: count / seconds for what, count in sums.items()})
+        del sums[_REFUSED]
+        means = {what: count / seconds for what, count in sums.items()}
+        return Rates(float(seconds), **means, refused=refused, refused_seconds=refused_seconds)
 
     def reasons(self, now_ms: int, limit: int = 20) -> tuple[ReasonCount, ...]:
         """The most frequent reasons of the last hour."""

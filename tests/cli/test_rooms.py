@@ -339,7 +339,8 @@ class TestStats:
                 other.clear(7)
             assert handle.update(MOVE).outcome is Outcome.STALE
             shown = run("stats").stdout
-        assert "refused 0.0/s   1 (stale 1) since " in shown
+        assert "refused 0.0/s over " in shown
+        assert " s   1 (stale 1) since " in shown
         assert "stale, room 7, from prefill-0" in shown
 
     def test_abort_in_own_words_counts_as_aborted(self, table, run):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -65,6 +67,24 @@ def test_server_that_stays_away_ends_the_first_reading(proxy, monkeypatch):
     result = run(proxy)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: statistics: ")
+
+
+def test_rate_of_refused_writes_names_its_time(proxy, monkeypatch):
+    """One look watches them for two seconds; the other rates are of the feed's last minute. Text and JSON agree."""
+    with StatusStore.from_url(proxy.url, namespace="prod") as store:
+        store.abort(9, "late")
+
+        def pause(seconds):
+            for _ in range(20):
+                store.abort(9, "late")
+            time.sleep(2 * seconds)  # a busy machine reads later
+
+        monkeypatch.setattr(stats, "pause", pause)
+        rates = json.loads(run(proxy, "--json").stdout)["rates"]
+        assert rates["seconds"] == 60
+        assert 0 < rates["refused_seconds"] < 10
+        assert rates["refused"] * rates["refused_seconds"] == pytest.approx(20)
+        assert re.search(r"refused \d+\.\d/s over \d\.\d s   41 \(skipped 41\)", run(proxy).stdout)
 
 
 def test_interrupt_before_the_table_is_found_is_130(proxy, monkeypatch):

@@ -45,16 +45,23 @@ IN_STATISTICS = [
     ),
     (
         "a count of refused writes that begins anew falls",
-        "statistics.totals:Totals.refused",
+        "statistics.refusals:Refusals.read",
         "now - before if now >= before else now",
         "now - before",
         "statistics/test_shard.py::TestRefused::test_count_that_begins_anew_goes_on",
     ),
     (
+        "a rate of refused writes is of a minute that was not watched",
+        "statistics.refusals:Refusals.rate",
+        "max(at, start)",
+        "start",
+        "statistics/test_shard.py::TestRefused::test_rate_is_of_the_time_that_was_watched",
+    ),
+    (
         "writes that were refused before the start count",
-        "statistics.totals:Totals.refused",
-        "self._refused_then.get(tag, found)",
-        "self._refused_then.get(tag, RefusedWrites())",
+        "statistics.refusals:Refusals.read",
+        "self._then.get(tag, found)",
+        "self._then.get(tag, RefusedWrites())",
         "statistics/test_shard.py::TestRefused::test_count_that_begins_anew_goes_on",
     ),
     (

@@ -213,6 +213,26 @@ class TestRefused:
                 totals.refused(tag, RefusedWrites(count), NOW)
         assert totals.refusals()["skipped"] == 7
 
+    def test_rate_is_of_the_time_that_was_watched(self):
+        """A server's counts have no times: what came before the first reading is in no second of the last minute."""
+        totals = Totals()
+        totals.begin(NOW - 300_000)
+        rates = []
+        for at, count in ((0, 500), (1000, 500), (2000, 510), (59_000, 510), (61_500, 510), (63_000, 510)):
+            totals.refused("ns", RefusedWrites({"skipped": count}), NOW + at)
+            found = totals.rates(NOW + at)
+            rates.append((found.refused, found.refused_seconds, found.seconds))
+        assert rates == [(None, 0, 60), (0, 1, 60), (5, 2, 60), (10 / 59, 59, 60), (10 / 60, 60, 60), (0, 60, 60)]
+
+    def test_table_that_has_refused_nothing_has_a_rate_at_once(self):
+        """The counts are kept for a week: without any, nothing was refused in the last minute."""
+        totals = Totals()
+        totals.begin(NOW - 300_000)
+        totals.refused("ns", RefusedWrites(), NOW)
+        assert (totals.rates(NOW).refused, totals.rates(NOW).refused_seconds) == (0, 60)
+        totals.refused("ns", RefusedWrites({"stale": 6}), NOW + 1000)
+        assert totals.rates(NOW + 1000).refused == 6 / 60
+
 
 def test_rates_are_of_the_last_minute_or_since_the_beginning():
     totals = Totals()

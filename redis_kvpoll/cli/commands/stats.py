@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 """A person waits, and the command ends: half of the server's time while it reads the table."""
-RATE_SECONDS = 2.2
-"""Between two readings of the refused writes, which are read once a second."""
+REFUSED_SECONDS = 2.2
+"""For how long one look watches the refused writes, if there are any. They are read once a second."""
 PROGRESS_AFTER = 1.0
 """Seconds without a result, after which a line on stderr says how far it is."""
 
@@ -67,33 +67,25 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 def _show(
     statistics: Statistics, about: str, replica: ReplicaLink | None, interval: float | None, wants_json: bool
 ) -> None:
-    before = snapshot = _first(statistics)
+    snapshot = _first(statistics)
     if interval is None and any(snapshot.refused.values()):
-        pause(RATE_SECONDS)  # the server counts them, and does not know since when
+        pause(REFUSED_SECONDS)  # the server counts them, and does not know when each came
         snapshot = statistics.snapshot()
     while True:
-        rate = refused_rate(before, snapshot)
         if wants_json:
-            document = {**as_json.snapshot(snapshot), "refused_per_second": rate, "replica": as_json.replica(replica)}
+            document = {**as_json.snapshot(snapshot), "replica": as_json.replica(replica)}
             (as_json.put if interval is None else as_json.put_line)(document)
         else:
             from redis_kvpoll.cli import numbers
 
             if interval is not None and sys.stdout.isatty():
                 click.clear()
-            numbers.print_snapshot(snapshot, about, rate)
+            numbers.print_snapshot(snapshot, about)
         if interval is None:
             return
         sys.stdout.flush()
         pause(interval)
-        before, snapshot = snapshot, statistics.snapshot()
-
-
-def refused_rate(before: Snapshot, now: Snapshot) -> float | None:
-    """How many writes were refused in a second between two snapshots; None if they are one."""
-    seconds = now.at - before.at
-    more = sum(now.refusals_seen.values()) - sum(before.refusals_seen.values())
-    return more / seconds if seconds > 0 else None
+        snapshot = statistics.snapshot()
 
 
 def _first(statistics: Statistics) -> Snapshot:

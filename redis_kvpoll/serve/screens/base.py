@@ -81,10 +81,10 @@ def common(page: Page) -> dict[str, Cell]:
         "failing": Cell(failed, "bad" if share and share > HIGH_SHARE else "", page.link("/failed")),
         "oldest": Cell(formats.duration(oldest)),
         "stuck": Cell(formats.count(stuck), "bad" if stuck else "", page.link("/", stuck="1")),
-        "refused": Cell(formats.rate(rates.refused)),
+        "refused": Cell(formats.NONE, "dim") if rates.refused is None else Cell(formats.rate(rates.refused)),
     }
     if not is_known:
-        texts |= {name: Cell(formats.NONE, "dim") for name in ("opened", "succeeded", "failing", "refused")}
+        texts |= {name: Cell(formats.NONE, "dim") for name in ("opened", "succeeded", "failing")}
     if not snapshot.counts or snapshot.lag_seconds == float("inf"):
         texts |= {name: Cell(formats.NONE, "dim") for name in ("live", "oldest", "stuck")}
     return texts
