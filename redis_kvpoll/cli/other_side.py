@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import click
+
 from redis_kvpoll.cli.found import in_shell
 from redis_kvpoll.cli.options import ROLES, open_table
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, Owner
+from redis_kvpoll.protocol import room_commands
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
+
+
+BATCH = 500
+"""Rooms of one read."""
 
 
 class OtherRoom(NamedTuple):
@@ -44,6 +51,40 @@ def read_other_side(url: str, namespace: str, room: int) -> OtherRoom | None:
             return OtherRoom(name, entry, process_of(entry, leases(store, entry)) if entry is not None else "")
     except KVPollError as error:
         return OtherRoom(name, error=in_shell(error, name))
+
+
+def say_where_live(url: str, namespace: str, rooms: list[int]) -> None:
+    """Say on stderr which of some aborted rooms the other side still has live: there nothing was aborted."""
+    name = other_side(namespace)
+    if not name or not rooms:
+        return
+    follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
+    if len(rooms) == 1:
+        other = read_other_side(url, namespace, rooms[0])
+        if other is not None and other.error:
+            click.echo(f"whether {name} has it, too, is not known: {other.error}", err=True)
+        elif other is not None and other.entry is not None and not other.entry.status.is_terminal:
+            more = f"{follows}kvpoll abort {rooms[0]} -n {name}"
+            click.echo(f"in {name} it is still {other.entry.status.name}: {more}", err=True)
+        return
+    try:
+        live = _live(url, name, rooms)
+    except KVPollError as error:
+        click.echo(f"whether {name} has them, too, is not known: {in_shell(error, name)}", err=True)
+        return
+    if live:
+        more = f"{follows}kvpoll abort {live[0]} -n {name}" + (", and so for each" if len(live) > 1 else "")
+        click.echo(f"in {name} {len(live):,} of them {'is' if len(live) == 1 else 'are'} still live: {more}", err=True)
+
+
+def _live(url: str, name: str, rooms: list[int]) -> list[int]:
+    """Return which rooms are live in a table. A corrupt one counts as live, as for an abort."""
+    with open_table(url, name) as store:
+        if store.settings() is None:
+            return []
+        batches = (rooms[at : at + BATCH] for at in range(0, len(rooms), BATCH))
+        rows = (row for batch in batches for row in store._run(room_commands.rows(batch, 0.0)))
+        return [row.room for row in rows if row.status is None or not row.status.is_terminal]
 
 
 def leases(store: StatusStore, entry: Entry) -> list[Owner]:

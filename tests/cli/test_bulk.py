@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.errors import StoreUnavailableError
 from redis_kvpoll.protocol import fenced_commands
 from tests.support import pace
@@ -86,6 +88,41 @@ class TestOneRoom:
         result = run("abort", "1", *options)
         assert (result.exit_code, result.output) == (1, "Error: room 1 is at Success: abort fails live rooms only\n")
         assert store.get(1) is DONE
+
+
+class TestOtherSide:
+    """An abort in one table is none in the other: SGLang follows decode's, other programs follow none."""
+
+    @pytest.mark.parametrize(
+        ("mine", "other", "follows"),
+        [("p-decode", "p-prefill", "SGLang follows; other programs need "), ("p-prefill", "p-decode", "")],
+    )
+    def test_rooms_that_live_there_are_named_once(self, url, mine, other, follows):
+        with (
+            StatusStore.from_url(url, namespace=mine) as store,
+            StatusStore.from_url(url, namespace=other) as there,
+        ):
+            store.update_many({1: MOVE, 2: MOVE, 3: MOVE, 4: MOVE, 5: DONE})
+            there.update_many({1: FAILED, 3: MOVE, 4: BOOT, 5: MOVE})
+            words = ["abort", "--status", "transferring", "--yes", "--redis", url, "-n", mine]
+            result = CliRunner().invoke(kvpoll, words, catch_exceptions=False)
+            assert result.stdout == "Failed 4 rooms of 4 that matched.\n"
+            first = result.stderr.partition("abort ")[2].partition(" ")[0]
+            what = f"in {other} 2 of them are still live: {follows}kvpoll abort {first} -n {other}, and so for each\n"
+            assert (result.stderr, first in ("3", "4")) == (what, True)
+            assert there.poll([3, 4, 5]) == [MOVE, BOOT, MOVE]
+            store.update_many({6: MOVE, 7: MOVE})
+            assert CliRunner().invoke(kvpoll, words).stderr == ""
+
+    def test_other_side_that_is_not_read_is_not_absent(self, url, watched):
+        with StatusStore.from_url(url, namespace="p-decode") as store:
+            store.update_many({1: MOVE, 2: MOVE})
+            watched[0].set("kvpoll:{p-prefill}:settings", "by hand", ex=60)
+            words = ["abort", "--status", "transferring", "--yes", "--redis", url, "-n", "p-decode"]
+            result = CliRunner().invoke(kvpoll, words)
+            watched[0].delete("kvpoll:{p-prefill}:settings")
+        assert (result.exit_code, result.stdout) == (0, "Failed 2 rooms of 2 that matched.\n")
+        assert result.stderr.startswith("whether p-prefill has them, too, is not known: ")
 
 
 class TestEmptyText:

@@ -25,7 +25,7 @@ from redis_kvpoll.cli.commands.room import absent
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
-from redis_kvpoll.cli.other_side import read_other_side
+from redis_kvpoll.cli.other_side import say_where_live
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
-Change = Callable[["StatusStore", Recheck, list[Found]], Iterator[int]]
-"""Changes the rooms that match still, and yields after each call how many it has changed."""
+Change = Callable[["StatusStore", Recheck, list[Found]], Iterator[list[int]]]
+"""Changes the rooms that match still, and yields after each call those that it has changed."""
 
 LIMIT = 1000
 MAX_LIMIT = 1_000_000
@@ -97,13 +97,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded)}")
-    other = read_other_side(url, namespace, room)
-    if other is not None and other.error:
-        click.echo(f"whether {other.namespace} has it, too, is not known: {other.error}", err=True)
-    elif other is not None and other.entry is not None and not other.entry.status.is_terminal:
-        follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
-        more = f"{follows}kvpoll abort {room} -n {other.namespace}"
-        click.echo(f"in {other.namespace} it is still {other.entry.status.name}: {more}", err=True)
+    say_where_live(url, namespace, [room])
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")
@@ -183,17 +177,17 @@ def _refuse_abort(room: int, status: object) -> None:
         raise CorruptEntryError(room, "abort", status.found)
 
 
-def _abort_some(reason: str, store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[int]:
+def _abort_some(reason: str, store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[list[int]]:
     for each in found:
         for entry in recheck.matching([each]):
             if _may_change("abort", entry.status):
-                yield int(store.abort(entry.room, reason).outcome is Outcome.FAILED)
+                yield [entry.room] if store.abort(entry.room, reason).outcome is Outcome.FAILED else []
 
 
-def _clear_some(store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[int]:
+def _clear_some(store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[list[int]]:
     generations = {entry.room: entry.generation for entry in recheck.matching(found)}
     updates = store._run(fenced_commands.clear_many(generations))
-    yield sum(update.outcome is Outcome.CLEARED for update in updates.values())
+    yield [room for room, update in updates.items() if update.outcome is Outcome.CLEARED]
 
 
 def _change_many(
@@ -218,18 +212,20 @@ def _change_many(
         if not dry_run and rooms and not yes:
             _ask(operation, store, found, clock, wants_json)
         shown = with_entries(store, found) if dry_run and not wants_json else []
-        changed, skipped = 0, 0
+        changed: list[int] = []
         if not dry_run:
-            changed, skipped = _change_in_steps(store, found, Recheck(store, wanted, clock), operation, change)
-    if skipped:
+            changed = _change_in_steps(store, found, Recheck(store, wanted, clock), operation, change)
+    if not dry_run and (skipped := len(found) - len(changed)):
         click.echo(f"skipped {_rooms(skipped)} that changed in the meantime", err=True)
     if wants_json:
-        as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
+        as_json.put({"namespace": namespace, "matching": len(rooms), "changed": len(changed), "rooms": rooms})
     elif dry_run:
         print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
     else:
-        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(rooms):,} that matched.")
+        click.echo(f"{_done(operation)} {_rooms(len(changed))} of {len(rooms):,} that matched.")
+        if operation == "abort":
+            say_where_live(url, namespace, changed)
 
 
 def _matching(store: StatusStore, wanted: Selection, operation: str, clock: ServerClock) -> Iterator[Found]:
@@ -260,20 +256,20 @@ def _change_in_steps(
     recheck: Recheck,
     operation: str,
     change: Change,
-) -> tuple[int, int]:
-    """Return how many rooms were changed, and how many were skipped; before it raises, stderr has the first count."""
-    changed = 0
+) -> list[int]:
+    """Return the rooms that were changed; before it raises, stderr has their number."""
+    changed: list[int] = []
     try:
         for at in range(0, len(found), STEP):
             if at:
                 time.sleep(PAUSE)
-            for count in change(store, recheck, found[at : at + STEP]):
-                changed += count
+            for rooms in change(store, recheck, found[at : at + STEP]):
+                changed += rooms
     except (KVPollError, KeyboardInterrupt):
         more = "; the last call may have changed more"
-        click.echo(f"{_done(operation)} {_rooms(changed)} of {len(found):,} that matched{more}", err=True)
+        click.echo(f"{_done(operation)} {_rooms(len(changed))} of {len(found):,} that matched{more}", err=True)
         raise
-    return changed, len(found) - changed
+    return changed
 
 
 def _done(operation: str) -> str:
