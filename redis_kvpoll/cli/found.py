@@ -51,13 +51,13 @@ def found_table(url: str, namespace: str, writes: str = "") -> Iterator[OpenTabl
     from redis_kvpoll.doctor.replica import read_replica
 
     with ExitStack() as stack:
-        store, shards = stack.enter_context(open_table(url, namespace, writes=bool(writes))), None
-        if store.settings() is None:
+        store = stack.enter_context(open_table(url, namespace, writes=bool(writes)))
+        if is_gone := store.settings() is None:
             stack.close()  # the server's clients are counted, and this is none of them
+        if (replica := read_replica(url, options.DEADLINE)) is not None:  # first: it may be why nothing is there
+            warn_of_replica(replica, url, writes)
+        if is_gone:
             shards = _shards_without_settings(url, namespace, writes)
-        if (replica := read_replica(url, options.DEADLINE)) is not None:
-            _warn_of(replica, writes, url)
-        if shards is not None:
             store = stack.enter_context(open_table(url, namespace, bool(writes), shards))
         try:
             yield OpenTable(store, replica)
@@ -91,8 +91,8 @@ def _shards_without_settings(url: str, namespace: str, writes: str) -> int:
     return left.shards
 
 
-def _warn_of(replica: ReplicaLink, writes: str, url: str) -> None:
-    """Say that a replica is read; exit if the command writes."""
+def warn_of_replica(replica: ReplicaLink, url: str, writes: str = "") -> None:
+    """Say on stderr that a replica is read; exit if the command writes."""
     if writes:
         what = f"{writes}: this server is a replica of {replica.primary}, and takes no writes"
         advice = f"use --redis {url_of_primary(url, replica.primary)}" if replica.is_linked else replica.described

@@ -151,12 +151,45 @@ class TestReplica:
             world.forget(replica)  # it cannot be emptied
             yield f"127.0.0.1:{primary.port}", replica.tcp
 
+    @pytest.fixture
+    def empty_replica(self):
+        """The URL of a replica that was started while its primary was away."""
+        with real.World("sync") as world:
+            primary = f"127.0.0.1:{real.free_port()}"
+            replica = world.serve("--replicaof", *primary.split(":"))
+            world.forget(replica)
+            yield primary, replica.tcp
+
     @pytest.mark.parametrize("command", ["ls", "stats", "owners"])
     def test_reader_is_told_of_a_replica(self, replica, command):
         primary, url = replica
         result = CliRunner().invoke(kvpoll, [command, "--redis", url, "-n", "prod", "--json"])
         assert f"this server is a replica of {primary}" in result.stderr
         assert json.loads(result.stdout)["replica"]["primary"] == primary
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *(("ls",), ("stats",), ("owners",), ("show", "1"), ("find", "rid"), ("wait", "1")),
+            *(("history", "1"), ("tail",), ("namespaces",)),
+        ],
+        ids=lambda words: words[0],
+    )
+    def test_reader_of_a_replica_without_data_is_told(self, empty_replica, words):
+        """Else it reads only that nothing is there, and looks for who has deleted it."""
+        primary, url = empty_replica
+        where = ["--redis", url] if words[0] == "namespaces" else ["--redis", url, "-n", "prod"]
+        result = CliRunner().invoke(kvpoll, [*words, *where])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"this server is a replica of {primary}: it has ")
+        assert "no namespace of kvpoll's" in result.stderr or "not found" in result.stderr
+
+    @pytest.mark.parametrize("words", [("clear", "1"), ("abort", "1"), ("reap",)])
+    def test_writer_to_a_replica_without_data_is_told(self, empty_replica, words):
+        primary, url = empty_replica
+        result = CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"Error: {words[0]}: this server is a replica of {primary}")
 
     @pytest.mark.parametrize(
         "words", [("clear", "1"), ("abort", "1"), ("reap",), ("clear", "--older-than=0s", "--yes")]

@@ -9,6 +9,7 @@ import click
 
 from redis_kvpoll.cli import as_json, options
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
+from redis_kvpoll.cli.found import warn_of_replica
 from redis_kvpoll.cli.options import json_option, url_option
 from redis_kvpoll.errors import printable
 
@@ -31,10 +32,13 @@ def namespaces(url: str, wants_json: bool) -> None:
     Exit status: 1 if there is none.
     """
     from redis_kvpoll.doctor.neighbours import count_keys
+    from redis_kvpoll.doctor.replica import read_replica
     from redis_kvpoll.sync.namespaces import list_namespaces
     from redis_kvpoll.transport.urls import parse
 
     found = list_namespaces(url, options.DEADLINE)
+    if (replica := read_replica(url, options.DEADLINE)) is not None:
+        warn_of_replica(replica, url)
     if wants_json:
         as_json.put({"namespaces": [one._asdict() for one in found]})
     if (there := count_keys(url, options.DEADLINE)) is not None:
