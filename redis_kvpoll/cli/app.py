@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.errors import InvalidInputError, KVPollError
 
 
 class CommandInfo(NamedTuple):
@@ -73,7 +73,8 @@ class LazyGroup(click.Group):
             from redis_kvpoll.cli.options import CREDENTIALS_FILE
             from redis_kvpoll.transport.password_file import named
 
-            raise click.ClickException(named(str(error), ctx.meta.get(CREDENTIALS_FILE, ""))) from None
+            kind = click.UsageError if isinstance(error, InvalidInputError) else click.ClickException
+            raise kind(named(str(error), ctx.meta.get(CREDENTIALS_FILE, ""))) from None
 
 
 @click.group(

@@ -109,5 +109,5 @@ def test_abort_fails_a_room_once_for_its_reason(url, held):
     absent = run("abort", "2", "--redis", url)
     assert (absent.exit_code, "room 2 is not in namespace 'default'" in absent.output) == (1, True)
     assert held.store.get(2) is None
-    assert run("abort", "1", "--redis", url, "--reason", " ").exit_code == 1
+    assert run("abort", "1", "--redis", url, "--reason", " ").exit_code == 2
     assert "prefill-0" in run("show", "1", "--redis", url).output

@@ -48,7 +48,7 @@ def printed(found, width=80):
 class TestCommand:
     def test_memory_url_is_refused(self):
         result = run("replay", "--redis", "memory://")
-        assert (result.exit_code, "inside one process" in result.output) == (1, True)
+        assert (result.exit_code, "inside one process" in result.output) == (2, True)
 
     @pytest.mark.parametrize(
         "option",

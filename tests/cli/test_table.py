@@ -181,10 +181,18 @@ class TestErrors:
     @pytest.mark.parametrize("url", ["foo", "redis://h:x", "memory://x"])
     def test_invalid_url_is_one_sentence(self, url):
         result = run("ls", "--redis", url)
-        assert (result.exit_code, result.output.startswith("Error: URL")) == (1, True)
+        assert (result.exit_code, result.output.startswith("Error: URL")) == (2, True)
 
     def test_invalid_namespace_is_one_sentence(self):
         assert "a namespace is 1 to 64" in run("ls", "-n", "a b").output
+
+    @pytest.mark.parametrize("wrong", [("--redis", "redis://h:x"), ("-n", "a b")], ids=["url", "namespace"])
+    @pytest.mark.parametrize("words", [("ls",), ("show", "1"), ("abort", "1"), ("doctor",), ("serve",), ("tail",)])
+    def test_invalid_url_or_namespace_is_wrong_usage(self, words, wrong):
+        """Like each other wrong argument: a script that tries again after 1 would do so for good."""
+        result = run(*words, *wrong)
+        assert (result.exit_code, result.stdout, result.stderr.startswith("Error: ")) == (2, "", True)
+        assert result.stderr.count("\n") == 1
 
     @pytest.mark.parametrize("missing", ["click", "rich"])
     def test_missing_extra_is_named_with_its_install_line(self, missing):

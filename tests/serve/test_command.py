@@ -89,11 +89,11 @@ def test_doctor_is_seen_on_its_page_and_in_metrics(launch):
 
 def test_other_address_is_refused_without_credentials(tmp_path):
     code, said = refused("--host", "0.0.0.0")  # noqa: S104 - it is refused
-    assert code == 1
+    assert code == 2
     assert "--password-file or --token-file, or --no-auth" in said
     assert "Traceback" not in said
     code, said = refused("--password-file", str(tmp_path / "nowhere"))
-    assert code == 1
+    assert code == 2
     assert "No such file" in said
 
 
