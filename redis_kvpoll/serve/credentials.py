@@ -38,19 +38,19 @@ class User:
 
 def read_passwords(path: str) -> list[User]:
     """Return the users of a file with a line ``name:password`` for each; without a name it is ``kvpoll``."""
-    return _read(path, "kvpoll", "password", MIN_PASSWORD)
+    return _read(path, "--password-file", "kvpoll", "password", MIN_PASSWORD)
 
 
-def read_tokens(path: str) -> list[User]:
-    """Return the users of a file with a line ``name:token`` or ``token`` for each."""
-    return _read(path, "token", "token", MIN_TOKEN)
+def read_tokens(path: str, option: str = "--token-file") -> list[User]:
+    """Return the users of a file with a line ``name:token`` or ``token`` for each; errors name the option."""
+    return _read(path, option, "token", "token", MIN_TOKEN)
 
 
-def _read(path: str, default_name: str, what: str, shortest: int) -> list[User]:
+def _read(path: str, option: str, default_name: str, what: str, shortest: int) -> list[User]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"--{what}-file {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise InvalidInputError(f"{option} {path}: {getattr(error, 'strerror', None) or error}") from None
     users = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -59,12 +59,12 @@ def _read(path: str, default_name: str, what: str, shortest: int) -> list[User]:
         if not colon:
             name, secret = default_name, name
         if not _NAME.fullmatch(name):
-            raise InvalidInputError(f"--{what}-file {path}, line {number}: a name has 1 to 64 of A-Z a-z 0-9 . _ @ -")
+            raise InvalidInputError(f"{option} {path}, line {number}: a name has 1 to 64 of A-Z a-z 0-9 . _ @ -")
         if len(secret) < shortest:
-            raise InvalidInputError(f"--{what}-file {path}, line {number}: a {what} has {shortest} characters or more")
+            raise InvalidInputError(f"{option} {path}, line {number}: a {what} has {shortest} characters or more")
         users.append(User(name, secret))
     if not users:
-        raise InvalidInputError(f"--{what}-file {path} is empty: write one name:{what} a line")
+        raise InvalidInputError(f"{option} {path} is empty: write one name:{what} a line")
     return users
 
 

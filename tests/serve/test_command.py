@@ -9,8 +9,11 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll
+from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.serve.credentials import MIN_PASSWORD, MIN_TOKEN
 from tests.support import pace, real
 from tests.support.serving import ask, stream, viewer_url
 
@@ -95,6 +98,39 @@ def test_other_address_is_refused_without_credentials(tmp_path):
     code, said = refused("--password-file", str(tmp_path / "nowhere"))
     assert code == 2
     assert "No such file" in said
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60s", 60.0), ("5m", 300.0), ("1d", 86400.0), ("90", 90.0), ("", 60.0)])
+def test_stuck_after_is_a_time_as_elsewhere(monkeypatch, text, seconds):
+    """A number alone is one of seconds; without the option it is a minute."""
+    found = []
+    monkeypatch.setattr("redis_kvpoll.serve.listen.run", lambda config, _: found.append(config) or True)
+    result = CliRunner().invoke(kvpoll, ["serve", *([f"--stuck-after={text}"] if text else [])])
+    assert (result.exit_code, [config.stuck_after for config in found]) == (0, [seconds])
+
+
+@pytest.mark.parametrize("text", ["0", "999ms", "2d", "nan", "soon"])
+def test_stuck_after_outside_its_range_is_wrong_usage(monkeypatch, text):
+    monkeypatch.setattr("redis_kvpoll.serve.listen.run", lambda *_: True)
+    result = CliRunner().invoke(kvpoll, ["serve", f"--stuck-after={text}"])
+    assert (result.exit_code, "'--stuck-after'" in result.output) == (2, True)
+
+
+def test_help_has_the_shortest_secrets():
+    """Whoever writes a token reads it there, and not first in the refusal."""
+    said = " ".join(CliRunner().invoke(kvpoll, ["serve", "--help"]).output.split())
+    assert f"NAME:PASSWORD, {MIN_PASSWORD} characters or more" in said
+    assert f"NAME:TOKEN, {MIN_TOKEN} characters or more" in said
+    assert f"Lines TOKEN, {MIN_TOKEN} characters or more" in said
+
+
+@pytest.mark.parametrize("option", ["--token-file", "--metrics-token-file"])
+def test_token_that_is_too_short_is_refused_by_its_option(tmp_path, option):
+    file = tmp_path / "tokens"
+    file.write_text("x" * (MIN_TOKEN - 1))
+    result = CliRunner().invoke(kvpoll, ["serve", option, str(file)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"Error: {option} {file}, line 1: a token has {MIN_TOKEN} characters or more\n"
 
 
 def test_port_in_use_is_named(launch):

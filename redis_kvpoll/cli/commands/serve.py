@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
+from redis_kvpoll.cli.durations import duration
 from redis_kvpoll.cli.options import url_option
+
+LONGEST_STUCK = 86400.0
+
+
+def stuck_after(text: str) -> float:
+    """The seconds in --stuck-after: a duration from 1 s to a day."""
+    seconds = duration(text)
+    if not 1 <= seconds <= LONGEST_STUCK:
+        raise click.BadParameter(f"{text!r} is not from 1s to 1d")
+    return seconds
 
 
 @click.command(short_help="Serve metrics, probes and a page.")
@@ -26,9 +37,17 @@ from redis_kvpoll.cli.options import url_option
 @url_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
-@click.option("--password-file", metavar="FILE", help="Lines NAME:PASSWORD: who may see the page and the API.")
-@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN: which programs may.")
-@click.option("--metrics-token-file", metavar="FILE", help="Lines TOKEN: for /metrics alone, which is open without it.")
+@click.option(
+    "--password-file",
+    metavar="FILE",
+    help="Lines NAME:PASSWORD, 8 characters or more: who may see the page and the API.",
+)
+@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN, 16 characters or more: which programs may.")
+@click.option(
+    "--metrics-token-file",
+    metavar="FILE",
+    help="Lines TOKEN, 16 characters or more: for /metrics alone, which is open without it.",
+)
 @click.option("--no-auth", is_flag=True, help="Show the tables to everyone who can connect.")
 @click.option("--allow-actions", is_flag=True, help="Let users abort and clear rooms on the page.")
 @click.option(
@@ -41,10 +60,10 @@ from redis_kvpoll.cli.options import url_option
 @click.option("--public-url", default="", metavar="URL", help="The address of the page behind a reverse proxy.")
 @click.option(
     "--stuck-after",
-    type=click.FloatRange(1, 86400),
-    default=60.0,
+    type=stuck_after,
+    default="60s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="TIME",
     help="After how long at its status a room is stuck.",
 )
 @click.option(
@@ -71,7 +90,7 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
         *(credentials.read_passwords(password_file) if password_file else ()),
         *(credentials.read_tokens(token_file) if token_file else ()),
     ]
-    tokens = credentials.read_tokens(metrics_token_file) if metrics_token_file else ()
+    tokens = credentials.read_tokens(metrics_token_file, "--metrics-token-file") if metrics_token_file else ()
     config = ServeConfig(users=tuple(users), metrics_tokens=tuple(tokens), **options).checked()
     from redis_kvpoll.serve import examine, listen
 
