@@ -89,10 +89,10 @@ class AsyncDispatcher:
             return await self._await_calls(effect.pending_calls)
         return await self.transport.perform(effect)
 
-    async def pages(self) -> AsyncIterator[list[int]]:
+    async def pages(self, operation: str) -> AsyncIterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
-        while (page := await self.run(next_page(self.executor, scan))) is not None:
+        while (page := await self.run(next_page(self.executor, scan, operation))) is not None:
             yield page
 
     async def _send_if_alone(self, queue: AsyncShardQueue, pending: PendingCall, command: Command[V, T]) -> T:

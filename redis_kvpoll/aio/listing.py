@@ -45,8 +45,8 @@ class AsyncListing(ABC):
     async def counts(self) -> dict[KVPoll, int]:
         """The number of rooms at each status."""
         counts = dict.fromkeys(KVPoll, 0)
-        async for page in self._dispatcher.pages():
-            for status in await self._run(room_commands.survey(page)):
+        async for page in self._dispatcher.pages("counts"):
+            for status in await self._run(room_commands.statuses(page, "counts")):
                 if status is not None:
                     counts[status] += 1
         return counts
@@ -75,15 +75,15 @@ class AsyncListing(ABC):
         return AsyncTailIterator(self._dispatcher, Tail(last))
 
     async def _rooms(self, only: KVPoll | None) -> AsyncIterator[int]:
-        async for page in self._dispatcher.pages():
+        async for page in self._dispatcher.pages("rooms"):
             if only is not None:
-                statuses = await self._run(room_commands.survey(page))
+                statuses = await self._run(room_commands.statuses(page, "rooms"))
                 page = [room for room, status in zip(page, statuses, strict=True) if status is only]
             for room in page:
                 yield room
 
     async def _rows(self, only: KVPoll | None) -> AsyncIterator[RoomRow]:
-        async for page in self._dispatcher.pages():
+        async for page in self._dispatcher.pages("rows"):
             for row in await self._run(room_commands.rows(page, time.time())):
                 if only is None or row.status is only:
                     yield row

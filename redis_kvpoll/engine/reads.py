@@ -11,16 +11,16 @@ from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.settings import Settings
 
 
-def next_page(executor: Executor, scan: Scan) -> Flow[list[int] | None]:
-    """Return the next rooms of a scan; None after the last."""
+def next_page(executor: Executor, scan: Scan, operation: str) -> Flow[list[int] | None]:
+    """Return the next rooms of a scan; None after the last. Errors name the operation that it is a part of."""
     session = executor.session
-    context = yield from executor.context("rooms")
+    context = yield from executor.context(operation)
     request = scan.request(context, session.slot_map_version)
     if request is None:
         return None
     send = Send(*request, asking=scan.asking, server=scan.server)
     try:
-        reply = yield from executor.send_read("rooms", send)
+        reply = yield from executor.send_read(operation, send)
     except ServerChanged:
         scan.server_changed()
         return []

@@ -114,10 +114,9 @@ def poll(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
     return Command("poll", script_specs.POLL_OWN, room_list(rooms), [], replies.statuses, lambda _, values: values)
 
 
-@named
-def survey(rooms: Iterable[int]) -> Command[KVPoll | None, list[KVPoll | None]]:
-    """As poll, but with the consensus of a room's ranks, whatever the store's rank."""
-    return Command("survey", script_specs.POLL, room_list(rooms), [], replies.statuses, lambda _, values: values)
+def statuses(rooms: Iterable[int], operation: str) -> Command[KVPoll | None, list[KVPoll | None]]:
+    """As poll, but with the consensus of a room's ranks, whatever the store's rank; a part of another operation."""
+    return Command(operation, script_specs.POLL, room_list(rooms), [], replies.statuses, lambda _, values: values)
 
 
 @named

@@ -132,10 +132,10 @@ class Dispatcher:
     def _perform(self, effect: Effect) -> Any:
         return self._await_calls(effect) if isinstance(effect, AwaitCalls) else self.transport.perform(effect)
 
-    def pages(self) -> Iterator[list[int]]:
+    def pages(self, operation: str) -> Iterator[list[int]]:
         """Yield the rooms of the namespace, some at a time."""
         scan = Scan(self.transport.clustered)
-        while (page := self.run(next_page(self.executor, scan))) is not None:
+        while (page := self.run(next_page(self.executor, scan, operation))) is not None:
             yield page
 
     def _await_calls(self, effect: AwaitCalls) -> list[PendingCall]:

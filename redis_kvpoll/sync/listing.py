@@ -45,8 +45,8 @@ class Listing(ABC):
     def counts(self) -> dict[KVPoll, int]:
         """The number of rooms at each status."""
         counts = dict.fromkeys(KVPoll, 0)
-        for page in self._dispatcher.pages():
-            for status in self._run(room_commands.survey(page)):
+        for page in self._dispatcher.pages("counts"):
+            for status in self._run(room_commands.statuses(page, "counts")):
                 if status is not None:
                     counts[status] += 1
         return counts
@@ -75,14 +75,14 @@ class Listing(ABC):
         return TailIterator(self._dispatcher, Tail(last))
 
     def _rooms(self, only: KVPoll | None) -> Iterator[int]:
-        for page in self._dispatcher.pages():
+        for page in self._dispatcher.pages("rooms"):
             if only is not None:
-                statuses = self._run(room_commands.survey(page))
+                statuses = self._run(room_commands.statuses(page, "rooms"))
                 page = [room for room, status in zip(page, statuses, strict=True) if status is only]
             yield from page
 
     def _rows(self, only: KVPoll | None) -> Iterator[RoomRow]:
-        for page in self._dispatcher.pages():
+        for page in self._dispatcher.pages("rows"):
             for row in self._run(room_commands.rows(page, time.time())):
                 if only is None or row.status is only:
                     yield row

@@ -119,8 +119,8 @@ def test_interrupted_listing_has_every_room(restartable):
     store, rooms = restartable.opener, range(KEPT, 3_000)
     store.update_many(dict.fromkeys(rooms, BOOT))
     scan, executor = Scan(clustered=False), executor_of(store)
-    found = run(store, next_page(executor, scan))
+    found = run(store, next_page(executor, scan, "rooms"))
     restartable.restart()
-    while (page := run(store, next_page(executor, scan))) is not None:
+    while (page := run(store, next_page(executor, scan, "rooms"))) is not None:
         found += page
     assert sorted(found) == list(rooms)

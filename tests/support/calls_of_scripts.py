@@ -104,7 +104,7 @@ OPERATIONS = {
         room_commands.get(A, None),
         room_commands.check_status(A),
         room_commands.poll([A, B, A]),
-        room_commands.survey([A, B]),
+        room_commands.statuses([A, B], "counts"),
     ],
     "consensus": [room_commands.consensus([A, B])],
     "touch": [room_commands.touch([A, B])],

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import CorruptEntryError, KVPoll, KVTransferError, Outcome, RoomNotFoundError, Update
+from redis_kvpoll import (
+    CorruptEntryError,
+    KVPoll,
+    KVTransferError,
+    Outcome,
+    RoomNotFoundError,
+    StoreClosedError,
+    Update,
+)
 from redis_kvpoll.model import Entry
 from tests.support.calls import put
 
@@ -207,6 +215,22 @@ class TestReading:
                 read(ROOM)
         assert store.clear_many([ROOM, 1]) == {ROOM: None, 1: KVPoll.Transferring}
         assert not client.exists(KEY)
+
+    def test_error_of_a_listing_names_the_method(self, store, client):
+        """Each is made of several calls, none of which a caller knows."""
+        client.set(KEY, "by hand", ex=600)
+        lists = {
+            "counts": store.counts,
+            "rooms": lambda: list(store.rooms(KVPoll.Success)),
+            "rows": lambda: list(store.rows()),
+        }
+        for name in ("counts", "rooms"):  # a row of a corrupt room has no status
+            with pytest.raises(CorruptEntryError, match=f"^{name}: room {ROOM} "):
+                lists[name]()
+        store.close()
+        for name, read in lists.items():
+            with pytest.raises(StoreClosedError, match=f"^{name}: "):
+                read()
 
     @pytest.mark.parametrize("mode", ["none", "prefill"])
     def test_key_of_another_type_blocks_no_other_write(self, make_store, client, mode):
