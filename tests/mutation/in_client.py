@@ -209,6 +209,13 @@ IN_THE_CLIENT = [
         "engine/test_failures.py::TestLostReply::test_unknown_part_of_a_clear_many_is_told[sync-1]",
     ),
     (
+        "an error of counts names another method",
+        "sync.listing:Listing.counts",
+        'pages("counts")',
+        'pages("rooms")',
+        "table/test_table.py::TestReading::test_error_of_a_listing_names_the_method[sync-valkey]",
+    ),
+    (
         "a listing goes on with the cursor of another server",
         "engine.reads:next_page",
         "server=scan.server",

@@ -1,4 +1,4 @@
-"""Mutations of ``kvpoll serve``; see in_client.py."""
+"""Mutations of ``kvpoll serve`` and of the commands; see in_client.py."""
 
 IN_SERVE = [
     (
@@ -133,5 +133,26 @@ IN_SERVE = [
         "kept is None or (kept[0].generation, kept[0].status) != (entry.generation, entry.status)",
         "kept is None",
         "serve/test_parts.py::TestReadsOfTheFeed::test_page_of_a_room_waits_for_no_turn",
+    ),
+    (
+        "an abort of many rooms is silent of the other side",
+        "cli.commands.bulk:_change_many",
+        'if operation == "abort":',
+        "if False:",
+        "cli/test_bulk.py::TestOtherSide::test_rooms_that_live_there_are_named_once[p-prefill-p-decode-]",
+    ),
+    (
+        "a replica without data is not named",
+        "cli.found:found_table",
+        "is not None:  # first",
+        "is not None and not is_gone:  # first",
+        "cli/test_owners_of_rooms.py::TestReplica::test_reader_of_a_replica_without_data_is_told[ls]",
+    ),
+    (
+        "a wrong URL ends a command as an absent server does",
+        "cli.app:LazyGroup.invoke",
+        "isinstance(error, InvalidInputError)",
+        "False",
+        "cli/test_table.py::TestErrors::test_invalid_url_or_namespace_is_wrong_usage[words0-url]",
     ),
 ]
