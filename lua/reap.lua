@@ -9,9 +9,9 @@
 --
 -- A room that is absent, or in which the lease holds no part, is SKIPPED. In any case it is no longer listed for the
 -- lost lease, but for another that holds a part of it. Where the lease is not marked as lost, another has reaped it, or
--- it is held again since a loss of data: then the room is STALE, and nothing is written. failed_by is the owner that the
--- reason names, and its rank. leases counts what has failed. For a room of another type, the error replaces the status;
--- so does a version that is no number (both made by hand). The other rooms are processed.
+-- it is held again since a loss of data: then the room is STALE, and nothing is written. failed_by is the owner that
+-- the reason names, and its rank. leases counts what has failed. For a room of another type, the error replaces the
+-- status; so does a version that is no number (both made by hand). The other rooms are processed.
 
 local count = (#ARGV - 2) / 2
 local step = (#KEYS - 4) / count
