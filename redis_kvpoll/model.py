@@ -157,7 +157,7 @@ class RoomFailure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RoomRow:
-    """One room in a list: what costs little to read. ``entries`` reads the rest. Times are as in Entry."""
+    """One room in a list: what costs little to read. ``entries`` reads the rest. Times and ``ttl`` are as in Entry."""
 
     room: int
     status: KVPoll | None
@@ -165,8 +165,7 @@ class RoomRow:
     since: float
     """When the room got this status. The table has the time of the last write; statistics know the change itself."""
     opened_at: float
-    expires_at: float | None
-    """None if its TTL was removed by hand."""
+    ttl: float
     owner: str | None = None
     """The name of the lease under which it was created."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
@@ -84,7 +83,7 @@ class AsyncListing(ABC):
 
     async def _rows(self, only: KVPoll | None) -> AsyncIterator[RoomRow]:
         async for page in self._dispatcher.pages("rows"):
-            for row in await self._run(room_commands.rows(page, time.time())):
+            for row in await self._run(room_commands.rows(page)):
                 if only is None or row.status is only:
                     yield row
 

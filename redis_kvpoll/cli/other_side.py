@@ -83,7 +83,7 @@ def _live(url: str, name: str, rooms: list[int]) -> list[int]:
         if store.settings() is None:
             return []
         batches = (rooms[at : at + BATCH] for at in range(0, len(rooms), BATCH))
-        rows = (row for batch in batches for row in store._run(room_commands.rows(batch, 0.0)))
+        rows = (row for batch in batches for row in store._run(room_commands.rows(batch)))
         return [row.room for row in rows if row.status is None or not row.status.is_terminal]
 
 

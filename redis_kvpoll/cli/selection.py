@@ -7,8 +7,6 @@ are read only of rooms that match otherwise.
 from __future__ import annotations
 
 import functools
-import math
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -76,8 +74,7 @@ class Selection(NamedTuple):
             return False
         if self.stuck is not None and not (is_live and age > self.stuck):
             return False
-        # A row is read with the remaining TTL, which has become a time of our own clock.
-        if self.expiring is not None and not (is_live and (row.expires_at or math.inf) - time.time() <= self.expiring):
+        if self.expiring is not None and not (is_live and row.ttl <= self.expiring):
             return False
         return self.older_than is None or (row.status is not None and age > self.older_than)
 
@@ -167,8 +164,7 @@ class Recheck:
             return False
         if isinstance(found.entry, Entry) and found.entry.generation != entry.generation:
             return False
-        expires_at = time.time() + entry.ttl
-        row = RoomRow(entry.room, entry.status, entry.updated_at, entry.opened_at, expires_at, entry.owner)
+        row = RoomRow(entry.room, entry.status, entry.updated_at, entry.opened_at, entry.ttl, entry.owner)
         return (
             self._wanted.takes(row, now)
             and self._wanted.takes_entry(entry)

@@ -120,14 +120,14 @@ def statuses(rooms: Iterable[int], operation: str) -> Command[KVPoll | None, lis
 
 
 @named
-def rows(rooms: Iterable[int], now: float) -> Command[RoomRow | None, list[RoomRow]]:
-    """The rooms that exist, as of ``now``, a Unix time."""
+def rows(rooms: Iterable[int]) -> Command[RoomRow | None, list[RoomRow]]:
+    """The rooms that exist."""
 
     def finish(_: list[int], found: list[RoomRow | None]) -> list[RoomRow]:
         return [row for row in found if row is not None]
 
     def decode(_: str, asked: list[int], reply: list[Any]) -> list[RoomRow | None]:
-        return row_replies.rows(asked, reply, now)
+        return row_replies.rows(asked, reply)
 
     return Command("rows", script_specs.SNAPSHOT_FIELDS, room_list(rooms), [], decode, finish)
 

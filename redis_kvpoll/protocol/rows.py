@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -13,7 +14,7 @@ WIDTH = 5
 _MILLISECONDS = re.compile(rb"\d{1,15}")
 
 
-def rows(rooms: list[int], reply: list[Any], now: float) -> list[RoomRow | None]:
+def rows(rooms: list[int], reply: list[Any]) -> list[RoomRow | None]:
     """Return a row for each room in a reply of snapshot_fields.lua without its feed id; None for an absent room."""
     found: list[RoomRow | None] = []
     for room, at in zip(rooms, range(0, len(reply), WIDTH), strict=True):
@@ -22,15 +23,13 @@ def rows(rooms: list[int], reply: list[Any], now: float) -> list[RoomRow | None]
         if left_ms == -2:
             found.append(None)
             continue
-        expires_at = now + left_ms / 1000 if left_ms >= 0 else None
+        ttl = left_ms / 1000 if left_ms >= 0 else math.inf
         if status is None:
-            found.append(RoomRow(room, None, 0.0, 0.0, expires_at))
+            found.append(RoomRow(room, None, 0.0, 0.0, ttl))
             continue
         since = milliseconds(updated_ms) / 1000
         opened_at = min(milliseconds(opening) / 1000, since)
-        found.append(
-            RoomRow(room, status, since, opened_at, expires_at, owner.decode("utf-8", "replace") if owner else None)
-        )
+        found.append(RoomRow(room, status, since, opened_at, ttl, owner.decode("utf-8", "replace") if owner else None))
     return found
 
 

@@ -163,7 +163,7 @@ class Aggregates:
                 ),
                 key=_since_ms,
             )
-            return [self._row(room, record) for room, record in islice(found, limit)]
+            return self._rows(islice(found, limit), now)
 
     def count(self, now: float, statuses: Sequence[KVPoll], longer_than: float) -> int:
         """Return how many rooms are at some statuses whose last change is so long ago."""
@@ -175,11 +175,11 @@ class Aggregates:
                 for status in set(statuses)
             )
 
-    def latest(self, status: KVPoll, limit: int) -> list[RoomRow]:
+    def latest(self, now: float, status: KVPoll, limit: int) -> list[RoomRow]:
         """Return the rooms that got a status last, the newest first."""
         with self.lock:
             every = (each for shard in self.shards.values() for each in shard.rooms.at(status))
-            return [self._row(*each) for each in nlargest(limit, every, key=_since_ms)]
+            return self._rows(nlargest(limit, every, key=_since_ms), now)
 
     @staticmethod
     def _first(
@@ -200,15 +200,19 @@ class Aggregates:
             return shard.rooms.stuck(status, before_ms)
         return sum(record.since_ms < before_ms for _, record in shard.rooms.at(status))
 
-    def _row(self, room: int, record: Record) -> RoomRow:
-        return RoomRow(
-            room,
-            record.status,
-            record.since_ms / 1000,
-            record.opened_ms / 1000,
-            record.due_ms / 1000 if record.due_ms else None,
-            self._names.name(record.owner),
-        )
+    def _rows(self, found: Iterable[tuple[int, Record]], now: float) -> list[RoomRow]:
+        now_ms = self.now_ms(now)
+        return [
+            RoomRow(
+                room,
+                record.status,
+                record.since_ms / 1000,
+                record.opened_ms / 1000,
+                max(0, record.due_ms - now_ms) / 1000 if record.due_ms else math.inf,
+                self._names.name(record.owner),
+            )
+            for room, record in found
+        ]
 
 
 def _since_ms(found: tuple[int, Record]) -> int:

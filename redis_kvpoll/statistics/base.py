@@ -85,7 +85,7 @@ class StatisticsBase:
         aggregates = self._aggregates("latest")
         with validation.of("latest"):
             chosen, most = validation.status(status), min(validation.count(limit, "limit"), MAX_ROWS)
-        return aggregates.latest(chosen, most)
+        return aggregates.latest(time.monotonic(), chosen, most)
 
     def seconds(self, count: int = 60) -> list[Second]:
         """What happened in each of the last seconds that are complete, the oldest first; up to 900. No call."""

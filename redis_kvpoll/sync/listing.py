@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
@@ -83,7 +82,7 @@ class Listing(ABC):
 
     def _rows(self, only: KVPoll | None) -> Iterator[RoomRow]:
         for page in self._dispatcher.pages("rows"):
-            for row in self._run(room_commands.rows(page, time.time())):
+            for row in self._run(room_commands.rows(page)):
                 if only is None or row.status is only:
                     yield row
 

@@ -76,13 +76,6 @@ IN_LUA = [
         "protocol/test_shared_keys.py::test_call_with_a_spoiled_key_is_whole_or_refused[fakeredis-leases-plain]",
     ),
     (
-        "a reap reads the leases after its first write",
-        "reap.lua",
-        "redis.call('HEXISTS', KEYS[3], '')",
-        "",
-        "protocol/test_shared_keys.py::test_call_with_a_spoiled_key_is_whole_or_refused[fakeredis-leases-both]",
-    ),
-    (
         "a reap lists a room for a holder that is none",
         "reap.lua",
         " and is_number(value) then",

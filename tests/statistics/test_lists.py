@@ -65,7 +65,7 @@ def test_latest_rows_are_the_last_of_all_sorted_rooms(rooms, status, limit):
         if record.status is status
     ]
     ordered = [room for _, room in sorted(every, key=lambda each: each[0], reverse=True)]
-    assert [row.room for row in aggregates.latest(status, limit)] == ordered[:limit]
+    assert [row.room for row in aggregates.latest(0.0, status, limit)] == ordered[:limit]
 
 
 @pytest.mark.parametrize("feed_length", [0, 1000])

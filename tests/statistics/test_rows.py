@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from redis_kvpoll import CorruptEntryError, InvalidInputError, KVPoll
@@ -31,8 +33,8 @@ def test_rows_are_what_entries_have(store, client):
     assert (entries[1].request, entries[3].reason) == ("rid", "why")
     for room, row in rows.items():
         assert (row.since, row.opened_at) == (entries[room].updated_at, entries[room].opened_at)
-    assert rows[2].expires_at is None
-    assert rows[1].expires_at > rows[1].since
+    assert rows[2].ttl == math.inf
+    assert 0 < rows[1].ttl <= 900
 
 
 def test_rows_at_one_status_are_those(store):

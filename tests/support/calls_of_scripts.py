@@ -118,7 +118,7 @@ OPERATIONS = {
     "pop_prefix": [room_commands.pop_decode_prefix_len(A)],
     "failures": [bare("failures", FAILURES, [A, B])],
     "snapshot": [room_commands.wait(A), bare("snapshot", SNAPSHOT, [A, B])],
-    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B]), room_commands.rows([A, B], 0.0)],
+    "snapshot_fields": [bare("statistics", SNAPSHOT_FIELDS, [A, B]), room_commands.rows([A, B])],
 }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SORTS: dict[str, Callable[[Found], Any]] = {
     "updated": lambda found: -found.row.since,
     "age": lambda found: found.row.opened_at,
-    "ttl": lambda found: found.row.expires_at or float("inf"),
+    "ttl": lambda found: found.row.ttl,
     "room": lambda found: found.row.room,
     "owner": lambda found: found.row.owner or "",
     "status": lambda found: -1 if found.row.status is None else int(found.row.status),

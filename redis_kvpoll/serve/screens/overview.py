@@ -51,7 +51,6 @@ def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
     now, stuck_after = page.watch.now(), page.watch.snapshot.stuck_after
     since = now - row.since
     is_stuck = row.status in LIVE and since > stuck_after
-    left = None if row.expires_at is None else row.expires_at - now
     last = (entry.reason if row.status is KVPoll.Failed else entry.request) if entry else None
     return Row(
         str(row.room),
@@ -60,7 +59,7 @@ def room_row(page: Page, row: RoomRow, entry: Entry | None) -> Row:
             status_cell(row.status),
             Cell(formats.duration(since), "bad" if is_stuck else ""),
             Cell(formats.duration(now - row.opened_at)),
-            Cell(formats.duration(left), "warn" if left is not None and left < 60 and row.status in LIVE else ""),
+            Cell(formats.duration(row.ttl), "warn" if row.ttl < 60 and row.status in LIVE else ""),
             Cell(row.owner or formats.NONE),
             Cell(last or formats.NONE),
         ),
