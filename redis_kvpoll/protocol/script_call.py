@@ -82,7 +82,7 @@ class CallContext(Identity):
     """Cache: the ``shared_args`` of each spec."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each call asks whether its spec is one of a few
 class ScriptSpec:
     """The keys, arguments and reply of a script, in the order of its head.
 
