@@ -135,7 +135,7 @@ class TestRule:
     )
     def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert (result.exit_code, result.stdout) == (2, "")
 
     def test_roles_need_a_deployment(self):
         result = CliRunner().invoke(kvpoll, ["acl", "--roles"])
