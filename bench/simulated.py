@@ -23,7 +23,7 @@ import hiredis
 
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed_ids import number_of, text_of
-from redis_kvpoll.replica import failures, follow
+from redis_kvpoll.replica import failures, follow, session
 from redis_kvpoll.replica.continuity import Continuity
 
 Kind = Literal["mirror", "failures"]
@@ -64,10 +64,10 @@ class _Follower:
     """When each entry came."""
 
     def ask(self, now: float) -> None:
-        """Send the next read, as Follower._read and FailureFollower._read do."""
+        """Send the next read, as FollowerSession._read_on does."""
         self.asked_at, self.looks = now, self.continuity.due(now)
         block_ms = self.continuity.wait_ms(int(self.heartbeat * 1000), now)
-        words = ["XREAD", "COUNT", str(follow.ENTRIES), "BLOCK", str(block_ms)]
+        words = ["XREAD", "COUNT", str(session.ENTRIES), "BLOCK", str(block_ms)]
         commands = [[*words, "STREAMS", self.feed, text_of(self.position)]]
         commands += self.continuity.commands() if self.looks else []
         self.expected, self.replies = len(commands), []
@@ -87,7 +87,7 @@ class _Follower:
         if entries:
             self.position = number_of(entries[-1][0])
             self.known_at += [now] * len(entries)
-        self.continuity.read([self.position], len(entries), self.looks, len(entries) < follow.ENTRIES, self.asked_at)
+        self.continuity.read([self.position], len(entries), self.looks, len(entries) < session.ENTRIES, self.asked_at)
         self.reads += 1
         return True
 
@@ -125,8 +125,8 @@ def _follow(followers: list[_Follower], pipe: Connection[Any, Any], selector: se
                 return
             one, now = followers[key.data], time.monotonic()
             if one.receive(now):
-                quick = now - one.asked_at < 2 * follow.COALESCE_DELAY
-                heapq.heappush(waiting, (now + follow.COALESCE_DELAY if quick else now, key.data))
+                quick = now - one.asked_at < 2 * session.COALESCE_DELAY
+                heapq.heappush(waiting, (now + session.COALESCE_DELAY if quick else now, key.data))
 
 
 def _received(connection: socket.socket) -> bytes:
@@ -159,7 +159,7 @@ def _connect(url: str, feed: Feed, stack: contextlib.ExitStack) -> _Follower:
             reader.feed(_received(connection))
         if isinstance(reply, Exception):
             raise reply
-    continuity = Continuity([feed.key], FEED_LENGTH, follow.ENTRIES)
+    continuity = Continuity([feed.key], FEED_LENGTH, session.ENTRIES)
     continuity.start([number_of(feed.position.encode())])
     heartbeat = follow.HEARTBEAT if feed.kind == "mirror" else failures.HEARTBEAT
     return _Follower(connection, feed.key, heartbeat, number_of(feed.position.encode()), continuity)

@@ -25,20 +25,15 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from redis_kvpoll import validation
-from redis_kvpoll.engine.effects import Send, Sleep
+from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.model import RoomFailure
 from redis_kvpoll.protocol import failures, keys
 from redis_kvpoll.protocol.feed_ids import number_of, text_of
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.protocol.script_specs import FAILURES
-from redis_kvpoll.protocol.settings import RENEW_SECONDS
-from redis_kvpoll.replica.continuity import Continuity
-from redis_kvpoll.replica.follow import COALESCE_DELAY, POLL_INTERVAL
 from redis_kvpoll.replica.requests import FollowerFlow, Host
-from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace
+from redis_kvpoll.replica.session import ENTRIES, FollowerSession, MustResyncError, Pace
 
-ENTRIES = 1000
-"""Entries of each shard in one read."""
 ROOMS = 500
 """Rooms in one read. It blocks the server for about 2 ms."""
 HEARTBEAT = 2.5
@@ -147,20 +142,22 @@ class FailureLog:
 class FailureFollower(FollowerSession):
     """Delivers the failures of some shards, all on one server, to a log."""
 
+    _stream = "the stream of failures"
+
     def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
-        name = f"the follower of failures of namespace {log.context.namespace!r}"
-        super().__init__("failures", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT))
+        what, pace = "the follower of failures", Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT)
+        super().__init__("failures", what, log.context, tags, keys.failed, host, limit, can_block, pace)
         self._log = log
-        self._can_block = can_block
-        self._streams = [keys.failed(tag) for tag in tags]
-        self._positions = [0] * len(tags)
+        self._read_up_to = [0] * len(tags)
         self._words: list[list[bytes] | None] = [None] * len(tags)
         """What the entries at the positions say."""
-        self._continuity = Continuity(self._streams, int(log.context.feed_length), ENTRIES)
         self._resyncs_wanted = 0
 
     def _begin(self) -> None:
         self._resyncs_wanted = self._log.resyncs_wanted
+
+    def _positions(self) -> Sequence[int]:
+        return self._read_up_to
 
     def _mark_unsynced(self) -> None:
         self._log.prove(self.tags, float("-inf"))
@@ -168,16 +165,16 @@ class FailureFollower(FollowerSession):
     def _catch_up(self) -> FollowerFlow[None]:
         if None in self._words or self._words != (yield from self._entries_there()):
             for number, tag in enumerate(self.tags):
-                self._positions[number] = yield from self._read_rooms(tag)
+                self._read_up_to[number] = yield from self._read_rooms(tag)
             self._words = yield from self._entries_there()
-        self._continuity.start(self._positions)
+        self._continuity.start(self._read_up_to)
         while not (yield from self._read(block=False)):
             pass
         self.health.succeeded()
 
     def _entries_there(self) -> FollowerFlow[list[list[bytes] | None]]:
         """Return what the entries at the positions say; None for one that is not there."""
-        places = zip(self._streams, map(text_of, self._positions), strict=True)
+        places = zip(self._streams, map(text_of, self._read_up_to), strict=True)
         first, *others = [["XRANGE", stream, at, at] for stream, at in places]
         try:
             reply = yield Send(self.tags[0], first, then=others)
@@ -205,49 +202,24 @@ class FailureFollower(FollowerSession):
 
     def _follow(self) -> FollowerFlow[None]:
         while True:
-            asked_at = time.monotonic()
-            yield from self._read(block=True)
-            if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
-                yield Sleep(COALESCE_DELAY)
-            if time.monotonic() > self._checked_at + RENEW_SECONDS:
-                yield from self._check_settings()
+            yield from self._paced(self._read(block=True))
 
     def _read(self, block: bool) -> FollowerFlow[bool]:
         """Read on in each stream; return whether that was the end."""
-        if block and not self._can_block:
-            yield Sleep(POLL_INTERVAL)
-            block = False
-        asked_at = time.monotonic()
-        looks = not self._follows or self._continuity.due(asked_at)
-        block_ms = self._continuity.wait_ms(self._block_ms, asked_at)
-        wait = ["BLOCK", str(block_ms)] if block else []
-        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *map(text_of, self._positions)]
-        look = self._continuity.commands() if looks else []
-        answer = yield Send(self.tags[0], words, then=look)
-        reply, *there = answer if look else [answer]
-        if looks and not self._continuity.holds(there):
-            raise MustResyncError("the stream of failures no longer reaches back to where it was read")
-        found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now = self._now(asked_at, block_ms / 1000 if block and not found else 0.0)
-        is_end = self._take(found, looks, now, asked_at)
+        is_end, _ = yield from self._read_on(block)
         self.host.notify()
         if self._log.resyncs_wanted != self._resyncs_wanted:
             raise MustResyncError("the store has found another server")
         return is_end
 
-    def _take(self, found: dict[bytes, Any], is_proved: bool, now: float, asked_at: float) -> bool:
-        is_end, count = True, 0
+    def _take(self, found: Sequence[Sequence[Any]], is_proved: bool, now: float) -> None:
         delivered: list[RoomFailure] = []
-        read = [found.get(stream.encode(), ()) for stream in self._streams]
-        for entries in read:
+        for entries in found:
             for _, words in entries:
                 delivered += failures.parse_entry(words)
-            is_end, count = is_end and len(entries) < ENTRIES, count + len(entries)
         self._log.deliver(delivered)  # first: if ``rooms`` fails, the next session reads them again
-        for number, entries in enumerate(read):
+        for number, entries in enumerate(found):
             if entries:
-                self._positions[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]
-        self._continuity.read(self._positions, count, is_proved, is_end, asked_at)
-        if is_proved and is_end:
+                self._read_up_to[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]
+        if is_proved and all(len(entries) < ENTRIES for entries in found):
             self._log.prove(self.tags, now)
-        return is_end

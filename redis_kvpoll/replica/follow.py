@@ -7,8 +7,8 @@ to the same server without its data:
 2. List: scan all rooms and read each (with the feed id of the read), while reading on in the feed. Then read the rooms
    that were known before and that neither the scan nor the feed has named: they may be gone.
 3. Read the feed to its end. Now the copy is synced.
-4. Watch: XREAD waits for the next entries. Once per heartbeat, an XREVRANGE right after it looks whether an entry may
-   have been missed (see continuity.py): the feed was trimmed, or is another server's. Then the session resyncs.
+4. Watch: read on in the feed (see session.py). If an entry may have been missed, since the feed was trimmed or is
+   another server's, the next session resyncs.
 
 Invariant: a copy that may have missed a change is not synced. Any error ends the session and marks the copy unsynced;
 the next session begins over a new connection.
@@ -23,37 +23,25 @@ from typing import Any
 from redis_kvpoll.engine.effects import Send, Sleep
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.feed_ids import text_of
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import MAX_BATCH, Call
-from redis_kvpoll.protocol.settings import RENEW_SECONDS
-from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.replica import STALE_AFTER, Replica
 from redis_kvpoll.replica.requests import AskStore, FollowerFlow, Host
-from redis_kvpoll.replica.session import FollowerSession, MustResyncError, Pace
+from redis_kvpoll.replica.session import ENTRIES, FollowerSession, MustResyncError, Pace
 from redis_kvpoll.replica.sweep import RoomSweep
 
-ENTRIES = 1000
-"""Entries of each shard in one read."""
 HEARTBEAT = 0.5
 """Seconds between reads when nothing changes. They prove that the server answers; due rooms are read then, too. Two fit
 into the second that ``synced`` promises, so one may be late. 128 idle mirrors take under 1 % of the server's time."""
 PRECISION = 0.5
 STOPS_WITHIN = 0.25
 """The longest sleep, in seconds."""
-COALESCE_DELAY = 0.0003
-"""Seconds between reads while changes follow closely. To wake for each would cost a writer under the same GIL as much
-as the write itself. The first change after a quiet moment is read at once."""
-POLL_INTERVAL = 0.01
-"""Seconds between reads where a read cannot block: in memory://."""
 
 
 class Follower(FollowerSession):
     """Keeps the copies of some shards, all on one server, in a replica. A driver runs ``session`` again and again.
 
-    ``host`` is whom it works for, by weak reference; ``limit`` (seconds) is how long the transport waits
-    for a reply, and ``can_block`` whether a read may wait on the server. With a ``period`` (seconds) it reads that
-    often, and none waits.
+    ``host`` is whom it works for, by weak reference. With a ``period`` (seconds) it reads that often, and none waits.
     """
 
     def __init__(
@@ -67,17 +55,14 @@ class Follower(FollowerSession):
         period: float = 0.0,
     ) -> None:
         what = "the follower of waits" if replica.only_waited else "the mirror"
-        name = f"{what} of namespace {replica.context.namespace!r}"
-        super().__init__("mirror", name, tags, host, limit, Pace(HEARTBEAT, STALE_AFTER, PRECISION))
+        pace = Pace(HEARTBEAT, STALE_AFTER, PRECISION)
+        super().__init__("mirror", what, replica.context, tags, keys.feed, host, limit, can_block, pace)
         self._replica = replica
         self._clustered = clustered
-        self._can_block = can_block
         self._period = period
         self._next_read_at = 0.0
-        self._feeds = [keys.feed(tag) for tag in tags]
         self._resyncs_wanted = 0
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
-        self._continuity = Continuity(self._feeds, int(replica.context.feed_length), ENTRIES)
 
     def _mark_unsynced(self) -> None:
         self._replica.mark_unsynced(self.tags)
@@ -115,10 +100,7 @@ class Follower(FollowerSession):
     def _follow(self) -> FollowerFlow[None]:
         more_due, at_end = False, True
         while not self.host.may_end(self._replica, self.tags):
-            asked_at = time.monotonic()
-            at_end = yield from self._read(block=at_end and not more_due, sweep=True)
-            if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
-                yield Sleep(COALESCE_DELAY)
+            at_end = yield from self._paced(self._read(block=at_end and not more_due, sweep=True))
             more_due = False
             for tag in self.tags:
                 # One batch at a time, then on in the feed. A read may leave a room due: if a new server's clock is
@@ -127,41 +109,24 @@ class Follower(FollowerSession):
                     yield from self._read_rooms(rooms)
                     more_due = more_due or len(rooms) == MAX_BATCH
             self.host.notify()
-            if time.monotonic() > self._checked_at + RENEW_SECONDS:
-                yield from self._check_settings()
 
     def _read(self, block: bool, sweep: bool = False) -> FollowerFlow[bool]:
         """Read on in each feed; return whether that was the end. A sweep looks at some rooms in the same request."""
         if block and self._period:
             yield from self._pause()
             block = False
-        elif block and not self._can_block:
-            yield Sleep(POLL_INTERVAL)
-            block = False
-        asked_at = time.monotonic()
-        looks = not self._follows or self._continuity.due(asked_at)
-        block_ms = self._continuity.wait_ms(self._block_ms, asked_at)
-        wait = ["BLOCK", str(block_ms)] if block else []
-        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._feeds, *map(text_of, self._positions())]
-        swept, counting = self._sweep.part(asked_at) if sweep else ([], [])
-        then = [*(self._continuity.commands() if looks else ()), *([counting] if counting else ())]
-        answer = yield Send(self.tags[0], words, then=then)
-        reply, *replies = answer if then else [answer]
-        if looks and not self._continuity.holds(replies[: len(self._feeds)]):
-            raise MustResyncError("the feed no longer reaches back to where it was read")
-        found = dict(reply.items() if isinstance(reply, dict) else reply or ())
-        now = self._now(asked_at, block_ms / 1000 if block and not found else 0.0)
-        all_read = self._apply(found, looks, now, asked_at)
+        swept, counting = self._sweep.part(time.monotonic()) if sweep else ([], [])
+        at_end, there = yield from self._read_on(block, [counting] if counting else [])
         for tag in self.tags:
             if rooms := self._replica.uncertain(tag):
                 yield from self._read_rooms(rooms)
-        if counting and replies[-1] < len(swept):
+        if counting and there[0] < len(swept):
             yield from self._read_rooms(swept)
         self.host.notify()
         if self._replica.resyncs_wanted != self._resyncs_wanted:
             what = "the store has found another server, a change of the copy was interrupted, or the feed was not read"
             raise MustResyncError(what)
-        return all_read
+        return at_end
 
     def _pause(self) -> FollowerFlow[None]:
         """Wait until the period is over since the end of the last pause."""
@@ -173,16 +138,9 @@ class Follower(FollowerSession):
     def _positions(self) -> list[int]:
         return [self._replica.shards[tag].position for tag in self.tags]
 
-    def _apply(self, found: dict[bytes, Any], is_proved: bool, now: float, asked_at: float) -> bool:
-        """Apply the entries of a read as of ``now``; return whether it was to the end of all feeds."""
-        all_read, count = True, 0
-        for tag, feed in zip(self.tags, self._feeds, strict=True):
-            entries = found.get(feed.encode(), ())
-            is_end = len(entries) < ENTRIES
-            self._replica.read(tag, entries, is_end and is_proved, now)
-            all_read, count = all_read and is_end, count + len(entries)
-        self._continuity.read(self._positions(), count, is_proved, all_read, asked_at)
-        return all_read
+    def _take(self, found: Sequence[Sequence[Any]], is_proved: bool, now: float) -> None:
+        for tag, entries in zip(self.tags, found, strict=True):
+            self._replica.read(tag, entries, is_proved and len(entries) < ENTRIES, now)
 
     def _read_rooms(self, rooms: list[int]) -> FollowerFlow[None]:
         """Read rooms as they are now."""

@@ -3,7 +3,11 @@
 A session lasts as long as its connection. It checks the settings, catches up, then follows. Any error ends it, and what
 was followed is not synced until the next session, over a new connection, has caught up.
 
-To add a follower: derive from FollowerSession, and say how it catches up, how it follows, and what is not synced then.
+Both read one stream of each shard, all in one request: XREAD waits for the next entries. Once per heartbeat, a look
+right after it tells whether an entry may have been missed (see continuity.py); if so, the session ends.
+
+To add a follower: derive from FollowerSession, and say which streams it reads and how it takes their entries, how it
+catches up, how it follows, and what is not synced then.
 """
 
 from __future__ import annotations
@@ -11,18 +15,32 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import AskError, NoScriptError, RedisError
 
 from redis_kvpoll.engine import classify
 from redis_kvpoll.engine.classify import Failure, NotSent
-from redis_kvpoll.engine.effects import FollowRedirect, Send
+from redis_kvpoll.engine.effects import FollowRedirect, Send, Sleep
 from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
-from redis_kvpoll.protocol.script_call import Call
+from redis_kvpoll.protocol.feed_ids import text_of
+from redis_kvpoll.protocol.script_call import Call, CallContext
+from redis_kvpoll.protocol.settings import RENEW_SECONDS
+from redis_kvpoll.replica.continuity import Continuity
 from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.requests import FollowerFlow, Host, OrphanedError
+
+ENTRIES = 1000
+"""Entries of each shard in one read."""
+COALESCE_DELAY = 0.0003
+"""Seconds between reads while changes follow closely. To wake for each would cost a writer under the same GIL as much
+as the write itself. The first change after a quiet moment is read at once."""
+POLL_INTERVAL = 0.01
+"""Seconds between reads where a read cannot block: in memory://."""
+
+
+T = TypeVar("T")
 
 
 class MustResyncError(Exception):
@@ -43,14 +61,32 @@ class Pace(NamedTuple):
 class FollowerSession(ABC):
     """Follows some shards, all on one server, for ``host``. A driver runs ``session`` again and again.
 
-    ``operation`` begins its errors. ``limit`` (seconds) is how long the transport waits for a reply.
+    ``operation`` begins its errors, ``what`` its lines in the log; ``key_of`` names the stream of a shard. ``limit``
+    (seconds) is how long the transport waits for a reply, and ``can_block`` whether a read may wait on the server.
     """
 
-    def __init__(self, operation: str, name: str, tags: Sequence[str], host: Host, limit: float, pace: Pace) -> None:
+    _stream = "the feed"
+    """What it reads, in its errors."""
+
+    def __init__(
+        self,
+        operation: str,
+        what: str,
+        context: CallContext,
+        tags: Sequence[str],
+        key_of: Callable[[str], str],
+        host: Host,
+        limit: float,
+        can_block: bool,
+        pace: Pace,
+    ) -> None:
         self.tags = tags
         self.host = host
-        self.health = FollowerHealth(name, limit, self._progressed, operation)
+        self.health = FollowerHealth(f"{what} of namespace {context.namespace!r}", limit, self._progressed, operation)
         self._operation = operation
+        self._streams = list(map(key_of, tags))
+        self._continuity = Continuity(self._streams, int(context.feed_length), ENTRIES)
+        self._can_block = can_block
         self._pace = pace
         self._block_ms = max(1, int(min(pace.heartbeat, limit / 3) * 1000))
         self._checked_at = 0.0
@@ -68,6 +104,14 @@ class FollowerSession(ABC):
     @abstractmethod
     def _follow(self) -> FollowerFlow[None]:
         """Follow until nobody needs it."""
+
+    @abstractmethod
+    def _positions(self) -> Sequence[int]:
+        """Up to which entry each stream was read."""
+
+    @abstractmethod
+    def _take(self, found: Sequence[Sequence[Any]], is_proved: bool, now: float) -> None:
+        """Take the entries of each stream, as of ``now``; ``is_proved``: none before them was missed."""
 
     @abstractmethod
     def _mark_unsynced(self) -> None:
@@ -130,6 +174,43 @@ class FollowerSession(ABC):
             reply = yield from self._send_script(expected.call())
         expected.read(reply)
         self._checked_at = time.monotonic()
+
+    def _read_on(self, block: bool, then: Sequence[list[str]] = ()) -> FollowerFlow[tuple[bool, list[Any]]]:
+        """Read on in each stream, and send what is to be sent ``then`` in the same request.
+
+        Returns whether that was the end of all streams, and the replies to what was sent then.
+        """
+        if block and not self._can_block:
+            yield Sleep(POLL_INTERVAL)
+            block = False
+        asked_at = time.monotonic()
+        looks = not self._follows or self._continuity.due(asked_at)
+        block_ms = self._continuity.wait_ms(self._block_ms, asked_at)
+        wait = ["BLOCK", str(block_ms)] if block else []
+        ids = map(text_of, self._positions())
+        words = ["XREAD", "COUNT", str(ENTRIES), *wait, "STREAMS", *self._streams, *ids]
+        look = self._continuity.commands() if looks else []
+        answer = yield Send(self.tags[0], words, then=[*look, *then])
+        reply, *replies = answer if look or then else [answer]
+        if looks and not self._continuity.holds(replies[: len(look)]):
+            raise MustResyncError(f"{self._stream} no longer reaches back to where it was read")
+        by_key = dict(reply.items() if isinstance(reply, dict) else reply or ())
+        now = self._now(asked_at, block_ms / 1000 if block and not by_key else 0.0)
+        found = [by_key.get(stream.encode(), ()) for stream in self._streams]
+        self._take(found, looks, now)
+        is_end = all(len(entries) < ENTRIES for entries in found)
+        self._continuity.read(self._positions(), sum(map(len, found)), looks, is_end, asked_at)
+        return is_end, replies[len(look) :]
+
+    def _paced(self, read: FollowerFlow[T]) -> FollowerFlow[T]:
+        """Read, not more often than is worth while; check the settings, if that is due."""
+        asked_at = time.monotonic()
+        result = yield from read
+        if time.monotonic() - asked_at < 2 * COALESCE_DELAY:
+            yield Sleep(COALESCE_DELAY)
+        if time.monotonic() > self._checked_at + RENEW_SECONDS:
+            yield from self._check_settings()
+        return result
 
     def _send_script(self, call: Call) -> FollowerFlow[Any]:
         words = call.words()

@@ -528,9 +528,9 @@ IN_THE_CLIENT = [
     ),
     (
         "a read that proves nothing keeps a mirror synced",
-        "replica.follow:Follower._apply",
-        "is_end and is_proved",
-        "is_end",
+        "replica.follow:Follower._take",
+        "is_proved and len(entries)",
+        "len(entries)",
         "replica/test_follow.py::TestLooks::test_reads_without_look_do_not_keep_copy_synced",
     ),
     (

@@ -150,14 +150,14 @@ IN_FOLLOWERS = [
         "replica.failures:FailureFollower._take",
         (
             "    self._log.deliver(delivered)  # first: if ``rooms`` fails, the next session reads them again\n"
-            "    for number, entries in enumerate(read):\n"
+            "    for number, entries in enumerate(found):\n"
             "        if entries:\n"
-            "            self._positions[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]\n"
+            "            self._read_up_to[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]\n"
         ),
         (
-            "    for number, entries in enumerate(read):\n"
+            "    for number, entries in enumerate(found):\n"
             "        if entries:\n"
-            "            self._positions[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]\n"
+            "            self._read_up_to[number], self._words[number] = number_of(entries[-1][0]), entries[-1][1]\n"
             "    self._log.deliver(delivered)\n"
         ),
         "mirror/test_failures.py::TestOnServers::test_failure_at_a_moment_of_wrong_rooms_is_told_later[sync-valkey]",
