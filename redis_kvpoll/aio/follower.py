@@ -16,9 +16,7 @@ from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher, drive
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.health import REJECTED_RETRY
-from redis_kvpoll.replica.requests import AskStore, FollowerEffect, OrphanedError
-from redis_kvpoll.replica.session import FollowerSession
-from redis_kvpoll.statistics.follow import StatisticsFollower
+from redis_kvpoll.replica.requests import AnyFollower, AskStore, FollowerEffect, OrphanedError
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -39,9 +37,7 @@ class TaskTurn:
 class FollowerTask:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(
-        self, dispatcher: AsyncDispatcher, follower: FollowerSession | StatisticsFollower, namespace: str
-    ) -> None:
+    def __init__(self, dispatcher: AsyncDispatcher, follower: AnyFollower, namespace: str) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
@@ -88,14 +84,13 @@ class FollowerTask:
                 await self._clone.close()
 
     async def _perform(self, effect: FollowerEffect) -> Any:
-        return await (self._ask_store(effect.room) if isinstance(effect, AskStore) else self._clone.perform(effect))
+        return await (self._ask_store(effect) if isinstance(effect, AskStore) else self._clone.perform(effect))
 
-    async def _ask_store(self, room: int) -> bool | KVPollError:
-        dispatcher = self._dispatcher()
-        if dispatcher is None or isinstance(self.follower, StatisticsFollower):  # which asks for nothing
+    async def _ask_store(self, effect: AskStore) -> bool | KVPollError:
+        if (dispatcher := self._dispatcher()) is None:
             return False
         try:
-            return await dispatcher.run(self.follower.host.ask_store(room))
+            return await dispatcher.run(effect.host.ask_store(effect.room))
         except KVPollError as error:
             return error
         except OrphanedError:

@@ -176,7 +176,7 @@ class Follower(FollowerSession):
 
         Returns whether the room is there. If it is still not found then, the store is on another server.
         """
-        answer = yield AskStore(room)
+        answer = yield AskStore(self.host, room)
         if isinstance(answer, KVPollError):
             raise answer
         return bool(answer)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 
 from redis.exceptions import RedisError
 
-from redis_kvpoll.engine import remedies
+from redis_kvpoll.engine import classify, remedies
 from redis_kvpoll.engine.backoff import Backoff
-from redis_kvpoll.errors import KVPollError, StoreUnavailableError, printable
+from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
 
 logger = logging.getLogger("redis_kvpoll.mirror")
 
@@ -85,6 +86,15 @@ class FollowerHealth:
         self._fail(error)
         return REJECTED_RETRY
 
+    def to_correct(self, error: BaseException, prefix: str = "") -> KVPollError | None:
+        """Return what a person must correct, if this has ended a session; None if it is usually temporary."""
+        if isinstance(error, KVPollError) and not isinstance(error, StoreUnavailableError):
+            return error
+        if not isinstance(error, NotSent | RedisError | OSError) or str(error).startswith("UNBLOCKED"):
+            return None
+        is_refused = classify.classify(error, self.failures_in_a_row) is Failure.REJECTED
+        return refusal(error, prefix) if is_refused else None
+
     def failed_unexpectedly(self, error: BaseException) -> float:
         """Note what no session expects. It was logged, so it is kept only for who waits for the first sync."""
         if not self.began:
@@ -95,6 +105,11 @@ class FollowerHealth:
     def _fail(self, error: KVPollError) -> None:
         self.failure = error
         self._progressed()
+
+
+def refusal(error: BaseException, prefix: str = "") -> ServerRefusedError:
+    """Return the error of what the server has refused. ``prefix`` begins its text."""
+    return ServerRefusedError(f"{prefix}{printable(classify.describe_rejection(classify.root_cause(error)))}")
 
 
 def have_begun(every: Iterable[FollowerHealth]) -> bool:

@@ -1,4 +1,4 @@
-"""What a follower asks of others: of its host, and of the store."""
+"""What a follower asks of others: of its host, and of the store. And what its driver needs of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from redis_kvpoll.engine.effects import Effect, Flow
 from redis_kvpoll.protocol.settings import ExpectedSettings
+from redis_kvpoll.replica.health import FollowerHealth
 from redis_kvpoll.replica.replica import Replica
 
 T = TypeVar("T")
@@ -24,11 +25,24 @@ class AskStore:
     The result is whether the room is there, or the KVPollError that the store's call raised.
     """
 
+    host: Host
     room: int
 
 
 FollowerEffect: TypeAlias = Effect | AskStore
 FollowerFlow: TypeAlias = Generator[FollowerEffect, Any, T]
+
+
+class AnyFollower(Protocol):
+    """What a driver runs: sessions, one after the other."""
+
+    health: FollowerHealth
+
+    def session(self) -> FollowerFlow[float | None]:
+        """Follow until an error; return the seconds to wait before the next session, or None when it may end.
+
+        It needs a new connection and its own transport, whose slot map it updates.
+        """
 
 
 class Host(Protocol):

@@ -20,15 +20,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import AskError, NoScriptError, RedisError
 
-from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.engine.classify import NotSent, root_cause
 from redis_kvpoll.engine.effects import FollowRedirect, Send, Sleep
-from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
+from redis_kvpoll.errors import KVPollError, printable
 from redis_kvpoll.protocol.feed_ids import text_of
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.settings import RENEW_SECONDS
 from redis_kvpoll.replica.continuity import Continuity
-from redis_kvpoll.replica.health import FollowerHealth
+from redis_kvpoll.replica.health import FollowerHealth, refusal
 from redis_kvpoll.replica.requests import FollowerFlow, Host, OrphanedError
 
 ENTRIES = 1000
@@ -84,6 +83,7 @@ class FollowerSession(ABC):
         self.host = host
         self.health = FollowerHealth(f"{what} of namespace {context.namespace!r}", limit, self._progressed, operation)
         self._operation = operation
+        self._prefix = f"{operation}: "
         self._streams = list(map(key_of, tags))
         self._continuity = Continuity(self._streams, int(context.feed_length), ENTRIES)
         self._can_block = can_block
@@ -118,10 +118,7 @@ class FollowerSession(ABC):
         """From now on, a change may be missed."""
 
     def session(self) -> FollowerFlow[float | None]:
-        """Follow until an error; return the seconds to wait before the next session, or None when it may end.
-
-        It needs a new connection and its own transport, whose slot map it updates.
-        """
+        """See AnyFollower."""
         self._follows = False
         self._begin()
         self.health.session_begins()
@@ -138,27 +135,19 @@ class FollowerSession(ABC):
         except AskError as redirect:
             self._mark_unsynced()
             if not (yield FollowRedirect(redirect)):
-                return self.health.rejected(self._refused(redirect))
+                return self.health.rejected(refusal(redirect, self._prefix))
             return self.health.lost(redirect)
-        except (MustResyncError, StoreUnavailableError) as error:
-            return self.health.lost(error)
-        except (NotSent, RedisError, OSError) as error:
-            failure = classify.classify(error, self.health.failures_in_a_row)
-            if failure is not Failure.REJECTED or str(error).startswith("UNBLOCKED"):
-                return self.health.lost(classify.root_cause(error))
-            return self.health.rejected(self._refused(classify.root_cause(error)))
-        except KVPollError as error:
-            return self.health.rejected(error)
+        except (MustResyncError, KVPollError, NotSent, RedisError, OSError) as error:
+            if (wrong := self.health.to_correct(error, self._prefix)) is not None:
+                return self.health.rejected(wrong)
+            return self.health.lost(root_cause(error))
         except Exception as error:
             # Most likely raised by the caller's function. An old copy must not stay marked as synced.
-            what = f"{self._operation}: its rooms= most likely raised {printable(repr(error))}"
+            what = f"{self._prefix}its rooms= most likely raised {printable(repr(error))}"
             return self.health.rejected(KVPollError(what), error)
         finally:
             if not is_over:  # else another follower may have these shards by now
                 self._mark_unsynced()
-
-    def _refused(self, error: BaseException) -> KVPollError:
-        return ServerRefusedError(f"{self._operation}: {printable(classify.describe_rejection(error))}")
 
     def _progressed(self) -> None:
         with contextlib.suppress(OrphanedError):

@@ -27,16 +27,15 @@ from typing import Any
 
 from redis.exceptions import AskError, NoScriptError, RedisError, TryAgainError
 
-from redis_kvpoll.engine import classify
-from redis_kvpoll.engine.classify import Failure, NotSent
+from redis_kvpoll.engine.classify import NotSent, root_cause
 from redis_kvpoll.engine.effects import FollowRedirect, Send, Sleep
-from redis_kvpoll.errors import KVPollError, ServerRefusedError, StoreUnavailableError, printable
+from redis_kvpoll.errors import KVPollError, StoreUnavailableError, printable
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import CallContext, Identity
 from redis_kvpoll.protocol.script_specs import SNAPSHOT_FIELDS
 from redis_kvpoll.protocol.settings import RENEW_SECONDS, ExpectedSettings
-from redis_kvpoll.replica.health import FollowerHealth
+from redis_kvpoll.replica.health import FollowerHealth, refusal
 from redis_kvpoll.replica.requests import FollowerFlow
 from redis_kvpoll.statistics.aggregates import Aggregates
 from redis_kvpoll.statistics.asking import ask
@@ -90,7 +89,7 @@ class StatisticsFollower:
         """The shards of which changes were missed, until they are walked: nobody reads on from their positions."""
 
     def session(self) -> FollowerFlow[float | None]:
-        """Follow until an error; return the seconds to wait before the next session, or None when it may end."""
+        """See AnyFollower."""
         self.health.session_begins()
         try:
             yield from self._check_settings()
@@ -99,17 +98,11 @@ class StatisticsFollower:
             return None
         except AskError as redirect:
             if not (yield FollowRedirect(redirect)):
-                return self._rejected(ServerRefusedError(printable(classify.describe_rejection(redirect))))
+                return self._rejected(refusal(redirect))
             return self._lost(redirect)
-        except StoreUnavailableError as error:
-            return self._lost(error)
-        except (NotSent, RedisError, OSError) as error:
-            cause = classify.root_cause(error)
-            if classify.classify(error, self.health.failures_in_a_row) is not Failure.REJECTED:
-                return self._lost(cause)
-            return self._rejected(ServerRefusedError(printable(classify.describe_rejection(cause))))
-        except KVPollError as error:
-            return self._rejected(error)
+        except (KVPollError, NotSent, RedisError, OSError) as error:
+            wrong = self.health.to_correct(error)
+            return self._lost(root_cause(error)) if wrong is None else self._rejected(wrong)
         finally:
             self.aggregates.is_connected = False
 

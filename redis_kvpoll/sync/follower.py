@@ -19,9 +19,7 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.replica.health import REJECTED_RETRY
-from redis_kvpoll.replica.requests import AskStore, FollowerEffect, FollowerFlow, OrphanedError
-from redis_kvpoll.replica.session import FollowerSession
-from redis_kvpoll.statistics.follow import StatisticsFollower
+from redis_kvpoll.replica.requests import AnyFollower, AskStore, FollowerEffect, FollowerFlow, OrphanedError
 from redis_kvpoll.sync.dispatcher import Dispatcher, drive
 
 TURN_PATIENCE = 0.25
@@ -76,7 +74,7 @@ class ThreadTurn:
 class FollowerThread:
     """Runs the sessions of a follower one after the other, each over connections of its own."""
 
-    def __init__(self, dispatcher: Dispatcher, follower: FollowerSession | StatisticsFollower, namespace: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, follower: AnyFollower, namespace: str) -> None:
         self.follower = follower
         self._dispatcher = weakref.ref(dispatcher)
         self._clone = dispatcher.transport.clone()
@@ -145,17 +143,16 @@ class FollowerThread:
                 return pause
             reply, error = None, None
             try:
-                reply = self._ask_store(effect.room) if isinstance(effect, AskStore) else (yield effect)
+                reply = self._ask_store(effect) if isinstance(effect, AskStore) else (yield effect)
             except (NotSent, RedisError, OSError) as caught:
                 error = caught
         return None
 
-    def _ask_store(self, room: int) -> bool | KVPollError:
-        dispatcher = self._dispatcher()
-        if dispatcher is None or isinstance(self.follower, StatisticsFollower):  # which asks for nothing
+    def _ask_store(self, effect: AskStore) -> bool | KVPollError:
+        if (dispatcher := self._dispatcher()) is None:
             return False
         try:
-            return dispatcher.run(self.follower.host.ask_store(room))
+            return dispatcher.run(effect.host.ask_store(effect.room))
         except KVPollError as error:
             return error
         except OrphanedError:
