@@ -137,23 +137,24 @@ class AsyncDispatcher:
 
     async def _send_alone(self, queue: AsyncShardQueue, pending: PendingCall) -> list[Any] | None:
         """Return the reply to a call that has its queue to itself; None if the sender has to repeat it."""
-        executor, call, done, first_error = self.executor, pending.call, None, None
+        executor, call, is_whole, first_error = self.executor, pending.call, False, None
+        done: list[Any] = []
         tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
             reply = await self.transport.perform(send)
-            own, done = executor.complete(call, send.server, tokens, reply)
+            done, is_whole = executor.complete(call, send.server, tokens, reply)
         except (NotSent, RedisError, OSError) as error:
-            own, first_error = None, error
+            first_error = error
         except BaseException:
             self.observe_rest(queue, send, lambda reply: executor.complete(call, send.server, tokens, reply))
             raise
-        if own is None:
-            batch = queue.batch = batching.Batch([pending], replied=done)
-            self._start_sender(queue, batch, first_error)
-        else:
+        if is_whole:
             queue.batch = None
             self._start_sender(queue)
-        return own
+            return done
+        batch = queue.batch = batching.Batch([pending], replied=done)
+        self._start_sender(queue, batch, first_error)
+        return None
 
     def observe_rest(self, queue: AsyncShardQueue, send: Send, complete: Callable[[Any], object]) -> None:
         """End the turn of a call whose caller was cancelled, after its reply, if one is still to come."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -31,9 +32,7 @@ class Batch:
 
     __slots__ = ("call", "limit", "pending_calls", "replied", "send")
 
-    def __init__(
-        self, pending_calls: list[PendingCall], limit: float = math.inf, replied: list[Any] | None = None
-    ) -> None:
+    def __init__(self, pending_calls: list[PendingCall], limit: float = math.inf, replied: Sequence[Any] = ()) -> None:
         self.limit = limit
         """The deadline of its sender, which must not wait for the deadlines of others."""
         self.send: Send | None = None
@@ -41,7 +40,7 @@ class Batch:
         self.replied: list[Any] = []
         """The reply so far, if a script has left out the last rooms of its reply."""
         self._set(pending_calls)
-        if replied is not None:
+        if replied:
             self.add(replied)
 
     def _set(self, pending_calls: list[PendingCall]) -> None:
@@ -61,7 +60,7 @@ class Batch:
             self._set(waiting)
         return self.call.words()
 
-    def add(self, reply: list[Any]) -> None:
+    def add(self, reply: Sequence[Any]) -> None:
         """Add a reply that lacks the last rooms; ``call`` is for those from now on."""
         _, self.call = self.call.split(reply)
         self.replied += reply

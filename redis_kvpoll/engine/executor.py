@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar, cast
 
@@ -71,15 +71,15 @@ class Executor:
 
     def complete(
         self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]
-    ) -> tuple[list[Any] | None, list[Any] | None]:
-        """Process a reply. Returns the fields of its rooms, and None.
+    ) -> tuple[list[Any], bool]:
+        """Process a reply. Returns the fields of the rooms that are done, and whether these are all rooms of the call.
 
-        If the call, or the rest of it, must be sent again: None, and the fields of the rooms that are done, if any.
+        If not, the rest of the call must be sent again.
         """
-        own = self.recovery.accept_reply(call, server, tokens, reply)
-        if own is not None and call.spec.may_stop and len(own) < len(call.rooms) * len(call.spec.reply):
-            return None, own
-        return own, None
+        done = self.recovery.accept_reply(call, server, tokens, reply)
+        if done is None:
+            return [], False
+        return done, not call.spec.may_stop or len(done) >= len(call.rooms) * len(call.spec.reply)
 
     def recover_call(
         self,
@@ -87,7 +87,7 @@ class Executor:
         call: Call,
         sent_at: float,
         first_error: Exception | None,
-        done: list[Any] | None = None,
+        done: Sequence[Any] = (),
     ) -> Flow[list[Any]]:
         """Repeat a command's only call, first sent at ``sent_at``, or the rest of it after what is ``done``."""
         pending = PendingCall(call, sent_at + self.deadline)
@@ -161,10 +161,10 @@ class Executor:
                 recovery.server_changed(tag, changed.server)
                 yield from attempts.server_changed(changed)
                 continue
-            own, done = self.complete(batch.call, send.server, tokens, reply)
-            if own is not None:
-                return own
-            if done is not None:
+            done, is_whole = self.complete(batch.call, send.server, tokens, reply)
+            if is_whole:
+                return done
+            if done:
                 batch.add(done)
 
     def await_creator(self, command: Command[V, T], value: T, began: float) -> Flow[T]:

@@ -62,7 +62,7 @@ class RankGroup:
     def open(self, room: int, request: str, status: KVPoll, identity: RankIdentity) -> Flow[OpenedRoom]:
         """Open a room for one member, as a store of its rank does."""
         context = yield from self._executor.context("open")
-        seen = max(rooms.highest_generation for rooms, _ in self.members.holders)
+        seen = max(rooms.highest_generation for rooms in self.members.all_tracked)
         command = fenced_commands.open(room, request, status, seen)
         calls = command.calls(self.check("open", identity).context(context))
         try:

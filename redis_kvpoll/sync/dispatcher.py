@@ -113,16 +113,17 @@ class Dispatcher:
 
     def _send_alone(self, command: Command[V, T], call: Call, now: float) -> list[Any]:
         """Return the reply to a call that has its queue to itself."""
-        executor, done, first_error = self.executor, None, None
+        executor, first_error = self.executor, None
+        done: list[Any] = []
         tokens, send = executor.session.sync_tokens(), executor.prepare(call)
         try:
             reply = self.transport.perform(send)
         except (NotSent, RedisError, OSError) as error:
             first_error = error
         else:
-            own, done = executor.complete(call, send.server, tokens, reply)
-            if own is not None:
-                return own
+            done, is_whole = executor.complete(call, send.server, tokens, reply)
+            if is_whole:
+                return done
         return self.run(executor.recover_call(command, call, now, first_error, done))
 
     def run(self, flow: Flow[T]) -> T:

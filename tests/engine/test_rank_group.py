@@ -175,7 +175,7 @@ class TestLossOfData:
                 found = await it.clear(A, generation, *ranks)
                 assert {answer.outcome for answer in found} == {Outcome.CLEARED}
             assert not rooms_on_server(client)
-            holders = [rooms for rooms, _ in executor_of(it.store).recovery.members.holders]
+            holders = executor_of(it.store).recovery.members.all_tracked
             untils = [rooms.in_shard("default")[A].until for rooms in holders if rooms]
             assert max(untils) <= time.monotonic() + RECENT
             assert sum(rooms.data_lost("default", 0.0) for rooms in holders) == 0

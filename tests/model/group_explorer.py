@@ -150,7 +150,7 @@ class GroupExplorer(RecoveryExplorer):
         group = self._group(recovery, session)
         known = group.opened_by_another(ROOM, "a", identity)
         if known is None:
-            seen = max(rooms.highest_generation for rooms, _ in recovery.members.holders)
+            seen = max(rooms.highest_generation for rooms in recovery.members.all_tracked)
             return self._opened(
                 world, number, rank, recovery, seen, recovery.members[identity].context(session.context)
             )

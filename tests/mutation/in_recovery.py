@@ -8,8 +8,8 @@ IN_RECOVERY = [
     (
         "the ranks of a group lose their rooms",
         "engine.recovery.members:Members.data_lost",
-        "in self.holders",
-        "in self.holders[:1]",
+        "in self.all_tracked",
+        "in self.all_tracked[:1]",
         "engine/test_rank_group.py::TestLossOfData::test_every_rank_of_every_room_is_back[fakeredis]",
     ),
     (

@@ -88,7 +88,7 @@ def track_one_room(tracked_rooms: Any, tag: str, room: int, tracked: Any, *, awa
 def state_of_recovery(recovery: Any) -> str:
     """All that a Recovery knows: two with the same text behave the same. Waits for creators are due from 0.05 s on."""
     texts = []
-    for rooms, _ in recovery.members.holders:
+    for rooms in recovery.members.all_tracked:
         for tag in rooms.awaiting_shards:
             rooms.awaiting_shards[tag] = 0.05
         unmarked = {tag: found for tag, found in rooms.unmarked.items() if found}

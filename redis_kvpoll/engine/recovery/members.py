@@ -75,49 +75,55 @@ class RankMember(LeaseHolder):
 
 
 class Members(dict[RankIdentity, RankMember]):
-    """The members of a group, by their identity, beside ``own``, the store itself; none in a store for itself alone."""
+    """The members of a group, by their identity; none in a store for itself alone.
+
+    ``own`` is what the store itself tracks. What is said here of *all* is of it and of what each member tracks.
+    """
 
     def __init__(self, own: TrackedRooms) -> None:
         super().__init__()
         self.own = own
 
     @property
-    def holders(self) -> list[tuple[TrackedRooms, RankMember | None]]:
+    def all_tracked(self) -> list[TrackedRooms]:
         """What the store itself tracks, and what each member does."""
-        return [(self.own, None), *((member.tracked_rooms, member) for member in list(self.values()))]
+        return [self.own, *(member.tracked_rooms for member in list(self.values()))]
 
     def fail(self, context: CallContext, failure: RoomFailure) -> None:
         """Note a failure that a follower has read: whoever tracks the room brings it back as Failed."""
         tag = keys.tag(context.namespace, context.shards, failure.room)
-        for rooms, _ in self.holders:
+        for rooms in self.all_tracked:
             rooms.fail(tag, failure.room, failure.generation, failure.reason or "", time.monotonic())
 
     @property
     def leases(self) -> list[Renewable]:
+        """The leases of the members, without that of the store itself."""
         return [member.lease for member in list(self.values()) if member.lease is not None]
 
-    def hold(self, tag: str) -> bool:
-        """Whether anybody tracks rooms of a shard."""
-        return any(rooms.in_shard(tag) for rooms, _ in self.holders)
+    def any_tracks(self, tag: str) -> bool:
+        """Whether any of all tracks rooms of a shard."""
+        return any(rooms.in_shard(tag) for rooms in self.all_tracked)
 
     def await_creator(self, tag: str, now: float) -> bool:
         """Whether rooms of a shard await their creator, and are to be replayed again by now."""
-        due = [rooms.awaiting_shards[tag] for rooms, _ in self.holders if tag in rooms.awaiting_shards]
+        due = [rooms.awaiting_shards[tag] for rooms in self.all_tracked if tag in rooms.awaiting_shards]
         return bool(due) and min(due) <= now
 
     def data_lost(self, tag: str, now: float, with_ended: bool = False) -> int:
         """As TrackedRooms.data_lost, for all."""
-        return sum(rooms.data_lost(tag, now, with_ended) for rooms, _ in self.holders)
+        return sum(rooms.data_lost(tag, now, with_ended) for rooms in self.all_tracked)
 
     def server_changed(self, tag: str, kept: Mark | None, now: float) -> int:
         """As TrackedRooms.server_changed, for all."""
-        return sum(rooms.server_changed(tag, kept, now) for rooms, _ in self.holders)
+        return sum(rooms.server_changed(tag, kept, now) for rooms in self.all_tracked)
 
     def replays(self, tag: str, context: CallContext) -> Iterator[Call]:
         """As TrackedRooms.replays, for all; creators first, as whom one awaits may be another."""
         for roles in (CREATORS, OTHERS) if self else (CREATORS | OTHERS,):
-            for rooms, member in self.holders:
-                yield from rooms.replays(tag, member.context(context) if member else context, time.monotonic(), roles)
+            members = list(self.values())
+            yield from self.own.replays(tag, context, time.monotonic(), roles)
+            for member in members:
+                yield from member.tracked_rooms.replays(tag, member.context(context), time.monotonic(), roles)
 
     def mark_clearing(self, calls: Sequence[Call]) -> None:
         """Note which rooms calls of WRITE_RANKS clear, and for which members."""
@@ -137,7 +143,7 @@ class Members(dict[RankIdentity, RankMember]):
             if member := self.get(RankIdentity(int(rank), int(world_size), owner, incarnation)):
                 tracking.observe(member.tracked_rooms, call, reply, mark, now)
         else:
-            for rooms, _ in self.holders if spec is script_specs.TOUCH else self.holders[:1]:
+            for rooms in self.all_tracked if spec is script_specs.TOUCH else [self.own]:
                 tracking.observe(rooms, call, reply, mark, now)
 
     def _observe_ranks(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
@@ -147,7 +153,7 @@ class Members(dict[RankIdentity, RankMember]):
                 if member := self.get(change.identity):
                     _observe_rank(member.tracked_rooms, call.tag, room, change, found, mark, now)
                 if change.clears and found[0] == Ending.ENDED.value:
-                    for rooms, _ in self.holders:
+                    for rooms in self.all_tracked:
                         rooms.end(call.tag, room, change.generation, now)
 
 

@@ -87,7 +87,7 @@ class Recovery(LeaseHolder):
         """Whether no shard must be verified, and none has rooms to replay."""
         if self.unverified or self.tracked_rooms.awaiting_shards:
             return False
-        return not self.members or not any(rooms.awaiting_shards for rooms, _ in self.members.holders)
+        return not self.members or not any(rooms.awaiting_shards for rooms in self.members.all_tracked)
 
     def epoch_of(self, tag: str) -> str:
         """Return the epoch of a shard; empty if unknown."""
@@ -121,7 +121,7 @@ class Recovery(LeaseHolder):
         if (self.tracked_rooms or spec.epoch or self.lease is not None) and not self._session.read_only:
             if tail is not None:
                 shard.marks.tails.append(tail)
-                for rooms, _ in self.members.holders:
+                for rooms in self.members.all_tracked:
                     rooms.mark_all(tag, tail)
             self._track(shard, call, feed_end if entry_id is None else mark_of(call, entry_id, reply), reply)
         return reply
@@ -166,7 +166,7 @@ class Recovery(LeaseHolder):
         return self.members.await_creator(tag, time.monotonic())
 
     def _holds(self, tag: str) -> bool:
-        return self.lease is not None or bool(self.members.leases) or self.members.hold(tag)
+        return self.lease is not None or bool(self.members.leases) or self.members.any_tracks(tag)
 
     def _set_verified(self, shard: ShardState, is_verified: bool) -> None:
         shard.is_verified = is_verified
