@@ -39,6 +39,7 @@ MAX_FEED_LENGTH = 10_000_000
 
 _OWNER = re.compile(r"[][A-Za-z0-9._:@/%-]{1,300}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 _STATUSES = {int(status): status for status in KVPoll}
 _NAMES = {status: status.name for status in KVPoll}
 """A dict lookup takes a tenth of the time of ``KVPoll.name``."""
@@ -63,6 +64,14 @@ def room(value: Any) -> int:
     if not 0 <= number <= MAX_ROOM:
         raise InvalidInputError(f"a room is an int from 0 to 2^64-1, not {_shown(number)}")
     return number
+
+
+def room_in_text(text: str) -> int | None:
+    """The room in what a person has typed: decimal, or hexadecimal with 0x as in spans and logs; None if it is none."""
+    if text.isdecimal() or _HEXADECIMAL.fullmatch(text):
+        with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
+            return room(int(text, 10 if text.isdecimal() else 16))
+    return None
 
 
 def rooms(values: Iterable[Any]) -> list[int]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode, urlsplit
 
+from redis_kvpoll import validation
 from redis_kvpoll.cli.durations import human
 from redis_kvpoll.cli.selection import Found, Selection
 from redis_kvpoll.errors import InvalidInputError, printable
 from redis_kvpoll.model import KVPoll, RoomRow
-from redis_kvpoll.validation import room as checked_room
 
 VARIABLE = "KVPOLL_SERVE"
 TIMEOUT = 2.0
@@ -85,7 +85,7 @@ def _checked(answer: dict[str, Any]) -> ServeAnswer:
         )
     rooms = [
         RoomRow(
-            checked_room(int(each["room"])),
+            validation.room(int(each["room"])),
             KVPoll[each["status"]],
             _number(each["since"]),
             _number(each["opened_at"]),

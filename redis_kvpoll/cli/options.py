@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +16,6 @@ from redis_kvpoll.transport.password_file import VARIABLE, with_password
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
-_HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,10 +78,9 @@ def json_option(command: F) -> F:
 
 def room_id(text: str) -> int:
     """The room id in a command line argument: decimal, or hexadecimal with 0x as in spans and logs."""
-    if text.isdecimal() or _HEXADECIMAL.fullmatch(text):
-        with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
-            return validation.room(int(text, 10 if text.isdecimal() else 16))
-    raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
+    if (room := validation.room_in_text(text)) is None:
+        raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
+    return room
 
 
 def open_table(url: str, namespace: str, writes: bool = False, shards: int | None = None) -> StatusStore:

@@ -22,7 +22,6 @@ from redis_kvpoll.protocol import keys, lease_commands, replies, script_specs
 from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext, Command
 from redis_kvpoll.sync.transport import Node
-from redis_kvpoll.validation import MAX_ROOM
 
 SAMPLE = 10_000
 """Keys of the namespace: all of a table of usual size."""
@@ -113,8 +112,7 @@ def look_at(
 
 def is_room(text: str) -> bool:
     """Whether this is a room id as scripts write it."""
-    is_number = text.isascii() and text.isdecimal() and len(text) <= keys.ROOM_DIGITS
-    return is_number and int(text) <= MAX_ROOM and str(int(text)) == text
+    return keys.parse_room(text.encode()) is not None
 
 
 def read_ttls(executor: Executor, sample: Sequence[tuple[str, KeyName]]) -> Flow[dict[str, int]]:

@@ -12,7 +12,6 @@ from redis_kvpoll.model import Entry, KVPoll, RoomFailure
 from redis_kvpoll.protocol import keys
 from redis_kvpoll.protocol.feed import decode_reason
 from redis_kvpoll.protocol.script_specs import FAILURES, OPEN
-from redis_kvpoll.validation import MAX_ROOM
 
 _NAMES = {b"request": "request", b"owner": "owner", b"by": "by", b"reason": "reason", b"origin": "origin"}
 
@@ -23,7 +22,7 @@ def parse_entry(words: Sequence[bytes]) -> list[RoomFailure]:
     is_known = False
     for name, value in zip(words[::2], words[1::2], strict=False):
         if name.isdigit():
-            room, generation = _room(name), _generation(value)
+            room, generation = keys.parse_room(name), _generation(value)
             is_known = room is not None and generation is not None
             if room is not None and generation is not None:
                 found.append(RoomFailure(room, generation))
@@ -60,12 +59,6 @@ def of_entry(entry: Entry) -> RoomFailure | None:
     return RoomFailure(
         entry.room, entry.generation or 0, entry.request, entry.owner, by=entry.failed_by, reason=entry.reason
     )
-
-
-def _room(digits: bytes) -> int | None:
-    if len(digits) > keys.ROOM_DIGITS or (digits[:1] == b"0" and digits != b"0") or int(digits) > MAX_ROOM:
-        return None
-    return int(digits)
 
 
 def _generation(digits: bytes) -> int | None:

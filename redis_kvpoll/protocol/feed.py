@@ -96,7 +96,7 @@ def parse_entry(fields: Sequence[bytes], openings: dict[int, Opening] | None = N
     for name, value in zip(words, words, strict=False):
         if name.isdigit():
             is_room = False
-            # With a zero in front, a room would have two names.
+            # As keys.parse_room, without its call: with a zero in front, a room would have two names.
             if value in STATUSES and not is_foreign and len(name) <= _ROOM_DIGITS and (name >= b"1" or name == b"0"):
                 room = int(name)
                 if room <= _MAX_ROOM:

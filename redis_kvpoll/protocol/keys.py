@@ -29,7 +29,7 @@ from redis_kvpoll.validation import MAX_ROOM
 
 ROOM_DIGITS = len(str(MAX_ROOM))
 _SETTINGS_KEY = re.compile(rb"kvpoll:\{([A-Za-z0-9._-]{1,64})\}:settings")
-_ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:(0|[1-9][0-9]{0,19})")
+_ROOM_KEY = re.compile(rb"kvpoll:\{[^}]+\}:room:([0-9]+)")
 
 _ANY_KEY = re.compile(rb"kvpoll:\{(([A-Za-z0-9._-]{1,64})(?:/[0-9]+)?)\}:([a-z]+)(?::(.*))?")
 
@@ -152,11 +152,18 @@ def patterns(namespaces: Sequence[str]) -> list[str]:
     return [f"kvpoll:{{{name}}}:*" for name in names]
 
 
+def parse_room(digits: bytes) -> int | None:
+    """Return the room id in digits, as scripts write it; None for any other form of a number, and for what is none."""
+    if not digits.isdigit() or len(digits) > ROOM_DIGITS or (digits < b"1" and digits != b"0"):
+        return None
+    room = int(digits)
+    return room if room <= MAX_ROOM else None
+
+
 def room_of(key: bytes) -> int | None:
     """Return the room id in a room's key; None for any other key."""
     match = _ROOM_KEY.fullmatch(key)
-    number = int(match[1]) if match else -1
-    return number if 0 <= number <= MAX_ROOM else None
+    return parse_room(match[1]) if match else None
 
 
 class KeyName(NamedTuple):

@@ -52,7 +52,6 @@ MAX_REAPED = script_specs.REAP.max_rooms
 """Rooms per call."""
 
 _NO_ROOM = -1
-_ROOM = re.compile(rb"0|[1-9][0-9]{0,19}")
 _POINTER = re.compile(rb"(\d+) in (\d+)")
 _REASON = re.compile(r"owner (\S+) ")
 
@@ -201,8 +200,8 @@ class OwnedPages:
 
 def parse_owned(context: CallContext, tag: str, reply: Iterable[bytes]) -> list[int]:
     """Return the rooms in the reply, without entries that were added by hand."""
-    rooms = (int(word) for word in reply if _ROOM.fullmatch(word))
-    return [r for r in rooms if r <= validation.MAX_ROOM and keys.tag(context.namespace, context.shards, r) == tag]
+    rooms = map(keys.parse_room, reply)
+    return [r for r in rooms if r is not None and keys.tag(context.namespace, context.shards, r) == tag]
 
 
 def parse_pointers(reply: Iterable[bytes], incarnation: str) -> list[str]:

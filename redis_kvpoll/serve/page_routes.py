@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from redis_kvpoll import validation
 from redis_kvpoll.serve import layout
 from redis_kvpoll.serve.actions import ACTIONS
 from redis_kvpoll.serve.credentials import SESSION_SECONDS
@@ -19,7 +20,7 @@ from redis_kvpoll.serve.guard import cookie_name
 from redis_kvpoll.serve.hub import HubFullError
 from redis_kvpoll.serve.screens import SCREENS, TABS
 from redis_kvpoll.serve.screens.base import Page, Screen
-from redis_kvpoll.serve.service import Service, parse_room, read_form
+from redis_kvpoll.serve.service import Service, read_form
 from redis_kvpoll.serve.watch import USE_COMMAND
 
 STATIC_TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -90,7 +91,7 @@ class PageRoutes:
         """Leads to the room that has a number or a request."""
         page = self._service.page(request)
         wanted = page.query.get("q", "").strip()
-        number = parse_room(wanted)
+        number = validation.room_in_text(wanted)
         if number is not None:
             return RedirectResponse(page.room_link(number), 303)
         if not wanted:

@@ -15,7 +15,6 @@ from starlette.requests import Request
 
 from redis_kvpoll import validation
 from redis_kvpoll.aio.store import AsyncStatusStore
-from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.serve.actions import RoomActions
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.credentials import Credentials
@@ -94,7 +93,7 @@ class Service:
         name = query.pop("n", "") or self.config.namespaces[0]
         if name not in self.watches:
             raise HTTPException(404, f"namespace {name!r} is not served here")
-        number = None if room is None else _room_id(room)
+        number = None if room is None else _checked_room(room)
         return Page(self.config, self.watches, self.watches[name], query, number)
 
 
@@ -105,20 +104,11 @@ UNREADY = {
 }
 
 
-def _room_id(text: str) -> int:
-    number = parse_room(text)
+def _checked_room(text: str) -> int:
+    number = validation.room_in_text(text)
     if number is None:
         raise HTTPException(404, f"{text[:80]!r} is not a room id: a room id is an int from 0 to 2^64-1")
     return number
-
-
-def parse_room(text: str) -> int | None:
-    """Return the room id in a text, decimal or 0x…; None if it is none."""
-    try:
-        number = int(text, 16) if text.lower().startswith("0x") else int(text) if text.isdecimal() else None
-        return None if number is None else validation.room(number)
-    except (ValueError, InvalidInputError):  # int refuses thousands of digits
-        return None
 
 
 async def read_form(request: Request) -> dict[str, str]:
