@@ -10,7 +10,6 @@ from redis_kvpoll.cli.found import in_shell
 from redis_kvpoll.cli.options import ROLES, open_table
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, Owner
-from redis_kvpoll.protocol import room_commands
 
 if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
@@ -79,11 +78,13 @@ def say_where_live(url: str, namespace: str, rooms: list[int]) -> None:
 
 def _live(url: str, name: str, rooms: list[int]) -> list[int]:
     """Return which rooms are live in a table. A corrupt one counts as live, as for an abort."""
+    from redis_kvpoll.sync.operators import rows_of
+
     with open_table(url, name) as store:
         if store.settings() is None:
             return []
         batches = (rooms[at : at + BATCH] for at in range(0, len(rooms), BATCH))
-        rows = (row for batch in batches for row in store._run(room_commands.rows(batch)))
+        rows = (row for batch in batches for row in rows_of(store, batch))
         return [row.room for row in rows if row.status is None or not row.status.is_terminal]
 
 

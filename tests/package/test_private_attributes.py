@@ -1,9 +1,11 @@
-"""Only tests/support/internals.py reads private attributes of the package."""
+"""Who reads private attributes of the package: of the tests only support/internals.py, of the front ends none."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "redis_kvpoll"
@@ -13,6 +15,7 @@ ALLOWED = {
     "plugin": "the outbox and the worker's thread, which have no public view",
 }
 """Exceptions: a file or folder of tests, and the reason."""
+FRONT_ENDS = ("cli", "serve", "replay", "doctor", "monitoring", "integrations")
 
 
 def private(name):
@@ -52,3 +55,11 @@ def test_only_internals_reads_private_attributes():
         if not any(path == place or path.startswith(f"{place}/") for place in ALLOWED):
             found[path] = list(reached_into(file, names))
     assert {path: some for path, some in found.items() if some} == {}
+
+
+@pytest.mark.parametrize("folder", FRONT_ENDS)
+def test_front_end_reads_no_private_attribute(folder):
+    """What the command needs of a store beside its public methods is in sync/operators.py."""
+    names = defined_in_package()
+    found = {file.name: list(reached_into(file, names)) for file in (PACKAGE / folder).rglob("*.py")}
+    assert {name: some for name, some in found.items() if some} == {}

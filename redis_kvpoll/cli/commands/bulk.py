@@ -29,7 +29,6 @@ from redis_kvpoll.cli.other_side import say_where_live
 from redis_kvpoll.cli.selection import Found, Recheck, Selection, select, selection_options, with_entries
 from redis_kvpoll.errors import CorruptEntryError, KVPollError, printable
 from redis_kvpoll.model import KVPoll, Outcome
-from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
@@ -185,8 +184,9 @@ def _abort_some(reason: str, store: StatusStore, recheck: Recheck, found: list[F
 
 
 def _clear_some(store: StatusStore, recheck: Recheck, found: list[Found]) -> Iterator[list[int]]:
-    generations = {entry.room: entry.generation for entry in recheck.matching(found)}
-    updates = store._run(fenced_commands.clear_many(generations))
+    from redis_kvpoll.sync.operators import clear_generations
+
+    updates = clear_generations(store, {entry.room: entry.generation for entry in recheck.matching(found)})
     yield [room for room, update in updates.items() if update.outcome is Outcome.CLEARED]
 
 

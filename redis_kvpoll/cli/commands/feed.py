@@ -64,11 +64,10 @@ def tail(
             if owner is None:
                 changes: Iterator[Change | FeedGap] = filter(is_wanted, patient(store.tail(last)))
             else:
-                from redis_kvpoll.sync.tail import TailIterator
+                from redis_kvpoll.sync.operators import follow
 
                 feed = Tail(last, before=PASSED)
-                read = patient(TailIterator(store._dispatcher, feed))
-                changes = changes_of_owner(read, store, owner, is_wanted, feed.before)
+                changes = changes_of_owner(patient(follow(store, feed)), store, owner, is_wanted, feed.before)
             print_changes(changes, wants_json)
     except KeyboardInterrupt:
         if sys.stdout.isatty():
