@@ -13,6 +13,7 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.aio.callers import LastingTask
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.engine.leases.lease_base import LeaseBase
 from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
@@ -75,12 +76,7 @@ class AsyncLease(LeaseBase):
             if keeper.stands_still():
                 await asyncio.sleep(CHECK_SECONDS)
                 continue
-            try:
-                await self._dispatcher.run(keeper.send_heartbeat())
-            except KVPollError as error:
-                keeper.heartbeat_failed(error)
-            except Exception:
-                logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
+            await send_heartbeat(self._dispatcher, keeper)
             if keeper.lost:
                 return
 
@@ -110,6 +106,16 @@ class AsyncLease(LeaseBase):
         """Reset in the child, where the event loop does not run."""
         self._task = None
         self._forked()
+
+
+async def send_heartbeat(dispatcher: AsyncDispatcher, keeper: LeaseKeeper) -> None:
+    """Send the heartbeat of a lease. Whatever fails, the next one tries again."""
+    try:
+        await dispatcher.run(keeper.send_heartbeat())
+    except KVPollError as error:
+        keeper.heartbeat_failed(error)
+    except Exception:
+        logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -17,20 +16,17 @@ from redis_kvpoll import validation
 from redis_kvpoll._fork import forkable
 from redis_kvpoll._process import this_process
 from redis_kvpoll.aio.callers import LastingTask, result_of
-from redis_kvpoll.aio.lease import CHECK_SECONDS
+from redis_kvpoll.aio.lease import CHECK_SECONDS, send_heartbeat
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.engine.rank_group import RankGroup
 from redis_kvpoll.engine.recovery.lease_holder import never
 from redis_kvpoll.engine.recovery.members import RankMember
-from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from redis_kvpoll.protocol.rank_commands import Answer, RankChange, RankIdentity
 from redis_kvpoll.protocol.replies import OpenedRoom
-
-logger = logging.getLogger("redis_kvpoll.leases")
 
 
 class RankLease:
@@ -240,12 +236,7 @@ class AsyncRankGroup:
             await asyncio.gather(*(self._send_heartbeat(identity, keeper) for identity, keeper in due))
 
     async def _send_heartbeat(self, identity: RankIdentity, keeper: LeaseKeeper) -> None:
-        try:
-            await self._dispatcher.run(keeper.send_heartbeat())
-        except KVPollError as error:
-            keeper.heartbeat_failed(error)
-        except Exception:
-            logger.exception("a heartbeat of %s failed unexpectedly; the next tries again", keeper)
+        await send_heartbeat(self._dispatcher, keeper)
         if keeper.lost and self._keepers.get(identity) is keeper:
             self.forget(identity)
             keeper.stop_renewing()
