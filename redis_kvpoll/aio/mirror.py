@@ -16,7 +16,7 @@ from redis_kvpoll.aio.waits import await_outcome, is_over, until, wake_future
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import room_commands
-from redis_kvpoll.replica.host import WaitTurns
+from redis_kvpoll.replica.host import WaitTurns, arm_or_end
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 
@@ -61,12 +61,9 @@ class AsyncMirror(MirrorBase):
         replica, waiter = self._enter(room, goal, lambda: wake_future(woken))
         try:
             if not waiter.armed:
-                status = await self._dispatcher.execute(room_commands.wait(room))
-                if status is None:
-                    raise RoomNotFoundError(room, "wait")
-                if status in goal:
+                read = await self._dispatcher.execute(room_commands.wait(room))
+                if (status := arm_or_end(replica, waiter, read)) is not None:
                     return status
-                replica.arm(waiter)
             return await await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             replica.leave(waiter)

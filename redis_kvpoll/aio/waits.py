@@ -12,7 +12,7 @@ from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.aio.follower import FollowerTask
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, checked_wait, followed, groups
+from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, arm_or_end, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 
@@ -85,12 +85,8 @@ class AsyncWaitRegistry(ReplicaHost):
         waiter = replica.enter(room, goal, lambda: wake_future(woken), armed=False)
         try:
             self._ensure_task(replica, waiter.tag)
-            status = await read()
-            if status is None:
-                raise RoomNotFoundError(room, "wait")
-            if status in goal:
+            if (status := arm_or_end(replica, waiter, await read())) is not None:
                 return status
-            replica.arm(waiter)
             return await await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             replica.leave(waiter)

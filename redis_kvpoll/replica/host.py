@@ -24,6 +24,7 @@ from redis_kvpoll.protocol.settings import ExpectedSettings
 from redis_kvpoll.replica.follow import Follower
 from redis_kvpoll.replica.replica import Replica, SyncToken
 from redis_kvpoll.replica.requests import OrphanedError
+from redis_kvpoll.replica.waiter import Waiter
 
 IDLE_TIMEOUT = 5.0
 """Seconds for which a follower runs on after the last wait, so that the next wait needs no resync."""
@@ -39,6 +40,20 @@ def checked_wait(room: Any, statuses: Iterable[Any], timeout: Any) -> tuple[int,
     with validation.of("wait"):
         room, ends, seconds = validation.room(room), validation.wait_statuses(statuses), validation.timeout(timeout)
     return room, ends, seconds
+
+
+def arm_or_end(replica: Replica, waiter: Waiter, status: KVPoll | None) -> KVPoll | None:
+    """Let a waiter end with the next change of its room, which was read. If it ends at once, return its status.
+
+    Raises:
+        RoomNotFoundError: the room is absent.
+    """
+    if status is None:
+        raise RoomNotFoundError(waiter.room, "wait")
+    if status in waiter.goal:
+        return status
+    replica.arm(waiter)
+    return None
 
 
 def followed(context: CallContext, operation: str) -> CallContext:

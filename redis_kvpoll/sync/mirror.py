@@ -12,7 +12,7 @@ from redis_kvpoll._fork import forkable
 from redis_kvpoll.errors import InvalidInputError, RoomNotFoundError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol import room_commands
-from redis_kvpoll.replica.host import WaitTurns
+from redis_kvpoll.replica.host import WaitTurns, arm_or_end
 from redis_kvpoll.replica.mirror_base import MirrorBase
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.sync.dispatcher import Dispatcher
@@ -83,13 +83,8 @@ class Mirror(MirrorBase):
             return poll(read, room, goal, give_up_at, seconds)
         replica, waiter = self._enter(room, goal, woken.release)
         try:
-            if not waiter.armed:
-                status = read()
-                if status is None:
-                    raise RoomNotFoundError(room, "wait")
-                if status in goal:
-                    return status
-                replica.arm(waiter)
+            if not waiter.armed and (status := arm_or_end(replica, waiter, read())) is not None:
+                return status
             if waiter.outcome is None and any(thread.is_current for thread in self._threads):
                 raise InvalidInputError("wait: a callback of this mirror would wait for itself: use the store's wait")
             return await_outcome(replica, waiter, woken, give_up_at, seconds)

@@ -12,7 +12,7 @@ from typing import Any
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.errors import RoomNotFoundError, StoreClosedError, StoreUnavailableError, WaitTimeoutError
 from redis_kvpoll.model import KVPoll
-from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, checked_wait, followed, groups
+from redis_kvpoll.replica.host import IDLE_TIMEOUT, ReplicaHost, WaitTurns, arm_or_end, checked_wait, followed, groups
 from redis_kvpoll.replica.replica import Replica
 from redis_kvpoll.replica.waiter import Waiter
 from redis_kvpoll.sync.dispatcher import Dispatcher
@@ -110,12 +110,8 @@ class WaitRegistry(ReplicaHost):
         waiter = replica.enter(room, goal, woken.release, armed=False)
         try:
             self._ensure_thread(replica, waiter.tag)
-            status = read()
-            if status is None:
-                raise RoomNotFoundError(room, "wait")
-            if status in goal:
+            if (status := arm_or_end(replica, waiter, read())) is not None:
                 return status
-            replica.arm(waiter)
             return await_outcome(replica, waiter, woken, give_up_at, seconds)
         finally:
             try:
