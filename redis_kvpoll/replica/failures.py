@@ -32,7 +32,7 @@ from redis_kvpoll.protocol.feed_ids import number_of, text_of
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.protocol.script_specs import FAILURES
 from redis_kvpoll.replica.requests import FollowerFlow, Host
-from redis_kvpoll.replica.session import ENTRIES, FollowerSession, MustResyncError, Pace
+from redis_kvpoll.replica.session import ENTRIES, FollowerSession, Pace
 
 ROOMS = 500
 """Rooms in one read. It blocks the server for about 2 ms."""
@@ -146,15 +146,11 @@ class FailureFollower(FollowerSession):
 
     def __init__(self, log: FailureLog, tags: Sequence[str], host: Host, limit: float, can_block: bool) -> None:
         what, pace = "the follower of failures", Pace(HEARTBEAT, STALE_AFTER, HEARTBEAT)
-        super().__init__("failures", what, log.context, tags, keys.failed, host, limit, can_block, pace)
+        super().__init__("failures", what, log, tags, keys.failed, host, limit, can_block, pace)
         self._log = log
         self._read_up_to = [0] * len(tags)
         self._words: list[list[bytes] | None] = [None] * len(tags)
         """What the entries at the positions say."""
-        self._resyncs_wanted = 0
-
-    def _begin(self) -> None:
-        self._resyncs_wanted = self._log.resyncs_wanted
 
     def _positions(self) -> Sequence[int]:
         return self._read_up_to
@@ -207,9 +203,7 @@ class FailureFollower(FollowerSession):
     def _read(self, block: bool) -> FollowerFlow[bool]:
         """Read on in each stream; return whether that was the end."""
         is_end, _ = yield from self._read_on(block)
-        self.host.notify()
-        if self._log.resyncs_wanted != self._resyncs_wanted:
-            raise MustResyncError("the store has found another server")
+        self._report()
         return is_end
 
     def _take(self, found: Sequence[Sequence[Any]], is_proved: bool, now: float) -> None:

@@ -44,6 +44,8 @@ class Follower(FollowerSession):
     ``host`` is whom it works for, by weak reference. With a ``period`` (seconds) it reads that often, and none waits.
     """
 
+    _why_resync = "the store has found another server, a change of the copy was interrupted, or the feed was not read"
+
     def __init__(
         self,
         replica: Replica,
@@ -56,19 +58,15 @@ class Follower(FollowerSession):
     ) -> None:
         what = "the follower of waits" if replica.only_waited else "the mirror"
         pace = Pace(HEARTBEAT, STALE_AFTER, PRECISION)
-        super().__init__("mirror", what, replica.context, tags, keys.feed, host, limit, can_block, pace)
+        super().__init__("mirror", what, replica, tags, keys.feed, host, limit, can_block, pace)
         self._replica = replica
         self._clustered = clustered
         self._period = period
         self._next_read_at = 0.0
-        self._resyncs_wanted = 0
         self._sweep = RoomSweep({tag: replica.shards[tag] for tag in tags})
 
     def _mark_unsynced(self) -> None:
         self._replica.mark_unsynced(self.tags)
-
-    def _begin(self) -> None:
-        self._resyncs_wanted = self._replica.resyncs_wanted
 
     def _catch_up(self) -> FollowerFlow[None]:
         for tag in self.tags:
@@ -122,10 +120,7 @@ class Follower(FollowerSession):
                 yield from self._read_rooms(rooms)
         if counting and there[0] < len(swept):
             yield from self._read_rooms(swept)
-        self.host.notify()
-        if self._replica.resyncs_wanted != self._resyncs_wanted:
-            what = "the store has found another server, a change of the copy was interrupted, or the feed was not read"
-            raise MustResyncError(what)
+        self._report()
         return at_end
 
     def _pause(self) -> FollowerFlow[None]:

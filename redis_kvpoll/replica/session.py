@@ -16,7 +16,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import AskError, NoScriptError, RedisError
 
@@ -38,7 +38,6 @@ as the write itself. The first change after a quiet moment is read at once."""
 POLL_INTERVAL = 0.01
 """Seconds between reads where a read cannot block: in memory://."""
 
-
 T = TypeVar("T")
 
 
@@ -57,6 +56,14 @@ class Pace(NamedTuple):
     """A reply may be older by this than it is taken for."""
 
 
+class Followed(Protocol):
+    """What a follower keeps current."""
+
+    context: CallContext
+    resyncs_wanted: int
+    """Grows when a resync is wanted: it ends the session."""
+
+
 class FollowerSession(ABC):
     """Follows some shards, all on one server, for ``host``. A driver runs ``session`` again and again.
 
@@ -66,12 +73,13 @@ class FollowerSession(ABC):
 
     _stream = "the feed"
     """What it reads, in its errors."""
+    _why_resync = "the store has found another server"
 
     def __init__(
         self,
         operation: str,
         what: str,
-        context: CallContext,
+        followed: Followed,
         tags: Sequence[str],
         key_of: Callable[[str], str],
         host: Host,
@@ -79,6 +87,7 @@ class FollowerSession(ABC):
         can_block: bool,
         pace: Pace,
     ) -> None:
+        context = followed.context
         self.tags = tags
         self.host = host
         self.health = FollowerHealth(f"{what} of namespace {context.namespace!r}", limit, self._progressed, operation)
@@ -92,10 +101,9 @@ class FollowerSession(ABC):
         self._checked_at = 0.0
         self._follows = False
         """Whether this session has caught up."""
-
-    @abstractmethod
-    def _begin(self) -> None:
-        """A session begins: its connection is new from here on."""
+        self._followed = followed
+        self._resyncs_wanted = 0
+        """Of what is followed, when this session began: its connection is new from there on."""
 
     @abstractmethod
     def _catch_up(self) -> FollowerFlow[None]:
@@ -120,7 +128,7 @@ class FollowerSession(ABC):
     def session(self) -> FollowerFlow[float | None]:
         """See AnyFollower."""
         self._follows = False
-        self._begin()
+        self._resyncs_wanted = self._followed.resyncs_wanted
         self.health.session_begins()
         is_over = False
         try:
@@ -190,6 +198,12 @@ class FollowerSession(ABC):
         is_end = all(len(entries) < ENTRIES for entries in found)
         self._continuity.read(self._positions(), sum(map(len, found)), looks, is_end, asked_at)
         return is_end, replies[len(look) :]
+
+    def _report(self) -> None:
+        """Let the host report what was read; end the session if a resync is wanted since it began."""
+        self.host.notify()
+        if self._followed.resyncs_wanted != self._resyncs_wanted:
+            raise MustResyncError(self._why_resync)
 
     def _paced(self, read: FollowerFlow[T]) -> FollowerFlow[T]:
         """Read, not more often than is worth while; check the settings, if that is due."""
