@@ -92,7 +92,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         raise click.ClickException(absent(url, namespace, room))
     is_new = outcome is Outcome.FAILED
     if given["wants_json"]:
-        as_json.put({"namespace": namespace, "matching": 1, "changed": int(is_new), "rooms": [room]})
+        _put(namespace, int(is_new), [room])
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded)}")
@@ -127,9 +127,13 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
     if before is None and cleared is None:
         raise click.ClickException(absent(url, namespace, room))
     if given["wants_json"]:
-        as_json.put({"namespace": namespace, "matching": 1, "changed": 1, "rooms": [room]})
+        _put(namespace, 1, [room])
     else:
         click.echo(f"Cleared room {room}; it was {cleared.name if cleared is not None else before}.")
+
+
+def _put(namespace: str, changed: int, rooms: list[int]) -> None:
+    as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
 
 
 def _check_one(wanted: Selection) -> None:
@@ -146,7 +150,7 @@ def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: b
     if status is None:
         raise click.ClickException(absent(url, namespace, room))
     if wants_json:
-        as_json.put({"namespace": namespace, "matching": 1, "changed": 0, "rooms": [room]})
+        _put(namespace, 0, [room])
         return
     what = "remove it" if operation == "clear" else "fail it" if status is not KVPoll.Failed else "change nothing"
     state = f"at {status.name}" if isinstance(status, KVPoll) else "corrupt"
@@ -218,7 +222,7 @@ def _change_many(
     if not dry_run and (skipped := len(found) - len(changed)):
         click.echo(f"skipped {_rooms(skipped)} that changed in the meantime", err=True)
     if wants_json:
-        as_json.put({"namespace": namespace, "matching": len(rooms), "changed": len(changed), "rooms": rooms})
+        _put(namespace, len(changed), rooms)
     elif dry_run:
         print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)
