@@ -414,6 +414,13 @@ IN_THE_PLUGIN = [
         "agent/test_session_ending.py::test_rest_is_told_after_the_outage[alone-killed-lost]",
     ),
     (
+        "a lease ends while Redis is out of reach if nothing is left to tell",
+        "agent.session.session_ending:publish_rest",
+        "await reach()",
+        "pass",
+        "agent/test_session_ending.py::test_lease_ends_after_the_outage[rank-later-killed-lost]",
+    ),
+    (
         "the next process of a name takes its lease while the former one's end is told",
         "agent.session.session:TableSession._enter",
         "if self._after:",
