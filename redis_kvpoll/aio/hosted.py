@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from redis_kvpoll.aio.lease import AsyncLease
 from redis_kvpoll.aio.room import AsyncRoom
 from redis_kvpoll.aio.store import AsyncStatusStore
+from redis_kvpoll.engine.effects import Flow
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.leases import reaper
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.engine.recovery.lease_holder import never
@@ -55,3 +57,18 @@ async def record_failure(handle: AsyncRoom, reason: str) -> bool:
 async def owner_names(store: AsyncStatusStore) -> list[str]:
     """Return the names of the owners in a store's table, those lost in the last hour included."""
     return await store._dispatcher.run(reaper.owner_names(store._executor))
+
+
+async def has_lost(store: AsyncStatusStore, epochs: Mapping[str, str], room: int, generation: int) -> bool:
+    """Whether the table has lost an absent generation that it had, with others of a shard, in one of these epochs."""
+    return await store._dispatcher.run(_has_lost(store._executor, epochs, room, generation))
+
+
+def _has_lost(executor: Executor, epochs: Mapping[str, str], room: int, generation: int) -> Flow[bool]:
+    context = yield from executor.context("entry")
+    tag = keys.tag(context.namespace, context.shards, room)
+    known = epochs.get(tag, "")
+    epoch, last = yield from executor.send_command("entry", tag, ["HMGET", keys.epoch(tag), "epoch", "generation"])
+    if not known or (epoch or b"").decode() != known:
+        return bool(known)
+    return last is not None and last.isdigit() and int(last) < generation  # as of a replica that was behind

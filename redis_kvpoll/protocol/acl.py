@@ -23,7 +23,7 @@ SENT = {
     "select": "a database other than 0",
     "evalsha": "every operation on rooms",
     "eval": "the same, when the server does not have the script yet",
-    "hmget": "settings(): reading them without creating the namespace",
+    "hmget": "settings(): reading them without creating the namespace; for an agent, what a shard has lost",
     "scan": "rooms(), counts() and statistics()",
     "exists": "rooms() in a cluster: which node has a slot",
     "xread": "mirror() and wait(): following the feed",

@@ -215,6 +215,87 @@ async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, s
 
 
 @pytest.mark.parametrize("words", [{}, {"rank": 0, "world_size": 1}], ids=["alone", "rank"])
+async def test_failed_life_that_was_lost_is_failed_again(sessions, hello, store, client, words):
+    """Redis came back empty when the agent was replaced: nobody else knows of the failure."""
+    hello = replace(hello, options=hello.options | words)
+    process = Process(sessions, hello)
+    lease = messages.decode_words(await process.until(messages.LEASE))
+    process.change(1, is_new=True, status=1)
+    _, _, generation = await process.until_opened()
+    process.change(1, status=0, reason="no route")
+    await process.session.inner.publisher.flush()
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    client.flushall()
+    again = Process(sessions, replace(hello, former=lease))
+    again.change(1, is_new=True, status=0, reason="no route", generation=generation)
+    await again.until_opened()
+    await again.session.inner.publisher.flush()
+    entry = await store.entry(1)
+    assert (entry.status, entry.reason) == (KVPoll.Failed, "no route")
+    assert entry.failed_by.startswith(OWNER)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_other_rank_brings_no_failed_room_back_live(sessions, hello, store, client, order):
+    """Both are told anew after a loss of data, and only one of them knows of the failure."""
+    ranks = [replace(hello, owner=f"h:{n}", options=hello.options | {"rank": n, "world_size": 2}) for n in (0, 1)]
+    before, leases = [], []
+    for rank in ranks:
+        before.append(process := Process(sessions, rank))
+        leases.append(messages.decode_words(await process.until(messages.LEASE)))
+        process.change(1, is_new=True, status=3, request="rid")
+        _, _, generation = await process.until_opened()
+    for process in before:
+        process.session.ended("superseded")
+        await process.until(messages.LEFT)
+    client.flushall()
+    words = [{"status": 0, "reason": "no route"}, {"status": 3}]
+    for number in order:
+        again = Process(sessions, replace(ranks[number], former=leases[number]))
+        again.change(1, is_new=True, request="rid", generation=generation, **words[number])
+        await again.until_opened()
+        await again.session.inner.publisher.flush()
+    entry = await store.entry(1)
+    assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "no route", "h:0 rank 0")
+    assert again.session.inner.rooms.current_life(1) == 1
+    if order[-1] == 1:
+        assert messages.FAILED in again.kinds
+
+
+async def test_failed_life_that_a_replica_never_had_is_failed_again(process, store, sessions, hello, client):
+    """The epoch is the same, but the last generation is an earlier one."""
+    process.change(1, status=0, reason="no route")
+    await process.session.inner.publisher.flush()
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    client.delete(*keys.rooms("t", [1]))
+    client.hset(keys.epoch("t"), "generation", process.generation - 1)
+    again = Process(sessions, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
+    await again.until_opened()
+    await again.session.inner.publisher.flush()
+    assert await store.get(1) is KVPoll.Failed
+
+
+async def test_lost_failed_life_fails_no_other_request(process, store, sessions, hello, client):
+    """Another instance has the room by now: the failure is not kept for the time after it."""
+    process.change(1, status=0, reason="no route")
+    await process.session.inner.publisher.flush()
+    process.session.ended("superseded")
+    await process.until(messages.LEFT)
+    client.flushall()
+    room = await store.open(1, "another's")
+    again = Process(sessions, replace(hello, former=process.lease))
+    again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
+    await again.until(messages.JOINED)
+    flushed = asyncio.create_task(again.session.inner.publisher.flush())
+    await asyncio.wait([flushed], timeout=pace.seconds(5))
+    assert (flushed.done(), await store.get(1)) == (True, KVPoll.Bootstrapping)
+    await room.clear()
+
+
+@pytest.mark.parametrize("words", [{}, {"rank": 0, "world_size": 1}], ids=["alone", "rank"])
 async def test_late_reason_leaves_who_has_the_room_now(sessions, hello, store, words):
     """A Failed room is taken over at once: the reason and its author are of the former one."""
     former, present = [

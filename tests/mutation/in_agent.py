@@ -150,13 +150,6 @@ IN_THE_AGENT = [
         "agent/test_shared_table.py::TestFailures::test_rank_that_joins_a_failed_room_hears_of_it",
     ),
     (
-        "the next agent opens rooms that failed long ago",
-        "agent.session.publisher:OutboxPublisher._send",
-        "(life.is_over or status is KVPoll.Failed)",
-        "life.is_over",
-        "agent/test_table_sessions.py::test_failed_life_that_the_table_no_longer_has_opens_nothing",
-    ),
-    (
         "a failure that one rank was told is not told to one that opens its room later",
         "replica.failures:FailureLog.deliver",
         "self._remember(failure)",

@@ -421,6 +421,27 @@ IN_THE_PLUGIN = [
         "agent/test_session_ending.py::test_lease_ends_after_the_outage[rank-later-killed-lost]",
     ),
     (
+        "a Failed life that Redis has lost is dropped by the next agent",
+        "agent.session.publisher:OutboxPublisher._adopt",
+        "or not await self._member.has_lost(room, life.generation)",
+        "or True",
+        "agent/test_table_sessions.py::test_other_rank_brings_no_failed_room_back_live[order0]",
+    ),
+    (
+        "the next agent opens rooms that failed long ago",
+        "agent.session.publisher:OutboxPublisher._adopt",
+        " or not await self._member.has_lost(room, life.generation)",
+        "",
+        "agent/test_table_sessions.py::test_failed_life_that_the_table_no_longer_has_opens_nothing",
+    ),
+    (
+        "a lost Failed life waits for a room that another request has",
+        "agent.session.publisher:OutboxPublisher._adopt",
+        "not is_free or",
+        "",
+        "agent/test_table_sessions.py::test_lost_failed_life_fails_no_other_request",
+    ),
+    (
         "the next process of a name takes its lease while the former one's end is told",
         "agent.session.session:TableSession._enter",
         "if self._after:",

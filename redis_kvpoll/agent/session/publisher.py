@@ -227,9 +227,9 @@ class OutboxPublisher:
         status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
             first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-            handle = await self._adopt(room, life) if life.generation else None
-            if handle is None and life.generation and (life.is_over or status is KVPoll.Failed):
-                return  # it is over in the table: opened again, it would be a new failure
+            handle, is_over = await self._adopt(room, life) if life.generation else (None, False)
+            if is_over:
+                return
             if handle is None:
                 handle = await self._member.open(room, request_of(self._writer, life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status
@@ -250,13 +250,20 @@ class OutboxPublisher:
             await handle.clear()
             self._handles.pop(room, None)
 
-    async def _adopt(self, room: int, life: RoomLife) -> MemberRoom | None:
-        """Return the handle of a life that the table has from a former session; None if it does not have it."""
+    async def _adopt(self, room: int, life: RoomLife) -> tuple[MemberRoom | None, bool]:
+        """Return the handle of a life that the table has from a former session, None if it does not have it.
+
+        And whether it is over: opened again, it would be a new failure. If the table has lost a Failed one, it is not,
+        as others bring it back live. If it has lost one that was cleared here as well, nobody would end that.
+        """
         entry = await self._member.store.entry(room)
         handle = await self._member.adopt(entry) if entry is not None and entry.generation == life.generation else None
+        if handle is None and life.status == KVPoll.Failed and not life.is_over:
+            is_free = entry is None or entry.request == request_of(self._writer, life)
+            return None, not is_free or not await self._member.has_lost(room, life.generation)
         if handle is not None and entry is not None and entry.status is KVPoll.Failed:
             self.on_found_failed(room, life.number, entry)
-        return handle
+        return handle, handle is None and life.is_over
 
     async def _find_failed(self, room: int, number: int, generation: int) -> None:
         """Pass on a failure that no follower tells, because the table had it before the room was opened here."""
