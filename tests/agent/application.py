@@ -28,6 +28,8 @@ class Recorder:
     def __init__(self, peer, hello):
         if hello == b"refuse":
             raise ValueError("this application refuses it")
+        if hello == b"refuse oddly":
+            raise ValueError("\udcff is no name")
         self.peer = peer
         self.name = hello.decode()
         record("opened", name=self.name, pid=peer.pid, uid=peer.uid, is_watched=peer.is_watched)

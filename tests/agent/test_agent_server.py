@@ -114,6 +114,23 @@ class Timers:
                 callback(*args)
 
 
+async def test_bug_in_one_connection_leaves_the_others(server, path, monkeypatch, caplog):
+    """Nobody else would be heard any more."""
+    open_watch = agent_sessions.open_watch
+
+    def watch(connection, hello):
+        if hello.payload == b"bug":
+            raise RuntimeError("a bug")
+        return open_watch(connection, hello)
+
+    monkeypatch.setattr(agent_sessions, "open_watch", watch)
+    with contextlib.closing(agents.Raw(path, name=b"bug").socket):
+        await until(lambda: "a bug" in caplog.text)
+        with contextlib.closing(agents.Raw(path).socket):
+            await until(lambda: server.sessions)
+        await until(lambda: server.is_idle)  # the other connection is closed
+
+
 async def test_death_may_be_told_seconds_after_the_sockets_end(server, path, monkeypatch):
     """The kernel releases the files of the process meanwhile. What it said last is published until then."""
     reading, writing = os.pipe()

@@ -128,6 +128,13 @@ class TestRefused:
         assert kind == frames.REFUSED
         assert why.decode() == "the agent speaks versions 2 to 2 of the protocol, and this process 7 to 9"
 
+    def test_a_refusal_that_no_text_can_be_made_of_ends_alone(self, engine):
+        """A name from the environment may be no UTF-8."""
+        here = engine.channel()
+        assert engine.raw(name=b"refuse oddly").answer() == (frames.REFUSED, b"? is no name")
+        here.send(ECHO, b"beside it")
+        until(here.messages, "the echo")
+
     @pytest.mark.parametrize("packet", [b"x", bytes([frames.HELLO, 0]), b"\x01\x07"])
     def test_an_invalid_packet_ends_its_connection_alone(self, engine, packet):
         here = engine.channel(source=engine.launcher("make_impatient"))

@@ -442,6 +442,13 @@ IN_THE_PLUGIN = [
         "agent/test_table_sessions.py::test_lost_failed_life_fails_no_other_request",
     ),
     (
+        "a bug in one connection makes the agent deaf",
+        "agent.server.agent_server:AgentServer._turn",
+        "except Exception:",
+        "except KeyboardInterrupt:",
+        "agent/test_agent_server.py::test_bug_in_one_connection_leaves_the_others",
+    ),
+    (
         "the next process of a name takes its lease while the former one's end is told",
         "agent.session.session:TableSession._enter",
         "if self._after:",

@@ -156,7 +156,10 @@ class AgentServer:
             return
         self._last_turn = now
         for descriptor, events in self._epoll.poll(0):
-            self._handle(descriptor, events)
+            try:
+                self._handle(descriptor, events)
+            except Exception:
+                self._drop_after_error(descriptor)
             if self._stopped.is_set():
                 return
         if now - self._last_message < self._timing.quiet:
@@ -181,6 +184,13 @@ class AgentServer:
             if events & select.EPOLLOUT:
                 peer.flush()
             self._read(peer)
+
+    def _drop_after_error(self, descriptor: int) -> None:
+        """Close one connection, which connects again: all others must be heard on."""
+        peer = self._sessions.watched(descriptor) or self._peers.get(descriptor)
+        logger.exception("the agent has a bug; report this traceback")
+        if peer is not None:
+            self._close(peer)
 
     def _accept(self) -> None:
         while True:

@@ -101,7 +101,7 @@ class Peer:
 
     def refuse(self, why: str) -> None:
         """Say why the process is not served, and take nothing more from it."""
-        for packet in frames.packets(frames.REFUSED, why.encode()):
+        for packet in frames.packets(frames.REFUSED, why.encode(errors="replace")[: frames.PIECE]):
             self._transmit(packet)
         self.is_open = False
 
