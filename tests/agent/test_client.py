@@ -116,6 +116,16 @@ def test_client_that_goes_on_alone_waits_for_nothing_at_its_end(joined):
     assert took.seconds < client_module.CLOSE_SECONDS / 2
 
 
+def test_client_that_is_refused_later_goes_on_alone(joined, caplog):
+    """Another process has its name: it must not seem to be in the table."""
+    client, rooms, connection = joined
+    say(connection, messages.REFUSED, messages.encode_words("another process has joined as owner", ""))
+    until(lambda: not client.channel.is_connected, "the end of its connection")
+    rooms.statuses[7] = BOOT
+    assert (client.sent, client.is_told) == (0, False)
+    assert "name has left the status table until it is restarted: another process has joined as owner" in caplog.text
+
+
 def test_dropped_lives_of_a_former_agent_stay_counted(joined, agent):
     """The next one begins at 0; what only grows for Prometheus never falls."""
     client, _, connection = joined

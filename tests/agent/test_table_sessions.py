@@ -187,6 +187,25 @@ async def test_owner_is_the_process_and_not_its_agent(sessions, hello, store):
     assert [owner.process for owner in await store.owners()] == ["engine:7"]
 
 
+async def test_process_whose_name_another_one_takes_is_told(process, sessions, hello):
+    """In another agent it would find its lease lost. Here nothing that it says would reach the table any more."""
+    again = Process(sessions, hello)
+    assert messages.decode_words(await process.until(messages.FAILED)) == [1, 1, f"{OWNER} lost its lease", False]
+    reason, _ = messages.decode_words(await process.until(messages.REFUSED))
+    assert reason.startswith(f"another process has joined as {OWNER}: ")
+    await again.until(messages.JOINED)
+    again.change(1, is_new=True, status=1, request="next")
+    assert (await again.until_opened())[0] == 1
+
+
+@pytest.mark.parametrize("how", ["vanished", "killed", "goodbye", None])
+async def test_next_process_of_a_name_refuses_no_former_one(process, sessions, hello, how):
+    """Its connection has ended: it is dead, or comes back by itself. Or it leaves."""
+    process.session.ended(how) if how else process.session.received(messages.LEAVE, b"")
+    await Process(sessions, replace(hello, former=process.lease)).until(messages.JOINED)
+    assert messages.REFUSED not in process.kinds
+
+
 async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, store, sessions, hello):
     process.change(1, is_over=True)
     await process.until(messages.ENDED)

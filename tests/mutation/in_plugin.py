@@ -442,6 +442,20 @@ IN_THE_PLUGIN = [
         "agent/test_table_sessions.py::test_lost_failed_life_fails_no_other_request",
     ),
     (
+        "a process does not hear that another one has its name",
+        "agent.server.table_sessions:HostedSession.give_way",
+        "if self._is_here:",
+        "if False:",
+        "agent/test_table_sessions.py::test_process_whose_name_another_one_takes_is_told",
+    ),
+    (
+        "a process that leaves is told that another one has its name",
+        "agent.server.table_sessions:HostedSession.received",
+        "self._is_here and kind != messages.LEAVE",
+        "self._is_here",
+        "agent/test_table_sessions.py::test_next_process_of_a_name_refuses_no_former_one[None]",
+    ),
+    (
         "a bug in one connection makes the agent deaf",
         "agent.server.agent_server:AgentServer._turn",
         "except Exception:",

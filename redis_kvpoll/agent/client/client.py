@@ -245,6 +245,10 @@ class TableClient:
             logger.log(*words)
         elif kind == messages.LEASE and self.channel is not None:
             self.channel.hello = replace(self._hello, former=words).encode()
+        elif kind == messages.REFUSED and self._joined.is_set():
+            text = "redis_kvpoll: %s has left the status table until it is restarted: %s"
+            logger.error(text, self._hello.name, words[0])
+            self.go_on_alone()
         elif kind == messages.REFUSED:
             self._refusal = RefusedError(*words)
             self._joined.set()
