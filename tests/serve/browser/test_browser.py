@@ -112,6 +112,21 @@ def test_page_in_every_look(browser, serving, tmp_path, path, expected):
     look(browser, serving.url + path, name, expected, tmp_path)
 
 
+@pytest.mark.parametrize("width", [320, 761, 900, 1160, 1161, 1280])
+def test_long_numbers_stay_in_their_cells(browser, serving, width):
+    """Beside the list of namespaces, a tablet has no room for seven numbers in one row."""
+    browser.open(serving.url, width=width)
+    browser.until_live()
+    outside = """[...document.querySelectorAll(".strip dd")].filter((number, place) => {
+        if (place === 3) number.dataset.tone = "bad";
+        number.textContent = place === 3 ? "11.8/s · 10.5%" : "11 m 18 s";
+        const text = document.createRange();
+        text.selectNodeContents(number);
+        return text.getBoundingClientRect().right > number.parentElement.getBoundingClientRect().right;
+    }).length"""
+    assert browser.evaluate(outside) == 0
+
+
 @pytest.mark.parametrize("path", ["/find?q=nobody", "/nowhere"])
 def test_message_in_every_look(browser, serving, path):
     for width, scheme in LOOKS:
