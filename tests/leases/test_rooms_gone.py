@@ -7,15 +7,17 @@ them instead.
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
 from redis_kvpoll import KVPoll, Outcome
+from tests.support import real
 from tests.support.internals import make_touch_due, rooms_to_touch, tracked_rooms_of
 from tests.support.leasing import ManualLease
 
 BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
-OWNED = "kvpoll:{default}:owned"
+OWNED, ROOM = "kvpoll:{default}:owned", "kvpoll:{default}:room:%d"
 
 
 @pytest.fixture
@@ -61,6 +63,34 @@ def test_touch_reports_nothing_that_was_cleared_or_ended(held, make_store, caplo
     touched(held)
     assert held.store.touch([0, 1]) == 0
     assert not gone(caplog)
+
+
+def test_touch_reports_no_room_that_expired_after_its_end(make_store, client, caplog):
+    """It was not cleared, by nobody's fault. Its entry in the owner's list is left for the touch."""
+    caplog.set_level(logging.WARNING, "redis_kvpoll")
+    store = make_store(terminal_ttl=0.2)
+    held = ManualLease(store).take()
+    store.open(1).fail("out of memory")
+    ended_elsewhere = store.open(2)
+    make_store(terminal_ttl=0.2).attach(2).update(DONE)
+    touched(held)
+    real.until(lambda: not client.exists(ROOM % 1, ROOM % 2), "the end of their TTLs")
+    assert client.zcard(OWNED) == 2
+    touched(held)
+    assert (gone(caplog), client.zcard(OWNED)) == ([], 0)
+    assert ended_elsewhere.update(MOVE).outcome is Outcome.STALE
+
+
+def test_room_that_has_just_expired_is_still_known(store, monkeypatch):
+    """Without that, the touch that finds it absent could not tell that it has ended."""
+    tracked = tracked_rooms_of(store)
+    rooms = [store.open(room) for room in range(2)]
+    here = tracked.in_shard("default")
+    here[0].until, here[1].until = time.monotonic() - 1, time.monotonic() - tracked.ttl
+    monkeypatch.setattr(tracked, "_sweep_at", 2)
+    store.open(2)
+    assert sorted(here) == [0, 2]
+    assert len(rooms) == 2
 
 
 def test_touch_without_lease_reports_held_room(store, client, caplog):

@@ -142,6 +142,20 @@ IN_RECOVERY = [
         "engine/test_restored_rooms.py::test_room_that_is_lost_again_keeps_its_times[sync-fakeredis]",
     ),
     (
+        "a room that has expired after its end is reported as gone",
+        "engine.recovery.tracking:_observe_touch",
+        "tracked.has_ended or tracked.status in TERMINAL",
+        "tracked.status in TERMINAL",
+        "leases/test_rooms_gone.py::test_touch_reports_no_room_that_expired_after_its_end[sync-fakeredis]",
+    ),
+    (
+        "an expired room is forgotten before the touch that asks for it",
+        "engine.recovery.tracked_rooms:TrackedRooms.track",
+        "now - self.ttl / 2",
+        "now",
+        "leases/test_rooms_gone.py::test_room_that_has_just_expired_is_still_known[sync-fakeredis]",
+    ),
+    (
         "a shard that is away keeps the rooms of others from being touched",
         "engine.leases.room_touches:RoomTouches._list",
         "return error",

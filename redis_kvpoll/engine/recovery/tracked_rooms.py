@@ -107,7 +107,8 @@ class TrackedRooms:
         rooms_here[room] = tracked
         self.merge_status(tracked, tracked.status, now)
         if len(rooms_here) > self._sweep_at:
-            for expired in [room for room, other in list(rooms_here.items()) if other.until <= now]:
+            until = now - self.ttl / 2  # the touches of a lease, each third of a TTL, ask for expired rooms
+            for expired in [room for room, other in list(rooms_here.items()) if other.until <= until]:
                 del rooms_here[expired]
             self._sweep_at = len(rooms_here) * 2 + SWEEP_EVERY
         return tracked
@@ -150,7 +151,7 @@ class TrackedRooms:
             tracked.status = max(tracked.status, status)
         if tracked.status is not KVPoll.Failed:
             tracked.reason = ""  # a plain write has taken it out of Failed
-        tracked.until = now + (self._terminal_ttl if tracked.status in _TERMINAL else self.ttl)
+        tracked.until = now + (self._terminal_ttl if tracked.status in TERMINAL else self.ttl)
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a clear of these rooms is sent: until its reply they are not created again."""
@@ -292,4 +293,4 @@ class TrackedRooms:
 
 
 # Looked up per room: properties of an enum's members are slow.
-_TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)
+TERMINAL = frozenset(status for status in KVPoll if status.is_terminal)

@@ -40,6 +40,8 @@ class TrackedRoom:
     """Whether a clear was sent, and has no reply yet. Such a room is not created again."""
     is_over: bool = False
     """Whether its last rank has cleared it. Then it matters only to a server that has lost that."""
+    has_ended: bool = False
+    """Whether a touch has found it at its end, to which another process may have brought it."""
     awaiting_since: float | None = None
     """Since when the replay awaits the creator; None if it does not."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from redis_kvpoll.engine.recovery.marks import Mark
-from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_rooms import TERMINAL, TrackedRooms
 from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.model import Ending, KVPoll, Outcome, Refusal
 from redis_kvpoll.protocol import script_specs as specs
@@ -178,17 +178,21 @@ def _observe_touch(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark: 
     for room, kept in zip(call.rooms, reply, strict=True):
         tracked = rooms_here.get(room)
         if kept == 1 and tracked:
-            tracked.until = now + rooms.ttl
+            tracked.until, tracked.has_ended = now + rooms.ttl, False
+        elif kept == 0 and tracked:
+            tracked.has_ended = True
         elif (kept == -2 or (kept == -1 and rooms.holds(call.tag, room, now))) and not (
             tracked and tracked.awaiting_since is not None  # its creator brings it back
         ):
-            gone.append(room)
             rooms_here.pop(room, None)
+            if not (tracked and (tracked.has_ended or tracked.status in TERMINAL)):  # after its end it may expire
+                gone.append(room)
     if gone:
         shown = ", ".join(map(str, gone[:3])) + (", ..." if len(gone) > 3 else "")
         logger.warning(
             "shard %r: %d rooms that were held are gone from the server (%s): removed by hand, evicted, or expired "
-            "early, as when its clock is set forward; writes through their handles are STALE",
+            "early, as when its clock is set forward (those of plain updates may also have ended); writes through "
+            "their handles are STALE",
             call.tag,
             len(gone),
             shown,
