@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -125,4 +126,8 @@ def _form(body: bytes) -> dict[str, str] | None:
 
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 7 else default
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal()):
+        raise HTTPException(400, f"{name}: {text[:80]!r} is not a whole number")
+    return int(text[:9])  # more than there can be

@@ -70,6 +70,7 @@ def test_each_answer_fits_its_schema(full, store):
         ("?status=Success,Failed", 2, 2),
         ("?status=success,FAILED", 2, 2),
         ("?longer_than=0.001&limit=3", 8, 3),
+        ("?limit=99999999999", 8, 8),
         ("?stuck=1", 0, 0),
         ("?owner=prefill/10.0.0.1:8998", None, 7),
         ("?status=Failed&longer_than=0.001", None, 1),
@@ -99,6 +100,9 @@ def test_room_fits_its_schema(full, room):
         ("/api/rooms?status=Success,", 400),
         ("/api/rooms?longer_than=nan", 400),
         ("/api/rooms?longer_than=-1", 400),
+        ("/api/rooms?limit=all", 400),
+        ("/api/rooms?limit=-1", 400),
+        ("/api/seconds?count=x", 400),
     ],
 )
 def test_refused_question_fits_its_schema(full, table, watched, path, status):
