@@ -31,6 +31,7 @@ def namespaces(url: str, wants_json: bool) -> None:
 
     Exit status: 1 if there is none.
     """
+    from redis_kvpoll.doctor.findings import plural
     from redis_kvpoll.doctor.neighbours import count_keys
     from redis_kvpoll.doctor.replica import read_replica
     from redis_kvpoll.sync.namespaces import list_namespaces
@@ -42,7 +43,7 @@ def namespaces(url: str, wants_json: bool) -> None:
     if wants_json:
         as_json.put({"namespaces": [one._asdict() for one in found]})
     if (there := count_keys(url, options.DEADLINE)) is not None:
-        click.echo(f"The server has {there.counts.total:,} keys; {_whose(there)}", err=True)
+        click.echo(f"The server has {plural(there.counts.total, 'key')}; {_whose(there)}", err=True)
     if unread := [one.namespace for one in found if not any(one[1:])]:
         why = "this user lacks their keys (kvpoll acl), or the keys are none of kvpoll's, or have just gone"
         more = f" and {len(unread) - SHOWN:,} more" if len(unread) > SHOWN else ""
@@ -67,4 +68,7 @@ def _whose(there: Neighbours) -> str:
     if counts.wrong_number:
         return counts.wrong_number
     more = f"{counts.in_others}; of the {counts.here:,} in database {counts.database}, " if counts.elsewhere else ""
-    return f"{more}about {1 - there.share:.0%} are others': redis-cli --memkeys shows the largest"
+    others = f"{1 - there.share:.0%}"
+    if others == "0%":
+        return f"{more}nearly all are kvpoll's"
+    return f"{more}about {others} are others': redis-cli --memkeys shows the largest"
