@@ -84,9 +84,10 @@ _OF_SCRIPT = re.compile(
 """What a server adds about the script: the caller knows the operation, not the script."""
 _DENIED_IN_SCRIPT = ("The user executing the script ", "ACL failure in script: ")
 """How a denial inside a script begins, which has no code there: before Redis 7.2, and from it on (Valkey, too)."""
-_HIDDEN = (", with args beginning with", " : <redis.")
+_HIDDEN = (", with args beginning with", ", otherwise the HELLO AUTH <user>", " : <redis.")
 """Where a text ends for us. A server repeats the words of a command that it does not know, those of HELLO with the
-password; and redis-py appends its clients, with their options, to what it says of Sentinels."""
+password; it explains HELLO to a client without a password; and redis-py appends its clients, with their options, to
+what it says of Sentinels."""
 _SOCKET = " connecting to /"
 CLOSED = ("Connection closed by server", "Error while reading")
 """How redis-py begins the error of a connection that the server has closed."""

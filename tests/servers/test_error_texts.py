@@ -68,7 +68,8 @@ class TestCannotHeal:
                 patient(f"redis://:{SECRET}@{address}?protocol={protocol}"), "WRONGPASS.*check the user name"
             )
             assert text.count(f"; server: redis://***@{address}?protocol={protocol}") == 1
-            refused(patient(f"redis://{address}?protocol={protocol}"), "NOAUTH.*put it into the URL")
+            text = refused(patient(f"redis://{address}?protocol={protocol}"), "NOAUTH.*put it into the URL")
+            assert "HELLO AUTH" not in text, "how to write a client"
             client.config_set("requirepass", "")
 
     def test_database_out_of_range(self, world, patient):
