@@ -142,6 +142,11 @@ class TestRule:
         assert (result.exit_code, result.stdout) == (2, "")
         assert "--roles needs -n NAME" in result.stderr
 
+    @pytest.mark.parametrize(("name", "said"), [("prod-prefill", True), ("prod-decode", True), ("prod", False)])
+    def test_name_of_a_table_is_no_deployment(self, name, said):
+        result = CliRunner().invoke(kvpoll, ["acl", "-n", name, "--roles"])
+        assert (result.exit_code, "takes -n prod\n" in result.stderr) == (0, said)
+
 
 @pytest.mark.parametrize("kind", REAL)
 class TestAllowed:

@@ -35,6 +35,11 @@ def acl(namespaces: tuple[str, ...], roles: bool, user: str, aclfile: bool, read
     if roles:
         if not namespaces:
             raise click.UsageError("--roles needs -n NAME: the KVPOLL_NAMESPACE of the deployment")
+        for name in namespaces:
+            deployment, dash, role = name.rpartition("-")
+            if dash and role in ROLES:
+                hint = f"Is {name} a table? The rule for those of the deployment {deployment} takes -n {deployment}"
+                click.echo(hint, err=True)
         namespaces = tuple(f"{name}-{role}" for name in namespaces for role in ROLES)
     command = "user" if aclfile else "ACL SETUSER"
     click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespaces, read_only)}")
