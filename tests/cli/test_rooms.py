@@ -231,7 +231,8 @@ class TestFindShowWait:
             (["5"], 3, "Room 5 is at Failed: Mooncake session 7 failed"),
             (["5", "Failed"], 0, "Room 5 is at Failed"),
             (["9"], 1, "room 9 is not in namespace 'prod'"),
-            (["1", "--timeout", "50ms"], 1, "within 50 ms: it is at Bootstrapping"),
+            (["1", "--timeout", "50ms"], 1, "room 1 did not end within 50 ms: it is at Bootstrapping"),
+            (["1", "success", "--timeout", "50ms"], 1, "room 1 did not reach Success within 50 ms: it is at"),
             (["1", "Done"], 2, "Done"),
         ],
     )

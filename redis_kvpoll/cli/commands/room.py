@@ -160,7 +160,8 @@ def wait(
             status = store.wait(room, *goal, timeout=timeout)
             reason = store.failure_reason(room) if status is KVPoll.Failed else None
         except WaitTimeoutError as error:
-            leave(NOT_FOUND, f"Error: room {room} did not get there within {human(timeout)}: {_at(error.status)}")
+            missed = f"did not reach {' or '.join(statuses)}" if statuses else "did not end"
+            leave(NOT_FOUND, f"Error: room {room} {missed} within {human(timeout)}: {_at(error.status)}")
         except RoomNotFoundError:
             leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
     if wants_json:
