@@ -32,7 +32,8 @@ def print_timeline(timeline: list[Period], restored_at: float | None = None) -> 
     if timeline:
         console.print()
     if timeline and restored_at is not None:
-        console.print(Text(f"{_clock(restored_at)}  restored after a loss of data; before: not known", "dim"))
+        # Without its time, which would be the only one out of order: a change may be older than the restore.
+        console.print(Text(f"{'':17}restored after a loss of data; before: not known", "dim"))
     for at, period in enumerate(timeline):
         mark = "└─" if at == len(timeline) - 1 else "├─"
         line = Text.assemble((f"{_clock(period.since)}  {mark} ", "dim"))

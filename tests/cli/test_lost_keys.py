@@ -234,7 +234,7 @@ class TestRestoredRooms:
         lease.heartbeat()
         document = json.loads(run(server, "show", "2", "--json").stdout)
         assert document["timeline"][0]["since"] == pytest.approx(before.updated_at, abs=0.1)
-        assert "restored after a loss of data; before: not known" in run(server, "show", "2").stdout
+        assert f"\n{'':17}restored after a loss of data; before: not known\n" in run(server, "show", "2").stdout
 
 
 def test_keys_are_those_that_the_library_has(client, lease):
