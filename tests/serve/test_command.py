@@ -139,6 +139,8 @@ def test_port_in_use_is_named(launch):
     code, said = refused(f"--port={port}")
     assert code == 1
     assert "address already in use" in said
+    assert said.splitlines()[-1].startswith(f"Error: kvpoll serve cannot listen on 127.0.0.1, port {port} ")
+    assert said.endswith("choose another --port\n")
     assert "Traceback" not in said
 
 

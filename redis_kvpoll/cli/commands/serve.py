@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from redis_kvpoll.cli.durations import duration
+from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.options import url_option
 
 LONGEST_STUCK = 86400.0
@@ -95,4 +95,5 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
     from redis_kvpoll.serve import examine, listen
 
     if not listen.run(config, examine.examiner):
-        sys.exit(1)
+        where = f"{config.host}, port {config.port}"
+        leave(NOT_FOUND, f"Error: kvpoll serve cannot listen on {where} (the log says why): choose another --port")
