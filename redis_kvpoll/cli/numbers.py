@@ -34,7 +34,7 @@ def print_snapshot(snapshot: Snapshot, about: str) -> None:
     if snapshot.has_feed:
         console.print(_flow(snapshot))
     if any(snapshot.refused.values()):
-        console.print(_refused(snapshot))
+        console.print(_refused(snapshot, console.width))
     if (lost_at := snapshot.data_lost_at) is not None and snapshot.at - lost_at < LOSS_SECONDS:
         ago = human(max(0.0, snapshot.at - lost_at))
         console.print(Text(f"all data was lost at {clock_of(lost_at)}, {ago} ago; live owners restore", "yellow"))
@@ -73,7 +73,7 @@ def _flow(snapshot: Snapshot) -> Text:
     return line
 
 
-def _refused(snapshot: Snapshot) -> Text:
+def _refused(snapshot: Snapshot, width: int) -> Text:
     """The refused writes: how many a second, how many in all, and what is known of the last.
 
     The rate names its time if that is shorter than that of the other rates.
@@ -88,9 +88,9 @@ def _refused(snapshot: Snapshot) -> Text:
     if (last := snapshot.last_refused) is not None:
         who = printable(last.owner) if last.owner else "a process without a lease"
         room = "" if last.room is None else f", room {last.room}"
-        line.append(
-            f"\n  the last {human(max(0.0, snapshot.at - last.at))} ago: {last.outcome}{room}, from {who}", "dim"
-        )
+        what = f"  the last {human(max(0.0, snapshot.at - last.at))} ago: {last.outcome}{room},"
+        space = " " if len(f"{what} from {who}") <= width else "\n    "
+        line.append(f"\n{what}{space}from {who}", "dim")
     return line
 
 

@@ -87,6 +87,16 @@ def test_rate_of_refused_writes_names_its_time(proxy, monkeypatch):
         assert re.search(r"refused \d+\.\d/s over \d\.\d s   41 \(skipped 41\)", run(proxy).stdout)
 
 
+def test_long_owner_of_the_last_refused_write_is_indented(proxy, monkeypatch):
+    """The name of an owner of SGLang does not fit beside the rest into 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    owner = "prefill/10.0.0.1:8998/tp0@10.0.0.1:4711"
+    with StatusStore.from_url(proxy.url, namespace="prod") as store, store.lease(owner):
+        store.update_status(2**63, KVPoll.Failed)
+        shown = run(proxy).stdout
+    assert re.search(rf"\n  the last .* ago: skipped, room {2**63},\n    from {owner}\n", shown), shown
+
+
 def test_interrupt_before_the_table_is_found_is_130(proxy, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
