@@ -87,7 +87,8 @@ class Watch:
     @property
     def state(self) -> State:
         """Whether the numbers are current."""
-        return state_of(self.snapshot, self._failure, self._exists is False, self.examination.findings)
+        was_there = self.settings is not None
+        return state_of(self.snapshot, self._failure, self._exists is False, was_there, self.examination.findings)
 
     def now(self) -> float:
         """Return the server's time, from which ages are counted; that of the last reading while it is not current.

@@ -17,6 +17,11 @@ NOT_FOUND = (
     "No process has opened it. SGLang's plugin appends the role to its KVPOLL_NAMESPACE: prod-prefill and prod-decode."
 )
 
+GONE = (
+    "It was here before: its data is gone (FLUSHALL, a restart, evictions), or it has expired. The tab Doctor says "
+    "more within a minute."
+)
+
 
 class State(NamedTuple):
     """Whether the numbers are current, in one word and one sentence."""
@@ -48,15 +53,20 @@ class ReadFailure(NamedTuple):
 
 
 def state_of(
-    snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool, findings: Iterable[Finding] = ()
+    snapshot: Snapshot, failure: ReadFailure | None, is_absent: bool, was_there: bool, findings: Iterable[Finding]
 ) -> State:
-    """Return what the last snapshot and the last reading of the settings show; ``findings`` are the doctor's."""
+    """Return what the last snapshot and the last reading of the settings show; ``findings`` are the doctor's.
+
+    ``was_there`` tells whether an earlier reading found the settings.
+    """
     if failure is not None:
         return failure.state
     if is_absent and not snapshot.total:
         for each in findings:
             if each.check == "settings" and each.level is Level.PROBLEM:  # they alone are gone, or all data is
                 return State("absent", "bad", each.found, each.advice)
+        if was_there:
+            return State("absent", "bad", "Namespace not found", GONE)
         return State("absent", "warn", "Namespace not found", NOT_FOUND)
     if snapshot.error is not None:
         return State("away", "bad", "The table cannot be read", snapshot.error)

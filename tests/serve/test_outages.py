@@ -113,6 +113,19 @@ def test_flush_is_seen_as_a_loss(world, start):
     real.until(lambda: none not in serving.get("/metrics").body, "a resync in the metrics", 60)
 
 
+def test_namespace_that_is_gone_is_not_called_unopened(world, start):
+    """Between its loss and the doctor's next look."""
+    server = world.serve()
+    world.open(server.tcp, namespace="prod").update_status(1, KVPoll.Bootstrapping)
+    serving = start(viewer_url(server))
+    serving.until("/", "Synced")
+    with server.client() as client:
+        client.flushall()
+    page = serving.until("/", "Namespace not found")
+    assert "It was here before: its data is gone" in page.text
+    assert "No process has opened it" not in page.text
+
+
 def test_absent_namespace_is_named_and_awaited(world, start):
     server = world.serve()
     serving = start(viewer_url(server))
