@@ -146,6 +146,10 @@ class Watch:
         if self._failure is not None:
             log.warning("namespace %s: the table can be read again", self.name)
         self._failure = None
+        if found is None and self._exists:  # Redis keeps no time of it
+            log.warning("namespace %s: not found any more: its data is gone, or it has expired", self.name)
+        elif found is not None and self._exists is False:
+            log.warning("namespace %s: it is there", self.name)
         self._exists = found is not None
         self.settings = found or self.settings
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
@@ -113,8 +115,9 @@ def test_flush_is_seen_as_a_loss(world, start):
     real.until(lambda: none not in serving.get("/metrics").body, "a resync in the metrics", 60)
 
 
-def test_namespace_that_is_gone_is_not_called_unopened(world, start):
-    """Between its loss and the doctor's next look."""
+def test_namespace_that_is_gone_is_not_called_unopened(world, start, caplog):
+    """Between its loss and the doctor's next look. The log has the times, which Redis does not keep."""
+    caplog.set_level(logging.WARNING, "redis_kvpoll.serve")
     server = world.serve()
     world.open(server.tcp, namespace="prod").update_status(1, KVPoll.Bootstrapping)
     serving = start(viewer_url(server))
@@ -124,6 +127,9 @@ def test_namespace_that_is_gone_is_not_called_unopened(world, start):
     page = serving.until("/", "Namespace not found")
     assert "It was here before: its data is gone" in page.text
     assert "No process has opened it" not in page.text
+    assert "namespace prod: not found any more: its data is gone, or it has expired" in caplog.messages
+    world.open(server.tcp, namespace="prod").update_status(1, KVPoll.Bootstrapping)
+    real.until(lambda: "namespace prod: it is there" in caplog.messages, "the line of its return", 60)
 
 
 def test_absent_namespace_is_named_and_awaited(world, start):
