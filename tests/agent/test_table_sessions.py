@@ -314,6 +314,19 @@ async def test_lost_failed_life_fails_no_other_request(process, store, sessions,
     await room.clear()
 
 
+async def test_lives_that_are_over_keep_no_open_one_waiting(sessions, hello, store):
+    """Another rank is ahead, as the former agent had published more of it: it has the room for the last life."""
+    ranks = [replace(hello, owner=f"h:{n}", options=hello.options | {"rank": n, "world_size": 2}) for n in (0, 1)]
+    ahead, behind = [Process(sessions, rank) for rank in ranks]
+    ahead.change(1, number=500, is_new=True, status=1, request="last")
+    await ahead.until_opened()
+    for number in range(1, 500):
+        behind.change(1, number=number, is_new=True, status=4, request=f"former {number}", is_over=True)
+    behind.change(1, number=500, is_new=True, status=1, request="last")
+    assert (await behind.until_opened())[:2] == (1, 500)
+    assert set((await store.entry(1)).ranks) == {0, 1}
+
+
 @pytest.mark.parametrize("words", [{}, {"rank": 0, "world_size": 1}], ids=["alone", "rank"])
 async def test_late_reason_leaves_who_has_the_room_now(sessions, hello, store, words):
     """A Failed room is taken over at once: the reason and its author are of the former one."""

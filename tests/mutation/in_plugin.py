@@ -442,6 +442,13 @@ IN_THE_PLUGIN = [
         "agent/test_table_sessions.py::test_lost_failed_life_fails_no_other_request",
     ),
     (
+        "each life that is over waits anew for a room that another rank has",
+        "agent.session.publisher:OutboxPublisher._publish_life",
+        "if is_busy and",
+        "if False and",
+        "agent/test_table_sessions.py::test_lives_that_are_over_keep_no_open_one_waiting",
+    ),
+    (
         "a process does not hear that another one has its name",
         "agent.server.table_sessions:HostedSession.give_way",
         "if self._is_here:",

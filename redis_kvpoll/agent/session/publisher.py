@@ -68,8 +68,7 @@ class OutboxPublisher:
         self._member = member
         self._rooms, self._outbox = rooms, rooms.outbox
         self._writer = writer
-        self._on_opened = on_opened
-        self._on_ended = on_ended
+        self._on_opened, self._on_ended = on_opened, on_ended
         self._log = log
         self._handles: dict[int, tuple[int, MemberRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
@@ -166,6 +165,7 @@ class OutboxPublisher:
             self.publish([room])
 
     async def _publish_room(self, room: int) -> None:
+        is_busy = False
         try:
             while self.is_online.is_set():
                 if room in self._rooms.awaiting_reason:
@@ -173,17 +173,18 @@ class OutboxPublisher:
                 life = self._outbox.take(room)
                 if life is None:
                     return
-                sent = await self._publish_life(room, life)
+                sent = await self._publish_life(room, life, is_busy)
                 if sent is not None and sent.is_over:
+                    is_busy = sent.is_new and not sent.generation  # it was given up
                     self._on_ended(room, sent.number)
         except Exception:
             logger.exception("redis_kvpoll: room %d was not published because of a bug; report this traceback", room)
         finally:
             del self._tasks[room]
 
-    async def _publish_life(self, room: int, life: RoomLife) -> RoomLife | None:
-        """Send a life, with retries, and return it with what came meanwhile; put it back while the server is
-        unreachable."""
+    async def _publish_life(self, room: int, life: RoomLife, is_busy: bool) -> RoomLife | None:
+        """Send a life, with retries, and return it with what came meanwhile; without a server it is put back. If the
+        room ``is_busy``, as a former life was given up for that, one that is over as well is not tried again."""
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
@@ -194,6 +195,8 @@ class OutboxPublisher:
             except LeaseLostError:
                 await self._pause(pause)  # until the session has failed the lost rooms and taken a new lease
             except RoomBusyError:
+                if is_busy and life.is_new and life.is_over:
+                    return life
                 await self._pause(pause)
                 pause = min(pause * 2, BUSY_RETRY_SECONDS)
             except ServerRefusedError as error:
