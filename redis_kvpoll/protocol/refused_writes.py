@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from redis_kvpoll.protocol.keys import parse_room
+
 OUTCOMES = ("skipped", "stale", "busy", "lease", "world_size")
 """The outcomes of refused writes, as the hash ``refused`` names them."""
 
@@ -53,7 +55,7 @@ def _last(text: str) -> LastRefused | None:
     room, _, owner = rest.partition(" ")
     if not _is_number(at) or outcome not in OUTCOMES:
         return None
-    return LastRefused(float(at), outcome, int(room) if _is_number(room) else None, owner or None)
+    return LastRefused(float(at), outcome, parse_room(room.encode()), owner or None)
 
 
 def _is_number(text: str) -> bool:
