@@ -17,11 +17,16 @@ class Forkable(Protocol):
         """Reset, in the child before any other code runs. It must not wait for a lock."""
 
 
+pid = os.getpid()
+"""The id of this process, without a system call. Read it as ``_fork.pid``: a child has its own."""
+
 forkable: WeakSet[Forkable] = WeakSet()
 """The objects of this process to reset, by weak reference."""
 
 
 def _after_fork() -> None:
+    global pid
+    pid = os.getpid()
     for each in list(forkable):
         each.after_fork()
 

@@ -18,7 +18,7 @@ from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import PendingCall, Send
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands, replies, room_commands
-from redis_kvpoll.protocol.replies import NOT_A_STATUS
+from redis_kvpoll.protocol.replies import NOT_A_STATUS, STATUSES
 from redis_kvpoll.protocol.script_call import Command
 
 D = TypeVar("D")
@@ -59,7 +59,7 @@ class AsyncSingleCalls:
         dispatcher, sent_at = self._dispatcher, time.monotonic()
         status: Any = NOT_A_STATUS
         try:
-            status = replies.status(await _send(dispatcher, queue, packed, _ignore))
+            status = STATUSES.get(await _send(dispatcher, queue, packed, _ignore), NOT_A_STATUS)
         except ResponseError:
             pass  # a key of another type, or a command that is not permitted: the script tells it apart
         except (NotSent, RedisError, OSError) as error:

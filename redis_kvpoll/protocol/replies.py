@@ -25,11 +25,13 @@ from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_WORLD_SIZE
 
 NO_REASON = "no reason was recorded"
 NOT_A_STATUS: Any = object()
-"""What ``status`` returns for a value that is none."""
+"""What readers of one status take for a value that is none."""
 
-_STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
+STATUSES: dict[bytes | None, KVPoll | None] = {None: None, **{s.name.encode(): s for s in KVPoll}}
+"""The status in a reply; None if the room is absent."""
+
 # All possible updates, each created once.
-_UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in _STATUSES.items()}
+_UPDATES = {(o.value, name): Update(o, status) for o in Outcome for name, status in STATUSES.items()}
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 """As scripts write numbers."""
 _FIRST_TIME = 10**15
@@ -46,17 +48,12 @@ _SHOWN = 64
 
 def parse_status(name: Any) -> KVPoll | None:
     """Return the status with a name; None for an absent room and for any other value."""
-    return _STATUSES.get(name) if isinstance(name, bytes) else None
-
-
-def status(name: Any) -> Any:
-    """Return the status with a name, None if the room is absent; NOT_A_STATUS for any other value."""
-    return _STATUSES.get(name, NOT_A_STATUS)
+    return STATUSES.get(name) if isinstance(name, bytes) else None
 
 
 def statuses(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
     try:
-        return [_STATUSES[name] for name in reply]
+        return [STATUSES[name] for name in reply]
     except KeyError:
         _corrupt(operation, rooms, reply)
 
@@ -81,13 +78,13 @@ def update(reply: list[Any]) -> Update | None:
 def cleared(operation: str, rooms: list[int], reply: list[Any]) -> list[KVPoll | None]:
     _check_refusals(operation, rooms, CLEAR, reply)
     # The room was deleted, so an unknown status that it had is no longer an error.
-    return [_STATUSES.get(name) for _, name, _ in CLEAR.rows(reply)]
+    return [STATUSES.get(name) for _, name, _ in CLEAR.rows(reply)]
 
 
 def clearings(operation: str, rooms: list[int], reply: list[Any]) -> list[Update]:
     _check_refusals(operation, rooms, CLEAR, reply)
     return [
-        Update(Outcome.CLEARED if code in CLEARED else Outcome(code), _STATUSES.get(name))
+        Update(Outcome.CLEARED if code in CLEARED else Outcome(code), STATUSES.get(name))
         for code, name, _ in CLEAR.rows(reply)
     ]
 
@@ -155,7 +152,7 @@ def _check_refusals(operation: str, rooms: list[int], spec: ScriptSpec, reply: l
             _corrupt(operation, [room], [word])
         if code == Refusal.BUSY.value:
             _, age_ms, owner, request, _ = more
-            raise RoomBusyError(room, _STATUSES.get(word), int(age_ms) / 1000, _text(owner), _text(request))
+            raise RoomBusyError(room, STATUSES.get(word), int(age_ms) / 1000, _text(owner), _text(request))
 
 
 def _count(operation: str, room: int, name: str, value: bytes | None, limit: int = _MAX_NUMBER) -> int:
@@ -259,7 +256,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
-    room, name = next((r, n) for r, n in zip(rooms, names, strict=True) if n not in _STATUSES)
+    room, name = next((r, n) for r, n in zip(rooms, names, strict=True) if n not in STATUSES)
     if isinstance(name, Exception):
         raise CorruptEntryError(room, operation, _found(name))
     # A script names another field than the status before its value.

@@ -6,7 +6,6 @@ Invariant: a connection is in the pool only when no reply is due on it, and it l
 from __future__ import annotations
 
 import math
-import os
 import select
 import socket
 import time
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.sentinel import SentinelManagedConnection
 
+from redis_kvpoll import _fork
 from redis_kvpoll.engine.classify import LateReply, NotSent, ServerChanged, ends_connection
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH
@@ -118,7 +118,7 @@ class NodePool:
             connection = self._idle.pop()
         except IndexError:
             return TAKE_FULL_PATH
-        if connection.pid != os.getpid():
+        if connection.pid != _fork.pid:
             return TAKE_FULL_PATH  # a connection of the parent's, from before a fork, is left alone
         if connection.server != server:
             self._give_back(connection)
@@ -181,9 +181,8 @@ class NodePool:
 
     def _connection(self, effect: Send) -> Any:
         """Return an idle or new connection. The time that a new one takes is no longer in the timeout."""
-        pid = os.getpid()
         while (connection := self._pop()) is not None:
-            if connection.pid != pid:
+            if connection.pid != _fork.pid:
                 continue  # it is the parent's, from before a fork
             if effect.fresh and not _is_open(connection):
                 connection.disconnect()

@@ -17,7 +17,7 @@ from redis_kvpoll.engine.ready_calls import TAKE_FULL_PATH
 from redis_kvpoll.errors import RoomNotFoundError
 from redis_kvpoll.model import KVPoll, Update
 from redis_kvpoll.protocol import fenced_commands, replies, room_commands
-from redis_kvpoll.protocol.replies import NOT_A_STATUS
+from redis_kvpoll.protocol.replies import NOT_A_STATUS, STATUSES
 from redis_kvpoll.protocol.script_call import Call, Command
 from redis_kvpoll.sync.dispatcher import Dispatcher
 
@@ -92,7 +92,7 @@ class SingleCalls:
         else:
             if reply is TAKE_FULL_PATH:
                 return TAKE_FULL_PATH
-            if (status := replies.status(reply)) is not NOT_A_STATUS:
+            if (status := STATUSES.get(reply, NOT_A_STATUS)) is not NOT_A_STATUS:
                 return status
         return self._dispatcher.run(ready.take_over(build(*args), sent_at, server, None, first_error))
 
