@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from dataclasses import replace
@@ -28,16 +27,10 @@ CLEARED, FINISHED, LIVE, NEW, BUSY = range(1, 6)
 
 
 @pytest.fixture
-def world():
+def server():
     with real.World("sync") as world:
-        yield world
-
-
-@pytest.fixture
-def server(world):
-    server = world.serve()
-    yield server
-    with contextlib.suppress(ProcessLookupError):
+        server = world.serve()
+        yield server
         os.kill(server.pid, signal.SIGCONT)
 
 
@@ -105,44 +98,6 @@ async def test_rest_is_told_after_the_outage(process, sessions, hello, server, h
     os.kill(server.pid, signal.SIGCONT)
     await until(sessions.is_told)
     assert await has(hello, server) == told(word)
-
-
-@pytest.mark.parametrize(("how", "word"), [("goodbye", "left"), ("killed", "lost")])
-@pytest.mark.parametrize("seconds", [0.0, 4.0], ids=["at once", "later"])
-async def test_lease_ends_after_the_outage(process, sessions, hello, server, how, word, seconds):
-    """Nothing is left to tell, also before the followers have noticed the outage: the live room fails all the same."""
-    os.kill(server.pid, signal.SIGSTOP)
-    await asyncio.sleep(pace.seconds(seconds))
-    process.silence = 1000.0
-    process.session.ended(how)
-    await process.until(messages.LEFT)
-    await asyncio.sleep(pace.seconds(1.5))  # longer than the end of a lease may take
-    assert not sessions.is_told()
-    os.kill(server.pid, signal.SIGCONT)
-    await until(sessions.is_told)
-    rooms, reason = await has(hello, server)
-    assert (rooms[LIVE], reason) == (KVPoll.Failed, f"owner {OWNER} {word}")
-
-
-async def test_lease_ends_when_an_empty_server_comes(process, sessions, hello, world, server):
-    """Its live room comes back as that of an owner that is lost."""
-    os.kill(server.pid, signal.SIGKILL)
-    process.session.ended("killed")
-    await process.until(messages.LEFT)
-    await asyncio.sleep(pace.seconds(3.0))
-    assert not sessions.is_told()
-    server = world.restart(server)
-    await until(sessions.is_told)
-    rooms, reason = await has(hello, server)
-    assert (rooms[LIVE], reason) == (KVPoll.Failed, f"owner {OWNER} lost")
-
-
-@pytest.mark.parametrize("how", ["goodbye", "killed"])
-async def test_agent_waits_for_no_server_that_refuses(process, sessions, server, how):
-    """It answers: a lease that it does not let go of expires."""
-    server.client().acl_setuser("default", enabled=False)
-    process.session.ended(how)
-    await until(sessions.is_told)
 
 
 async def test_agent_that_ends_waits_for_no_server(process, sessions, server):

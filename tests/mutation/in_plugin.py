@@ -414,13 +414,6 @@ IN_THE_PLUGIN = [
         "agent/test_session_ending.py::test_rest_is_told_after_the_outage[alone-killed-lost]",
     ),
     (
-        "a lease ends while Redis is out of reach if nothing is left to tell",
-        "agent.session.session_ending:publish_rest",
-        "await reach()",
-        "pass",
-        "agent/test_session_ending.py::test_lease_ends_after_the_outage[rank-later-killed-lost]",
-    ),
-    (
         "a Failed life that Redis has lost is dropped by the next agent",
         "agent.session.publisher:OutboxPublisher._adopt",
         "or not await self._member.has_lost(room, life.generation)",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from redis_kvpoll.agent.session.table_member import HeldLease, TableMember
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.leases.lease_state import LeaseState
-from redis_kvpoll.errors import KVPollError, LeaseLostError, StoreUnavailableError
+from redis_kvpoll.errors import KVPollError, LeaseLostError
 
 SHUTDOWN_SECONDS = 1.0
 """When a process ends: the time limit for publishing what is pending, while Redis answers, and then for giving up the
@@ -83,15 +83,6 @@ class ReplaceableLease:
 
     async def _hold(self, former: LeaseState | None = None) -> HeldLease:
         return await self._member.hold_lease(self.ttl, self._client.stands_still, former)
-
-    async def reach(self) -> None:
-        """Return once the server has answered, whatever it says; StoreUnavailableError if it does not."""
-        try:
-            await self._member.store.settings()
-        except StoreUnavailableError:
-            raise
-        except KVPollError:
-            pass
 
     async def abandon(self) -> None:
         """Stop renewing it: whether its client is dead is not known."""

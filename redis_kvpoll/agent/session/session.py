@@ -170,7 +170,7 @@ class TableSession:
         self._report()
         self._send(messages.JOINED, b"")
         running = [asyncio.create_task(task) for task in (self._replace_lost_lease(lease), self._monitor(lease))]
-        ending = asyncio.create_task(self._finish(lease))
+        ending = asyncio.create_task(self._finish())
         try:
             ended, _ = await asyncio.wait([ending, *running], return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
@@ -186,12 +186,11 @@ class TableSession:
                 async with asyncio.timeout(self.hello.lease + SHUTDOWN_SECONDS):
                     await self._end.is_known.wait()
 
-    async def _finish(self, lease: ReplaceableLease) -> None:
+    async def _finish(self) -> None:
         """Return once the table has what it must have before the lease ends. The client need not wait for Redis."""
         await self._end.has_begun.wait()
         if self._end.how is not LeaseEnd.KEEP:
-            publisher, reach = self._publisher, lease.reach
-            await publish_rest(publisher, self._end, self._are_synced, reach, lambda: self._send(messages.LEFT, b""))
+            await publish_rest(self._publisher, self._end, self._are_synced, lambda: self._send(messages.LEFT, b""))
 
     def _are_synced(self) -> bool:
         return all(follower.synced for follower in self._followers)

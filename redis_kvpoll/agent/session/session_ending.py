@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from redis_kvpoll.agent.session.lease import SHUTDOWN_SECONDS, LeaseEnd
 from redis_kvpoll.agent.session.publisher import OutboxPublisher
-from redis_kvpoll.errors import StoreUnavailableError
 
 SILENT_SECONDS = 0.75
 """A client that was not heard for so long counts as standing still."""
@@ -75,26 +74,17 @@ class SessionEnding:
 
 
 async def publish_rest(
-    publisher: OutboxPublisher,
-    end: SessionEnding,
-    is_up: Callable[[], bool],
-    reach: Callable[[], Awaitable[object]],
-    on_delay: Callable[[], object],
+    publisher: OutboxPublisher, end: SessionEnding, is_up: Callable[[], bool], on_delay: Callable[[], object]
 ) -> None:
     """Publish what is pending, before a lease ends. ``on_delay`` is called when that takes longer than usual.
 
     What a server that answers does not take, as other ranks hold a room, is left; while none answers, this waits.
-    ``reach`` returns once the server has answered: the end of the lease has to reach it, too.
     """
     while True:
-        is_told = False
-        with contextlib.suppress(TimeoutError, StoreUnavailableError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 await publisher.flush()
-                is_told = True
-                await reach()
                 return
-        is_answered = not is_told and is_up() and publisher.is_online.is_set() and not publisher.awaits_answer
-        if not end.waits_for_redis or is_answered:
+        if not end.waits_for_redis or (is_up() and publisher.is_online.is_set() and not publisher.awaits_answer):
             return
         on_delay()
