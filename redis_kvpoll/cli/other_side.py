@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from redis_kvpoll.sync.store import StatusStore
 
 
-BATCH = 500
-"""Rooms of one read."""
-
-
 class OtherRoom(NamedTuple):
     """What is known of a room in the other side's table."""
 
@@ -83,9 +79,7 @@ def _live(url: str, name: str, rooms: list[int]) -> list[int]:
     with open_table(url, name) as store:
         if store.settings() is None:
             return []
-        batches = (rooms[at : at + BATCH] for at in range(0, len(rooms), BATCH))
-        rows = (row for batch in batches for row in rows_of(store, batch))
-        return [row.room for row in rows if row.status is None or not row.status.is_terminal]
+        return [row.room for row in rows_of(store, rooms) if row.status is None or not row.status.is_terminal]
 
 
 def leases(store: StatusStore, entry: Entry) -> list[Owner]:

@@ -67,8 +67,8 @@ def _without_moments(facts: Facts, table: TableFacts, begun: float | None) -> Ob
     """Return what is known of losses where nothing was restored. A table of plain updates alone has no beginning."""
     began = f"the table began at {when(begun, table.now)}" if begun is not None else BEGINNING_UNKNOWN
     flushes = losses.flushes(facts)
-    is_young = begun is None or not (losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS)
-    if not flushes or not is_young:
+    is_old = begun is not None and (losses.is_older_than_servers(facts, begun) or table.now - begun > RECENT_SECONDS)
+    if not flushes or is_old:
         return well(f"none is known; {began}")
     return note(f"{flushes}, and {began}: it may have been dropped", "", _who(facts))
 

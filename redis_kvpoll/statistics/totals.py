@@ -152,8 +152,6 @@ class Totals:
         first_ms = now_ms if self._first_ms is None else self._first_ms
         seconds = min(RATE_SECONDS, max(0, now_ms // 1000 - first_ms // 1000))
         refused, refused_seconds = self._refusals.rate(now_ms, seconds or RATE_SECONDS)
-        if not seconds:
-            return Rates(refused=refused, refused_seconds=refused_seconds)
         sums: Counter[str] = Counter()
         for at in range(now_ms // 1000 - seconds, now_ms // 1000):
             sums.update(self._seconds.get(at, ()))

@@ -25,14 +25,15 @@ class FailedByTable:
         self._registry = registry
         self._lives: dict[int, int] = {}
         self._concluding: list[int] = []
-        self._put_off: list[tuple[int, int, str, bool]] = []
+        self._put_off: dict[int, list[tuple[int, int, str, bool]]] = {}
+        """By room: the failures that wait for the end of what is being told."""
         self._lock = registry.changes.lock  # reentrant: a signal handler may interrupt its own thread here
 
     def fail(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life, as ``RoomRegistry.fail_from_table``; after the transfer's end, if that is being told."""
         with self._lock:
             if room in self._concluding:
-                self._put_off.append((room, number, reason, publish))
+                self._put_off.setdefault(room, []).append((room, number, reason, publish))
                 return
             if self._registry.is_undecided(room, number):
                 if len(self._lives) >= MAX_NOTED:
@@ -56,11 +57,7 @@ class FailedByTable:
         """Return what was put off for a room, unless another thread concludes it too."""
         with self._lock:
             self._concluding.remove(room)
-            if room in self._concluding:
-                return []
-            due = [failure for failure in self._put_off if failure[0] == room]
-            self._put_off = [failure for failure in self._put_off if failure[0] != room]
-            return due
+            return [] if room in self._concluding else self._put_off.pop(room, [])
 
     def _is_current(self, room: int, life: int) -> bool:
         return self._registry.current_life(room) == life
