@@ -6,8 +6,9 @@ import contextlib
 
 import pytest
 
+from redis_kvpoll import AsyncStatusStore
 from redis_kvpoll.agent.server.table_sessions import TableSessions
-from tests.support import agents
+from tests.support import agents, instance
 
 
 @pytest.fixture
@@ -35,3 +36,16 @@ async def sessions():
     yield sessions
     await sessions.close()
     assert sessions.is_told()
+
+
+@pytest.fixture
+async def store(url):
+    async with AsyncStatusStore.from_url(
+        url, namespace="t", policy="strict", rank=0, world_size=instance.RANKS
+    ) as store:
+        yield store
+
+
+@pytest.fixture
+async def ranks(sessions, url):
+    return await instance.joined(sessions, url)

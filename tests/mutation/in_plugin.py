@@ -481,7 +481,7 @@ IN_THE_PLUGIN = [
         "agent.session.shared_table:SharedFailures._rooms",
         " if 0 <= room <= MAX_ROOM",
         "",
-        "agent/test_shared_table.py::TestRoomsToldLate::test_room_that_no_table_has_keeps_nobody_from_joining_again",
+        "agent/test_shared_failures.py::TestRoomsToldLate::test_room_that_no_table_has_keeps_nobody_from_joining_again",
     ),
     (
         "a process that goes on alone keeps who serves its rooms",

@@ -111,7 +111,7 @@ class OutboxPublisher:
         """Publish all that is pending: the server is reachable again."""
         if not self.is_online.is_set() and not self._is_stopped:
             self.is_online.set()
-            self.publish(self._outbox.rooms())
+            self.publish([*self._outbox.rooms(), *self._rooms.awaiting_reason])
 
     def stop(self) -> None:
         """Publish nothing more, for good; what was under way may be in the table or not."""
@@ -161,7 +161,7 @@ class OutboxPublisher:
             self._outbox.put_back(room, life)
             if self.is_online.is_set():
                 self._tasks[room] = asyncio.create_task(self._publish_room(room))
-        if self._outbox.has(room):
+        if self._outbox.has(room) or room in self._rooms.awaiting_reason:
             self.publish([room])
 
     async def _publish_room(self, room: int) -> None:
