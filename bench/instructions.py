@@ -74,7 +74,7 @@ class Counter:
         return True
 
     def _control(self, command: str, seconds: float = 2 * ANSWER_SECONDS) -> None:
-        words = [shutil.which("callgrind_control") or "", command, str(self._pid)]
+        words = [shutil.which("callgrind_control") or "", f"--vgdb-prefix={self._folder}/vgdb", command, str(self._pid)]
         quiet = subprocess.DEVNULL
         with subprocess.Popen(words, stdout=quiet, stderr=quiet, start_new_session=True) as control:  # noqa: S603 - fixed
             try:
@@ -114,7 +114,7 @@ def _under_callgrind(ground: Ground, folder: Path) -> tuple[int, EmbeddedServer]
     if not os.access(executable, os.X_OK):  # the server is on another host
         return None
     program = folder / "server"
-    options = f"--tool=callgrind --callgrind-out-file={folder}/out"
+    options = f"--tool=callgrind --callgrind-out-file={folder}/out --vgdb-prefix={folder}/vgdb"  # it removes no pipes
     program.write_text(f'#!/bin/sh\nexec valgrind {options} {executable} "$@"\n', encoding="utf-8")
     program.chmod(0o700)
     try:
