@@ -142,7 +142,7 @@ class TestFullSocket:
 
         The channel's own thread sends nothing: ``send`` refuses a message meanwhile.
         """
-        here = engine.channel(timing=agents.patient(tick=10.0**6))
+        here = engine.channel(timing=agents.patient(tick=10.0**6, early=10.0**6))
         (agent,) = engine.agents()
         os.kill(agent, signal.SIGSTOP)
         sent = 0
