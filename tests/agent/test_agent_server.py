@@ -18,7 +18,7 @@ from redis_kvpoll.agent.link import connect_to
 from redis_kvpoll.agent.server import agent_sessions
 from redis_kvpoll.agent.server.agent_server import AgentServer, ServerTiming
 from tests.agent.application import RECORD
-from tests.support import agents, pace
+from tests.support import agents, calls, pace
 
 COUNT = 20
 
@@ -85,12 +85,6 @@ def descriptors():
     return {(number, what) for number, what in found if not what.startswith("/")}
 
 
-async def until(condition):
-    async with asyncio.timeout(pace.seconds(30)):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-
-
 class Timers:
     """The timers of the event loop that a test lets run out: those of a tenth of a second and more."""
 
@@ -125,10 +119,10 @@ async def test_bug_in_one_connection_leaves_the_others(server, path, monkeypatch
 
     monkeypatch.setattr(agent_sessions, "open_watch", watch)
     with contextlib.closing(agents.Raw(path, name=b"bug").socket):
-        await until(lambda: "a bug" in caplog.text)
+        await calls.until(lambda: "a bug" in caplog.text, "the bug is logged")
         with contextlib.closing(agents.Raw(path).socket):
-            await until(lambda: server.sessions)
-        await until(lambda: server.is_idle)  # the other connection is closed
+            await calls.until(lambda: server.sessions, "a session")
+        await calls.until(lambda: server.is_idle, "the other connection is closed")
 
 
 async def test_death_may_be_told_seconds_after_the_sockets_end(server, path, monkeypatch):
@@ -137,12 +131,12 @@ async def test_death_may_be_told_seconds_after_the_sockets_end(server, path, mon
     monkeypatch.setattr(agent_sessions, "open_watch", lambda *_: reading)
     timers = Timers(monkeypatch)
     raw = agents.Raw(path)
-    await until(lambda: server.sessions)
+    await calls.until(lambda: server.sessions, "a session")
     raw.socket.close()
-    await until(lambda: server.is_idle)
+    await calls.until(lambda: server.is_idle, "the connection is closed")
     timers.run_out(2.0)
     os.close(writing)  # the kernel's word
-    await until(lambda: server.events)
+    await calls.until(lambda: server.events, "an event")
     assert server.events == ["killed"]
 
 
@@ -151,7 +145,7 @@ async def test_process_without_a_watch_vanishes_after_a_second(server, path, mon
     monkeypatch.setattr(agent_sessions, "open_watch", lambda *_: None)
     timers = Timers(monkeypatch)
     agents.Raw(path).socket.close()
-    await until(lambda: server.sessions and server.is_idle)
+    await calls.until(lambda: server.sessions and server.is_idle, "a session that has ended")
     assert server.events == []
     timers.run_out(1.0)
     assert server.events == ["vanished"]
@@ -164,7 +158,7 @@ async def test_process_gone_before_its_welcome_leaves_nothing(server, path):
     before = descriptors()
     for number in range(COUNT):
         agents.Raw(path, channel=b"%016d" % number).socket.close()
-    await until(lambda: len(server.sessions) == COUNT and server.is_idle)
+    await calls.until(lambda: len(server.sessions) == COUNT and server.is_idle, "all have come and gone")
     assert len(descriptors() - before) == COUNT
 
 
@@ -172,7 +166,7 @@ async def test_what_waits_for_room_goes_when_there_is_room(server, path):
     """Though the process says nothing meanwhile, and the session sent it at a time of its own."""
     raw = agents.Raw(path)
     raw.socket.setblocking(False)
-    await until(lambda: server.sessions)
+    await calls.until(lambda: server.sessions, "a session")
     peer, sent = server.sessions[0].peer, 0
     while not peer.has_queued:
         assert peer.send(RECORD, b"%06d" % sent + bytes(1_000))
@@ -181,7 +175,7 @@ async def test_what_waits_for_room_goes_when_there_is_room(server, path):
         assert peer.send(RECORD, b"%06d" % sent + bytes(1_000))
         sent += 1
     loop, came = asyncio.get_running_loop(), []
-    async with asyncio.timeout(pace.seconds(30)):
+    async with asyncio.timeout(pace.patience(30)):
         while len(came) < sent:
             kind, payload = frames.Assembler().add(await loop.sock_recv(raw.socket, 10_000))
             came += [payload[:6]] if kind == RECORD else []
@@ -198,20 +192,20 @@ async def test_listener_rests_when_there_is_no_descriptor_left(server, path):
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     began = loop.time()
     try:
-        await until(lambda: server.listener.asked)
+        await calls.until(lambda: server.listener.asked, "it is asked")
         for _ in range(5_000):
             await asyncio.sleep(0)
         assert server.listener.asked <= 2 + (loop.time() - began)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    await until(lambda: not server.is_idle)
+    await calls.until(lambda: not server.is_idle, "a connection")
     raw.close()
 
 
 async def test_one_that_stood_still_ends_before_its_tasks_go_on(server, path):
     """They might send what the newer agent's processes have taken back. Here the task is due first."""
     raw = agents.Raw(path)
-    await until(lambda: server.sessions)
+    await calls.until(lambda: server.sessions, "a session")
 
     async def go_on():
         await asyncio.sleep(0.001)

@@ -58,7 +58,7 @@ def finish_rooms(process):
 
 
 async def until(condition):
-    async with asyncio.timeout(pace.seconds(60)):
+    async with asyncio.timeout(pace.patience(60)):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

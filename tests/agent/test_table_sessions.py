@@ -133,7 +133,7 @@ async def test_new_lease_is_told_before_a_room_hangs_on_it(sessions, hello, stor
 
 
 async def until_open(store, room):
-    async with asyncio.timeout(pace.seconds(60)):
+    async with asyncio.timeout(pace.patience(60)):
         while await store.get(room) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -59,7 +59,7 @@ async def test_wait_ends(store, peer):
     begins = asyncio.create_task(store.wait(2, DONE))
     await until(lambda: sleeping(store, 2), "both sleep", PATIENCE)
     peer.update_many({1: DONE, 2: DONE})
-    async with asyncio.timeout(pace.seconds(PATIENCE)):
+    async with asyncio.timeout(pace.patience(PATIENCE)):
         assert await asyncio.gather(sleeps, begins) == [DONE, DONE]
 
 

@@ -349,7 +349,7 @@ class TestLeases:
                 return await perform(effect)
 
             monkeypatch.setattr(transport, "perform", counting)
-            async with asyncio.timeout(pace.seconds(60)):
+            async with asyncio.timeout(pace.patience(60)):
                 while calls[-2:] != [RANKS, RANKS]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert not any(map(it.group.is_lost, it.identities))
@@ -362,7 +362,7 @@ class TestLeases:
             other = await it.open(B, "other")
             await it.say(B, other, None, DONE)
             client.hset(keys.leases("default"), "prefill-1", f"{int(it.identities[1].incarnation) + 1} 60000 500 1 0")
-            async with asyncio.timeout(pace.seconds(60)):
+            async with asyncio.timeout(pace.patience(60)):
                 while not it.lost:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert it.lost == [it.identities[1]]

@@ -124,7 +124,7 @@ async def test_lease_of_one_who_stands_still_expires(stores):
 
 async def until(condition):
     """Wait for a condition, an asynchronous generator of what it is at each turn."""
-    async with asyncio.timeout(pace.seconds(60)):
+    async with asyncio.timeout(pace.patience(60)):
         async for is_so in condition:
             if is_so:
                 return

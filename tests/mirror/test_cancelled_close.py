@@ -44,7 +44,7 @@ def test_cancelled_close_ends_every_follower(cluster, what):
         tasks = following()
         assert len(tasks) == SHARDS
         await cancelled(opened.aclose())
-        _, left = await asyncio.wait(tasks, timeout=pace.seconds(20))
+        _, left = await asyncio.wait(tasks, timeout=pace.patience(20))
         assert not left
         await store.aclose()
 

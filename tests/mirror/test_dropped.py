@@ -81,7 +81,7 @@ def test_dropped_asyncio_store_is_collected(server):
         with server.client() as client:
             before = real.connections(client)
             refs = await use()
-            async with asyncio.timeout(pace.seconds(20)):
+            async with asyncio.timeout(pace.patience(20)):
                 while not gone(refs) or tasks() or real.connections(client) - before:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.05)
 

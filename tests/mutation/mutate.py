@@ -15,6 +15,7 @@ import os
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -26,9 +27,12 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from redis_kvpoll.protocol import scripts
+from tests.support import pace
 from tests.support.loggers import unheard
 
 PROJECT = Path(__file__).parents[2]
+MORE_TIME, LEAST_WAIT = 3.0, 2.0
+"""A mutated test waits for each event for three times what all of it took without the mutation, and 2 s."""
 
 
 class NoSuchTextError(Exception):
@@ -106,13 +110,15 @@ class Twice:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         for item in session.items:
+            began = time.monotonic()
             for report in runtestprotocol(item, log=False):
                 if report.skipped:
                     self.skips.append(report.longrepr[2])
                 elif not report.passed:
                     self.failures.append(report.longreprtext)
             self.ran += 1
-            with self._apply():
+            took = time.monotonic() - began
+            with self._apply(), pace.waiting_at_most(LEAST_WAIT + MORE_TIME * took):
                 item.stash[_ERRORS] = self.errors
                 runtestprotocol(item, log=False)
         return True

@@ -206,7 +206,7 @@ def test_doctor_is_told_the_lag_behind_a_feed_alone(monkeypatch, has_feed, expec
             watch = Watch(store, "prod", 60.0, examine)
             watch.snapshot = replace(snapshot(1000.0), lag_seconds=59.0, has_feed=has_feed)
             running = asyncio.create_task(watch.run())
-            await asyncio.wait_for(has_looked.wait(), pace.seconds(30))
+            await asyncio.wait_for(has_looked.wait(), pace.patience(30))
             running.cancel()
             await asyncio.wait([running])
 
@@ -319,7 +319,7 @@ def test_watch_that_breaks_begins_again(monkeypatch, caplog):
         async with AsyncStatusStore.from_url("memory://", read_only=True) as store:
             monkeypatch.setattr(store, "statistics", fail)
             running = asyncio.create_task(Watch(store, "prod", 60.0).run())
-            await asyncio.wait_for(third_turn.wait(), pace.seconds(30))
+            await asyncio.wait_for(third_turn.wait(), pace.patience(30))
             running.cancel()
             await asyncio.wait([running])
 

@@ -85,7 +85,7 @@ async def gather(*calls):
 async def until(found, what, seconds=60):
     """Wait until something is true that happens in this event loop, for at most so many seconds of an idle machine."""
     try:
-        async with asyncio.timeout(pace.seconds(seconds)):
+        async with asyncio.timeout(pace.patience(seconds)):
             while not found():  # noqa: ASYNC110 - what it waits for sets no event
                 await asyncio.sleep(0.001)
     except TimeoutError:

@@ -43,7 +43,7 @@ async def opened(ranks, room):
 
 async def until(condition):
     """Wait until a condition, which is awaited, holds; return its result."""
-    async with asyncio.timeout(pace.seconds(60)):
+    async with asyncio.timeout(pace.patience(60)):
         while not (found := await condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return found

@@ -2,13 +2,15 @@
 
 On an idle machine a second here is a second. On a slower one it is longer, so that no result depends on the speed.
 
-A test waits for an event, at most for so many ``turns`` (as ``real.until`` does). A time limit that it gives to the
-code is ``seconds(n)``. An upper bound on the time that something took is in the seconds of a ``Stopwatch``. Where times
-must fit together, an attempt may be ``undisturbed``.
+A test waits for an event, at most for so many ``turns`` (as ``real.until`` does), in asyncio for ``patience(n)``. A
+time limit that it gives to the code is ``seconds(n)``. An upper bound on the time that something took is in the seconds
+of a ``Stopwatch``. Where times must fit together, an attempt may be ``undisturbed``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import threading
 import time
@@ -32,6 +34,7 @@ STANDSTILL = 0.2
 ATTEMPTS = 5
 
 _measured: dict[str, float] = {}
+_longest_wait = [math.inf]
 
 
 def seconds(n: float) -> float:
@@ -58,8 +61,24 @@ def factor() -> float:
     return max(_measured["first"], _measured.get("last", 1.0))
 
 
+def patience(n: float) -> float:
+    """``seconds(n)``, to wait for an event; less where a test is to fail: see ``waiting_at_most``."""
+    return min(seconds(n), _longest_wait[0])
+
+
+@contextlib.contextmanager
+def waiting_at_most(n: float) -> Iterator[None]:
+    """Let each wait for an event end after ``n`` seconds: for a test that would wait long for what never comes."""
+    before, _longest_wait[0] = _longest_wait[0], n
+    try:
+        yield
+    finally:
+        _longest_wait[0] = before
+
+
 def turns(n: float) -> Iterator[None]:
     """Let ``n`` seconds go by in turns, which a slow machine makes longer; it is over after ten times ``n`` anyway."""
+    n = min(n, _longest_wait[0])
     end = time.monotonic() + 10 * n
     for _ in range(max(1, round(n / TURN))):
         yield

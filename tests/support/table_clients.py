@@ -33,7 +33,7 @@ class Process:
     async def until(self, wanted):
         """Wait for a message; return its payload."""
         try:
-            async with asyncio.timeout(pace.seconds(20)):
+            async with asyncio.timeout(pace.patience(20)):
                 while True:
                     kind, payload = await self.told.get()
                     if kind == wanted:

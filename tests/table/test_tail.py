@@ -276,5 +276,5 @@ class TestTail:
                     await waiting
                 assert await store.get(1) is KVPoll.Bootstrapping
 
-        asyncio.run(asyncio.wait_for(work(), pace.seconds(20)))
+        asyncio.run(asyncio.wait_for(work(), pace.patience(20)))
         assert real.emptied(real.shared()) == []
