@@ -218,6 +218,13 @@ IN_THE_PLUGIN = [
         "plugin/test_pages.py::TestTellingPrefill::test_where_only_an_aborted_rank_holds_pages_nobody_is_told",
     ),
     (
+        "a failure of a rank whose message comes later than another rank's is forgotten",
+        f"{_PLUGIN}.peer_failures:PeerFailures.check",
+        "self._waiting[room] = number, peers",
+        "del self._waiting[room]",
+        "plugin/test_peers.py::test_failure_of_a_rank_that_asks_later_counts",
+    ),
+    (
         "prefill stops for an abort on decode between two of its stages",
         f"{_PLUGIN}.peer_failures:PeerFailures.decide",
         "and not is_of_sglang",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from redis_kvpoll import KVPoll, StatusStore
@@ -169,6 +171,31 @@ class TestRouterRetries:
         table.abort(ROOM + 1)
         real.until(lambda: decode.request_status[ROOM + 1] == FAIL, "a later abort arrives")
         assert decode.request_status[ROOM] == WAIT
+
+
+def test_failure_of_a_rank_that_asks_later_counts(table, monkeypatch):
+    """Prefill hears of decode's failure when only the other rank's message has come."""
+    prefill = manager(transfer_infos={ROOM: {"0": asked_by(40000)}})
+    ranks = [manager("decode", attn_tp_size=2, attn_tp_rank=rank, rank_port=40000 + rank) for rank in range(2)]
+    with joined(prefill, *ranks):
+        found, decided = prefill.kvpoll_worker._peer_failures, []
+        decide = found.decide
+        monkeypatch.setattr(found, "decide", lambda *words: decided.append(decide(*words)))
+        prefill.request_status[ROOM] = WAIT
+        for rank in ranks:
+            rank.request_status[ROOM] = WAIT
+        ranks[1].failure_records[ROOM] = "no route"
+        ranks[1].request_status[ROOM] = FAIL
+        real.until(lambda: decided, "prefill has decided on it")
+        assert prefill.request_status[ROOM] == WAIT
+        prefill.transfer_infos[ROOM]["1"] = asked_by(40001)
+        real.until(lambda: prefill.request_status[ROOM] == FAIL, "the failure counts")
+        assert prefill.failure_records[ROOM] == "no route"
+
+
+def asked_by(port):
+    """What prefill keeps of the message by which a process of decode asks for a room's pages."""
+    return SimpleNamespace(endpoint="10.0.0.1", dst_port=port)
 
 
 def test_name_for_people_has_no_address():

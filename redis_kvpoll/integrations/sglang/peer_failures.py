@@ -1,7 +1,8 @@
 """Failures in the other role's table, and which of them fail a room here.
 
 A failure is passed on only if it concerns the processes that serve the room (see peers), and still holds when the room
-is read. Until SGLang says who serves it, the failure waits.
+is read. Until SGLang says who serves it, the failure waits. One that does not concern those waits on: prefill learns of
+decode's processes one by one, as each asks for its pages.
 
 Where decode has several stages, prefill is told only what a process of SGLang's has failed itself: see
 ``pages.leave_to_sglang``.
@@ -47,12 +48,12 @@ class PeerFailures:
         self._peers_of = peers_of
         self._read = read
         self._fail = fail
-        self._waiting: dict[int, int] = {}
-        """By room: the life for which its failure may count."""
+        self._waiting: dict[int, tuple[int, Collection[Address]]] = {}
+        """By room: the life for which its failure may count, and who served the room when it was read last."""
 
     def on_failure(self, room: int, number: int) -> None:
         """Take note of a failure in the other role's table."""
-        self._waiting[room] = number
+        self._waiting[room] = number, ()
         self.check(room)
 
     def check_all(self) -> None:
@@ -61,13 +62,14 @@ class PeerFailures:
             self.check(room)
 
     def check(self, room: int) -> None:
-        """Have a room read, if a failure of it waits and it is known who serves the room."""
-        number = self._waiting.get(room)
-        if number is None:
+        """Have a room read, if a failure of it waits and more is known of who serves the room than when it was read."""
+        if (found := self._waiting.get(room)) is None:
             return
+        number, known = found
         if not self._registry.is_undecided(room, number):
             self._waiting.pop(room, None)
-        elif self._peers_of(room) and self._waiting.pop(room, None) is not None:
+        elif (peers := self._peers_of(room)) and peers != known:
+            self._waiting[room] = number, peers
             self._read(room, number)
 
     def decide(
