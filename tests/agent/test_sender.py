@@ -200,6 +200,17 @@ class TestSender:
         client.connect()
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=OK)), messages.LEAVE]
 
+    def test_last_message_is_sent_again_to_the_next_agent(self, client):
+        """The one that has got it may have died before it read it: the client would wait for its answer in vain."""
+        client.change(ROOM, 1, BOOT, is_new=True)
+        client.sender.post_last(messages.LEAVE, b"")
+        client.sender.send_changes()
+        client.sender.send_changes()
+        assert client.sent[1:] == [messages.LEAVE]
+        client.sender.disconnected()
+        client.connect()
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
+
     def test_change_beside_many_unsent_ones_is_cheap(self, client):
         """It copies none of them: SGLang's thread makes it, with the lock of the rooms."""
         client.room_left = 0

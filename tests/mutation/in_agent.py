@@ -269,6 +269,13 @@ IN_THE_AGENT = [
         "agent/test_client.py::test_client_leaves_behind_its_changes",
     ),
     (
+        "the agent that takes the place of a killed one is not told that a client leaves",
+        f"{_AGENT}.client.sender:ChangeSender.connected",
+        "self.sent, self._is_last_sent = 0, False",
+        "self.sent = 0",
+        "agent/test_sender.py::TestSender::test_last_message_is_sent_again_to_the_next_agent",
+    ),
+    (
         "a client whose agent is away does not wait for the next one",
         f"{_AGENT}.client.client:TableClient.close",
         "self._left.wait(CLOSE_SECONDS)",

@@ -43,13 +43,15 @@ class ChangeSender:
         """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
         much was deleted there."""
         self._last: tuple[int, bytes] | None = None
-        """A message behind all changes."""
+        """A message behind all changes, on each connection."""
+        self._is_last_sent = False
         outbox.on_dropped = self._note_dropped
 
     @property
     def is_behind(self) -> bool:
         """Whether there is something to send, and a connection."""
-        waits = self._unsent or self._others or self._last is not None or self._outbox.has_changes
+        has_last = self._last is not None and not self._is_last_sent
+        waits = self._unsent or self._others or has_last or self._outbox.has_changes
         return self.is_online and bool(waits)
 
     def post(self, kind: int, payload: bytes) -> None:
@@ -67,8 +69,9 @@ class ChangeSender:
             self.post(kind, payload)
 
     def post_last(self, kind: int, payload: bytes) -> None:
-        """Let ``send_changes`` send a message once all changes are sent, also if that takes another connection."""
-        self._last = kind, payload
+        """Let ``send_changes`` send a message once all changes are sent. An agent that dies may not have read it: each
+        later connection sends it again."""
+        self._last, self._is_last_sent = (kind, payload), False
 
     def send_changes(self) -> None:
         """Send what there is, as far as the channel takes it."""
@@ -87,12 +90,12 @@ class ChangeSender:
                 if not self._send_room(room):
                     self._unsent.update(dict.fromkeys(rooms[rooms.index(room) :]))
                     return
-        if self._last is not None and not len(self._outbox) and self.send(*self._last):
-            self._last = None
+        if self._last is not None and not self._is_last_sent and not len(self._outbox):
+            self._is_last_sent = self.send(*self._last)
 
     def connected(self) -> None:
         """Tell everything once more, to a session that knows nothing."""
-        self.sent = 0
+        self.sent, self._is_last_sent = 0, False
         self._others.clear()
         self._outbox.dropped += self._forgotten  # only the former session knew them
         self._forgotten = 0
