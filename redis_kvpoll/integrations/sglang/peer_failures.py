@@ -48,12 +48,14 @@ class PeerFailures:
         self._peers_of = peers_of
         self._read = read
         self._fail = fail
+        self._lock = registry.changes.lock  # another thread may note a failure of the room's next life meanwhile
         self._waiting: dict[int, tuple[int, Collection[Address]]] = {}
         """By room: the life for which its failure may count, and who served the room when it was read last."""
 
     def on_failure(self, room: int, number: int) -> None:
         """Take note of a failure in the other role's table."""
-        self._waiting[room] = number, ()
+        with self._lock:
+            self._waiting[room] = number, ()
         self.check(room)
 
     def check_all(self) -> None:
@@ -63,14 +65,18 @@ class PeerFailures:
 
     def check(self, room: int) -> None:
         """Have a room read, if a failure of it waits and more is known of who serves the room than when it was read."""
-        if (found := self._waiting.get(room)) is None:
+        if room not in self._waiting:
             return
-        number, known = found
-        if not self._registry.is_undecided(room, number):
-            self._waiting.pop(room, None)
-        elif (peers := self._peers_of(room)) and peers != known:
+        peers = self._peers_of(room)
+        with self._lock:
+            number, known = self._waiting.get(room, (-1, ()))
+            if not self._registry.is_undecided(room, number):
+                self._waiting.pop(room, None)
+                return
+            if not peers or peers == known:
+                return
             self._waiting[room] = number, peers
-            self._read(room, number)
+        self._read(room, number)
 
     def decide(
         self, room: int, number: int, failed_by: str | None, owner: str | None, reason: str | None, owners: list[str]
