@@ -39,9 +39,9 @@ def adopt_settings(executor: Executor) -> Flow[CallContext]:
     Raises:
         NamespaceMismatchError: this version does not know them.
     """
-    expected = executor.session.expected_settings
+    expected, changes = executor.session.expected_settings, executor.session.server_changes
     reply = yield from executor.send_command(_OPERATION, expected.namespace, expected.reading())
-    return executor.session.adopt_settings(reply)
+    return executor.session.adopt_settings(reply, changes)
 
 
 def look_at(

@@ -138,10 +138,11 @@ class Executor:
         attempts = Attempts(self.session, batch.give_up_at)
         try:
             if batch.call.spec is SETTINGS:
+                changes = self.session.server_changes
                 reply = yield from attempts.ask_settings(first_error)
                 # Before the settings are known: all who wait for them wake together then, in the order of their calls.
                 yield from self._check_eviction(batch.give_up_at)
-                return batch.distribute([self.session.adopt_settings(reply)])
+                return batch.distribute([self.session.adopt_settings(reply, changes)])
             reply = yield from self._send_to_current(batch, attempts, first_error)
         except (CallFailed, KVPollError) as failure:
             return batch.fail(failure)

@@ -62,6 +62,8 @@ class Session:
         self.context: CallContext | None = None
         """None before the first call. What it says of the namespace never changes."""
         self.valid_until = self._renew_at = 0.0
+        self.server_changes = 0
+        """How often another server was found, or one without its data."""
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
         self.closed = False
@@ -123,15 +125,19 @@ class Session:
             self._renew_at = now + RESTORE_SECONDS
         return is_due
 
-    def adopt_settings(self, reply: list[Any]) -> CallContext:
-        """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context."""
+    def adopt_settings(self, reply: list[Any], server_changes: int) -> CallContext:
+        """Adopt the settings in a reply, or raise NamespaceMismatchError. Returns the new context.
+
+        ``server_changes`` is from before they were asked for: if there is another since, they must be verified again.
+        """
         if self.read_only and not any(reply):  # nobody has created the namespace yet, so the next call asks again
             return self.expected_settings.context(self.expected_settings.of_absent(), self.identity)
         settings = self.expected_settings.read(reply)
         self.expected_settings = self.expected_settings.adopt(settings)
         self.context = self.expected_settings.context(settings, self.identity)
         now = time.monotonic()
-        self.valid_until, self._renew_at = now + RENEW_SECONDS, now + RESTORE_SECONDS
+        if server_changes == self.server_changes:
+            self.valid_until, self._renew_at = now + RENEW_SECONDS, now + RESTORE_SECONDS
         return self.context
 
     def set_owner(self, owner: str, incarnation: str) -> None:
@@ -142,6 +148,7 @@ class Session:
 
     def server_changed(self) -> None:
         """Note another server, or one without its data: the next call verifies the settings first."""
+        self.server_changes += 1
         self.valid_until = 0.0
         for observer in tuple(self.observers):
             observer.server_changed()

@@ -470,4 +470,32 @@ IN_RECOVERY = [
         "if False:",
         "leases/test_long_replay.py::test_leases_are_renewed_while_rooms_are_replayed[sync-fakeredis-True]",
     ),
+    (
+        "a loss of all data goes through the rooms themselves, to which a signal handler may add others",
+        "engine.recovery.tracked_rooms:TrackedRooms.data_lost",
+        "self.in_shard(tag).copy()",
+        "self.in_shard(tag)",
+        "engine/test_recovery_meanwhile.py::test_handler_may_open_rooms_at_any_place[lose_all]",
+    ),
+    (
+        "a change of the server goes through the rooms themselves, to which a signal handler may add others",
+        "engine.recovery.tracked_rooms:TrackedRooms.server_changed",
+        "self.in_shard(tag).copy()",
+        "self.in_shard(tag)",
+        "engine/test_recovery_meanwhile.py::test_handler_may_open_rooms_at_any_place[find_another_server]",
+    ),
+    (
+        "a shard that is verified takes the marks of all others away",
+        "engine.recovery.recovery:Recovery.make_current",
+        "self.unverified.discard(tag)",
+        "self.unverified.clear()",
+        "engine/test_recovery_meanwhile.py::test_shard_that_another_thread_marks_is_verified",
+    ),
+    (
+        "settings that were asked for before a loss of data count after it",
+        "engine.session:Session.adopt_settings",
+        "if server_changes == self.server_changes:",
+        "if True:",
+        "engine/test_recovery_meanwhile.py::test_settings_asked_for_before_a_loss_do_not_count",
+    ),
 ]

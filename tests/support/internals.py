@@ -94,14 +94,13 @@ def state_of_recovery(recovery: Any) -> str:
         unmarked = {tag: found for tag, found in rooms.unmarked.items() if found}
         held = (rooms.shards, rooms._to_replay, rooms._awaiting_creator, unmarked, rooms.awaiting_shards)
         texts.append(f"{held} {rooms.highest_generation}")
-    shards = {tag: (s.epoch, s.is_verified, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
-    return f"{texts} {shards} {recovery.servers}"
+    shards = {tag: (s.epoch, s.marks.all(), s.answer) for tag, s in recovery._shards.items()}
+    return f"{texts} {shards} {recovery.servers} {sorted(recovery.unverified)}"
 
 
 def verification_of(recovery: Any, tag: str) -> tuple[bool, bool]:
     """Whether a Recovery has to verify a shard before its next call, and whether it knows the shard at all."""
-    shard = recovery._shards.get(tag)
-    return shard is not None and not shard.is_verified, shard is not None
+    return tag in recovery.unverified, tag in recovery._shards
 
 
 def answers_of(store: Any) -> dict[str, Any]:

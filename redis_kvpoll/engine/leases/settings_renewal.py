@@ -19,7 +19,8 @@ def renew_settings(session: Session) -> Flow[None]:
     If another store has written other ones meanwhile, the next call of this store is refused.
     """
     try:
-        session.adopt_settings((yield from Attempts(session, time.monotonic() + session.deadline).ask_settings()))
+        changes, attempts = session.server_changes, Attempts(session, time.monotonic() + session.deadline)
+        session.adopt_settings((yield from attempts.ask_settings()), changes)
     except NamespaceMismatchError:
         session.server_changed()
     except CallFailed:

@@ -136,7 +136,6 @@ class ShardState:
     """What a store knows of one shard."""
 
     epoch: bytes | None = None
-    is_verified: bool = True
     renew_leases_at: float = 0.0
     """When the next replay of rooms renews the leases first, in monotonic seconds."""
     answer: Answer | None = None

@@ -46,8 +46,8 @@ class Recovery(LeaseHolder):
         """Whether shards may be on different servers. The driver sets it."""
         self._asked: set[str] = set()
         """The shards of which a server is being asked."""
-        self.unverified = 0
-        """How many shards are to be verified."""
+        self.unverified: set[str] = set()
+        """The shards that are to be verified. A set, since threads that send to other shards change it, too."""
         self._noticed = b""
         """The identity of the server that was noticed last."""
 
@@ -133,7 +133,7 @@ class Recovery(LeaseHolder):
         if shard.epoch == epoch or self._session.read_only:
             return False
         shard.answer = None  # it may be from before the loss
-        self._set_verified(shard, False)
+        self.unverified.add(call.tag)
         # A renewal that found the lease lost is final: the script may say so once only.
         return call.spec.repeatable and not (call.spec.tail and reply[0] == b"lost")
 
@@ -152,7 +152,7 @@ class Recovery(LeaseHolder):
             shard = self._shards[tag]
             if shard.answer is not None and shard.answer.server != server:
                 shard.answer = None
-            self._set_verified(shard, False)
+            self.unverified.add(tag)
         else:
             self.servers[tag] = server
         if server != self._noticed:  # once for all shards of a server
@@ -160,19 +160,10 @@ class Recovery(LeaseHolder):
             self._session.server_changed()
 
     def _needs_check(self, tag: str) -> bool:
-        shard = self._shards.get(tag)
-        if shard is not None and not shard.is_verified:
-            return True
-        return self.members.await_creator(tag, time.monotonic())
+        return tag in self.unverified or self.members.await_creator(tag, time.monotonic())
 
     def _holds(self, tag: str) -> bool:
         return self.lease is not None or bool(self.members.leases) or self.members.any_tracks(tag)
-
-    def _set_verified(self, shard: ShardState, is_verified: bool) -> None:
-        shard.is_verified = is_verified
-        if is_verified:
-            shard.answer = None  # when it is verified again, it is for something later
-        self.unverified = sum(not other.is_verified for other in list(self._shards.values()))
 
     # Verification
 
@@ -187,15 +178,17 @@ class Recovery(LeaseHolder):
         session, has_asked = self._session, False
         while True:
             if not session.is_verified:
-                session.adopt_settings((yield from attempts.ask_settings()))
+                changes = session.server_changes
+                session.adopt_settings((yield from attempts.ask_settings()), changes)
             if not self._needs_check(tag):
                 return
             shard = self._shards[tag]
-            if not shard.is_verified and not has_asked:
+            if tag in self.unverified and not has_asked:
                 yield from self._verify(tag, shard, attempts)
             has_asked = not session.is_verified  # a loss was found, and the settings come before the replay
             if not has_asked and (yield from self._replay(tag, shard, attempts)):
-                self._set_verified(shard, True)
+                shard.answer = None  # when it is verified again, it is for something later
+                self.unverified.discard(tag)
                 if not self.unverified:
                     self.losses.ended()
 
@@ -249,15 +242,13 @@ class Recovery(LeaseHolder):
     def _drop_answers(self) -> None:
         """Drop the answers about shards that need no verification."""
         for tag, shard in list(self._shards.items()):
-            if shard.answer is not None and shard.is_verified and shard.answer.server == self.servers.get(tag):
+            if (answer := shard.answer) and tag not in self.unverified and answer.server == self.servers.get(tag):
                 shard.answer = None
 
     def _lost(self, what: str, rooms: int) -> None:
         """Note that a shard has lost data: most likely the others have, too, and it is one loss."""
         self.losses.noticed(what, rooms)
-        for tag, shard in list(self._shards.items()):
-            if shard.is_verified and self._holds(tag):
-                self._set_verified(shard, False)
+        self.unverified.update(filter(self._holds, list(self._shards)))
 
     def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
         """Renew the leases and replay the rooms that are due. Returns False if data or a lease was lost during it."""

@@ -1,7 +1,7 @@
 """The rooms that a store tracks: their last known state, from which they are replayed after a loss of data.
 
 A store tracks the rooms that it has opened or attached, from the replies to its own calls (see ``tracking``). Times are
-seconds of the monotonic clock.
+seconds of the monotonic clock. Loops over rooms are over copies: a signal handler or finalizer may open others there.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class TrackedRooms:
         if end != _ANY_END or room not in unmarked:
             unmarked[room] = end
         if len(unmarked) > 2 * len(rooms_here) + SWEEP_EVERY:
-            self.unmarked[tag] = {other: end for other, end in unmarked.items() if other in rooms_here}
+            self.unmarked[tag] = {other: end for other, end in unmarked.copy().items() if other in rooms_here}
 
     def mark_all(self, tag: str, mark: Mark) -> None:
         """Note that the feed of a shard ends at this mark, for all its rooms.
@@ -213,7 +213,7 @@ class TrackedRooms:
         ``with_ended``: those that all ranks have cleared may be there.
         """
         self._restart_waits(tag, now)
-        rooms_here = self.in_shard(tag)
+        rooms_here = self.in_shard(tag).copy()
         self._to_replay[tag] = {room: "data" for room, it in rooms_here.items() if with_ended or not it.is_over}
         return len(self._to_replay[tag])
 
@@ -224,7 +224,7 @@ class TrackedRooms:
         marks belong to another branch of the history than ``kept``.
         """
         self._restart_waits(tag, now)
-        rooms_here, to_replay = self.in_shard(tag), self._to_replay.setdefault(tag, {})
+        rooms_here, to_replay = self.in_shard(tag).copy(), self._to_replay.setdefault(tag, {})
         unmarked, found = self.unmarked.get(tag, {}), 0
         kept_until = kept.id if kept else NOWHERE
         for room, tracked in rooms_here.items():
