@@ -70,13 +70,13 @@ class Executor:
         return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
 
     def complete(
-        self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]
+        self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any], is_repeated: bool = False
     ) -> tuple[list[Any], bool]:
         """Process a reply. Returns the fields of the rooms that are done, and whether these are all rooms of the call.
 
         If not, the rest of the call must be sent again.
         """
-        done = self.recovery.accept_reply(call, server, tokens, reply)
+        done = self.recovery.accept_reply(call, server, tokens, reply, is_repeated)
         if done is None:
             return [], False
         return done, not call.spec.may_stop or len(done) >= len(call.rooms) * len(call.spec.reply)
@@ -162,7 +162,7 @@ class Executor:
                 recovery.server_changed(tag, changed.server)
                 yield from attempts.server_changed(changed)
                 continue
-            done, is_whole = self.complete(batch.call, send.server, tokens, reply)
+            done, is_whole = self.complete(batch.call, send.server, tokens, reply, attempts.is_repeated)
             if is_whole:
                 return done
             if done:

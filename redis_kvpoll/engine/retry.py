@@ -70,6 +70,8 @@ class Attempts:
         self._free_redirects = 0
         self._give_up_at = give_up_at
         self._left = session.deadline
+        self.is_repeated = False
+        """Whether an attempt may have been executed, without a reply."""
         self._telling: BaseException | None = None
         """The last error that says what is wrong."""
 
@@ -137,6 +139,7 @@ class Attempts:
             raise CallFailed(ServerRefusedError, classify.describe_rejection(cause)) from cause
         if classify.ends_connection(error):
             self._session.slot_map_version += 1
+        self.is_repeated = self.is_repeated or failure is Failure.UNKNOWN
         if failure is Failure.UNKNOWN and not repeatable:
             what = f"sent, but the reply was lost ({cause}): {MAY_HAVE_RUN}"
             raise CallFailed(OutcomeUnknownError, what) from cause

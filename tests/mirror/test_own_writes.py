@@ -102,3 +102,31 @@ def test_joined_room_is_shown_when_open_returns(side, server, store):
         assert mirror.get(1) is BOOT
         replica.read = read
         current(mirror, store)
+
+
+WRITES = {
+    "update of a handle": (lambda store, handle: handle.update(MOVE), "write", MOVE),
+    "clear of a handle": (lambda store, handle: handle.clear(), "clear", None),
+    "plain update": (lambda store, handle: store.update_status(1, MOVE), "update", MOVE),
+    "abort": (lambda store, handle: store.abort(1, "no memory"), "abort", KVPoll.Failed),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("ranks", [{}, {"rank": 0, "world_size": 1}], ids=["", "ranks"])
+def test_write_that_is_repeated_is_shown(side, proxy, monkeypatch, name, ranks):
+    """Its first reply was lost, and the second says that nothing is to change. The feed is not read meanwhile."""
+    store = side.open(proxy.url, deadline=pace.seconds(30), **ranks)
+    write, script, status = WRITES[name]
+    handle = store.open(1)
+    with store.mirror() as mirror:
+        write(store, handle)  # now the server has the script
+        store.clear(1)
+        handle = store.open(1)
+        replica = replica_of(mirror)
+        with monkeypatch.context() as patch:
+            patch.setattr(replica, "read", lambda *_: None)
+            proxy.lose_next_reply("write" if ranks and script == "update" else script)
+            write(store, handle)
+            assert mirror.get(1) is status
+        real.until(lambda: mirror.synced and mirror.get(1) is status, "it is followed again")

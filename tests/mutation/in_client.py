@@ -589,4 +589,11 @@ IN_THE_CLIENT = [
         "ROOMS_PER_SECOND * INTERVAL",
         "mirror/test_ghosts.py::TestSweep::test_rare_reads_sweep_at_the_same_rate[0.5]",
     ),
+    (
+        "a write that is repeated after a lost reply is not shown by a mirror",
+        "engine.recovery.recovery:Recovery.accept_reply",
+        "if as_of is None and is_repeated:",
+        "if False:",
+        "mirror/test_own_writes.py::test_write_that_is_repeated_is_shown[sync--update of a handle]",
+    ),
 ]

@@ -28,6 +28,9 @@ from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, 
 UNDER_LEASE = (UPDATE, WRITE, OPEN, SET_PREFIX)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
 
+_UNKNOWN_ID = b"0-0"
+"""With no tokens, as of a call from before the last resync: the observers show the reply, and read the rooms."""
+
 
 class Recovery(LeaseHolder):
     """The tracked rooms of a store and its lease, and the server and epoch of each shard."""
@@ -94,7 +97,9 @@ class Recovery(LeaseHolder):
         shard = self._shards.get(tag)
         return (shard.epoch or b"").decode() if shard is not None else ""
 
-    def accept_reply(self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any]) -> list[Any] | None:
+    def accept_reply(
+        self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any], is_repeated: bool = False
+    ) -> list[Any] | None:
         """Process a reply: detect a loss of data, then inform the observers, then update the tracked rooms.
 
         Removes the head from ``reply`` and returns the fields of the rooms: of the first ones only, if the script has
@@ -109,6 +114,8 @@ class Recovery(LeaseHolder):
         if entry_id is not None and b"/" in entry_id:
             feed_end, entry_id = Mark.parse(entry_id), None
             as_of = feed_end.feed_id if feed_end is not None else None
+        if as_of is None and is_repeated:
+            as_of, tokens = _UNKNOWN_ID, ()  # an attempt whose reply was lost may have appended the entry
         epoch = reply.pop(0) if spec.epoch else None
         tail = Mark.of_entry(*(reply.pop(0) for _ in range(3))) if spec.tail else None
 
