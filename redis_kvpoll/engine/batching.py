@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
 from operator import attrgetter
 from typing import Any
 
@@ -232,6 +232,15 @@ class ShardQueue:
         """Drop cancelled calls at the head of the queue; ``take_batch`` skips those further back."""
         while self.waiting and self.waiting[0].done:
             self.waiting.popleft()
+
+
+def waves(calls: list[Call]) -> Iterator[list[Call]]:
+    """Yield the calls of a command that are sent at once: one per shard, then the next of each."""
+    by_tag: dict[str, list[Call]] = {}
+    for call in calls:
+        by_tag.setdefault(call.tag, []).append(call)
+    for wave in zip_longest(*by_tag.values()):
+        yield [call for call in wave if call is not None]
 
 
 _give_up_at = attrgetter("give_up_at")

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
-from redis_kvpoll.engine import eviction
-from redis_kvpoll.engine.batching import QUEUED, Batch
+from redis.exceptions import ResponseError
+
+from redis_kvpoll.engine import classify, eviction
+from redis_kvpoll.engine.batching import QUEUED, Batch, waves
 from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_POLL_INTERVAL
 from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some
 from redis_kvpoll.engine.session import Session, SyncTokens
-from redis_kvpoll.errors import KVPollError, OutcomeUnknownError, StoreUnavailableError, WorldSizeMismatchError
+from redis_kvpoll.errors import (
+    KVPollError,
+    OutcomeUnknownError,
+    ServerRefusedError,
+    StoreUnavailableError,
+    WorldSizeMismatchError,
+)
 from redis_kvpoll.model import KVPoll, Outcome, Update
 from redis_kvpoll.protocol.handle import Handle, identity_of
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
@@ -111,7 +118,7 @@ class Executor:
             return command.finish(rooms, self.decode(command, rooms, replies[0]))
         values: list[Any] = [None] * len(rooms)
         done = 0
-        for wave in _waves(calls):
+        for wave in waves(calls):
             replies = yield from self._enqueue(command, wave, give_up_at, done)
             give_up_at = self._give_up_at  # a deadline for each round trip
             for call, reply in zip(wave, replies, strict=True):
@@ -128,6 +135,9 @@ class Executor:
         except WorldSizeMismatchError as error:
             ours = self.session.identity.world_size  # a reply has only the room's
             raise WorldSizeMismatchError(error.room, error.operation, error.theirs, ours) from None
+        except ResponseError as error:  # the script was denied a command
+            refused = CallFailed(ServerRefusedError, classify.describe_rejection(error))
+            raise refused.named(self._name(command), self.session.server) from error
 
     def send_batch(self, batch: Batch, first_error: Exception | None = None) -> Flow[None]:
         """Send a batch and complete its pending calls; ``first_error`` is that of an attempt that was made before."""
@@ -286,12 +296,3 @@ def _is_missing(value: Any) -> bool:
     if isinstance(value, Update):
         return value.outcome in (Outcome.STALE, Outcome.SKIPPED)
     return not value and not isinstance(value, KVPoll)  # Failed is 0
-
-
-def _waves(calls: list[Call]) -> Iterator[list[Call]]:
-    """Yield the calls that are sent at once: one per shard, then the next of each."""
-    by_tag: dict[str, list[Call]] = {}
-    for call in calls:
-        by_tag.setdefault(call.tag, []).append(call)
-    for wave in zip_longest(*by_tag.values()):
-        yield [call for call in wave if call is not None]

@@ -14,6 +14,8 @@ import ssl
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
+from redis_kvpoll.protocol.replies import DENIED_IN_SCRIPT
+
 IS_IT_UP = "check that the server is up and reachable"
 
 _OF_CLUSTER = "this server is part of a cluster: use redis+cluster:// or a RedisCluster client"
@@ -82,8 +84,6 @@ _OF_SCRIPT = re.compile(
     r"|,? script: ([0-9a-f]{40}, )?on @user_script:\d+\.?$"
 )
 """What a server adds about the script: the caller knows the operation, not the script."""
-_DENIED_IN_SCRIPT = ("The user executing the script ", "ACL failure in script: ")
-"""How a denial inside a script begins, which has no code there: before Redis 7.2, and from it on (Valkey, too)."""
 _HIDDEN = (", with args beginning with", ", otherwise the HELLO AUTH <user>", " : <redis.")
 """Where a text ends for us. A server repeats the words of a command that it does not know, those of HELLO with the
 password; it explains HELLO to a client without a password; and redis-py appends its clients, with their options, to
@@ -108,7 +108,7 @@ def code_of(error: BaseException) -> str:
         return ""
     if "Protocol error: unauthenticated" in text:
         return "NOAUTH"  # to a command of many or long words
-    if any(words in text for words in _DENIED_IN_SCRIPT):
+    if any(words in text for words in DENIED_IN_SCRIPT):
         return "NOPERM"
     first = None if code else _FIRST_WORD.match(text)
     found = _WRAPPED_CODE.search(text) if first is None or first[1] == "ERR" else first

@@ -44,6 +44,8 @@ _LAST_MS = 253_402_300_799_000
 _FIELDS = (b"generation", b"opened", b"status", b"version")
 _SHOWN = 64
 """Characters of a value in an error."""
+DENIED_IN_SCRIPT = ("The user executing the script ", "ACL failure in script: ")
+"""How a denial inside a script begins, which has no code there: before Redis 7.2, and from it on (Valkey, too)."""
 
 
 def parse_status(name: Any) -> KVPoll | None:
@@ -267,8 +269,10 @@ def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
 
 
 def _found(value: bytes | Exception | None) -> str:
-    """Describe an invalid value: its text, or the server's error on reading it."""
+    """Describe an invalid value: its text, or the server's error on reading it; raise one that tells of no value."""
     if isinstance(value, Exception):
+        if any(words in str(value) for words in DENIED_IN_SCRIPT):
+            raise value
         return f"a key of another type ({value})"
     text = _text(value)
     return repr(text) if text is None or len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"

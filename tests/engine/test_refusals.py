@@ -152,6 +152,24 @@ class TestFinalRefusal:
             finally:
                 client.acl_deluser("half")
 
+    @pytest.mark.parametrize("command", ["hget", "hgetall"])
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_denied_read_in_script_corrupts_no_room(self, world, kind, command):
+        """An error would say that the room is to be removed."""
+        server = world.shared(kind)
+        with server.client() as client, StatusStore(server.store_client(), namespace="half") as peer:
+            client.execute_command("ACL", "SETUSER", "half", "on", ">pw", "~*", "+@all", f"-{command}")
+            try:
+                peer.update_status(1, KVPoll.Bootstrapping)
+                store = world.open(f"redis://half:pw@127.0.0.1:{server.port}", namespace="half")
+                for call in (store.entry, store.failure_reason, lambda room: store.entries([room])):
+                    self.refused(lambda call=call: call(1), "NOPERM.*kvpoll acl prints")
+                if command == "hget":
+                    self.refused(lambda: store.get(1), "NOPERM.*kvpoll acl prints")
+                    self.refused(lambda: store.poll([1, 2]), "^poll of rooms 1, 2: .*NOPERM.*kvpoll acl prints")
+            finally:
+                client.acl_deluser("half")
+
     def test_user_refused_in_handshake_fails_at_once(self, world):
         """The error is raised at once, and the connection is not kept."""
         server = world.shared()

@@ -596,4 +596,11 @@ IN_THE_CLIENT = [
         "if False:",
         "mirror/test_own_writes.py::test_write_that_is_repeated_is_shown[sync--update of a handle]",
     ),
+    (
+        "a room that a script may not read is called corrupt",
+        "protocol.replies:_found",
+        "if any(words in str(value) for words in DENIED_IN_SCRIPT):",
+        "if False:",
+        "engine/test_refusals.py::TestFinalRefusal::test_denied_read_in_script_corrupts_no_room[sync-valkey-hget]",
+    ),
 ]
