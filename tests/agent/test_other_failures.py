@@ -36,7 +36,7 @@ async def opened(process, *rooms):
     """Open rooms for a process, and wait until the table has them."""
     for room in rooms:
         process.change(room, is_new=True, status=BOOT, request="rid", opened_at=time.monotonic())
-    await process.session.inner.publisher.flush()
+    await process.session.inner.table.publisher.flush()
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ class TestGone:
     async def fail(self, other, process, room):
         """Fail and clear a room of the other table; return what the client was told of it."""
         other.change(room, status=FAIL, reason="no route", is_over=True)
-        await other.session.inner.publisher.flush()
+        await other.session.inner.table.publisher.flush()
         return await process.until(messages.FAILURE_WAITS)
 
     async def first_answer(self, process, *told):

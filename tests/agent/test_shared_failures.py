@@ -98,7 +98,7 @@ class TestFailures:
         await opened(ranks, A)
         ranks[1].change(A, status=FAIL, reason="no route")
         await flushed(ranks[1:2])
-        ranks[0].session.inner.publisher.is_online.clear()
+        ranks[0].session.inner.table.publisher.is_online.clear()
         ranks[0].session.received(messages.WANT_REASON, messages.encode_life(A, 1, True))
         await until(lambda: _has_published(ranks[0]))
         assert messages.decode_words(await ranks[0].until(messages.REASON)) == [A, "no route"]

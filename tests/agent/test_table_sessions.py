@@ -221,7 +221,7 @@ async def test_ended_life_that_the_table_has_cleared_opens_nothing(process, stor
 async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, store, sessions, hello):
     """Its request failed long ago, and the process has not cleared it: it would be a new failure."""
     process.change(1, status=0, reason="no route")
-    await process.session.inner.publisher.flush()
+    await process.session.inner.table.publisher.flush()
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     await store.clear(1)  # as when the time of a Failed room is over
@@ -229,7 +229,7 @@ async def test_failed_life_that_the_table_no_longer_has_opens_nothing(process, s
     again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
     await again.until(messages.JOINED)
-    await again.session.inner.publisher.flush()
+    await again.session.inner.table.publisher.flush()
     assert await store.history(1) == before
 
 
@@ -242,14 +242,14 @@ async def test_failed_life_that_was_lost_is_failed_again(sessions, hello, store,
     process.change(1, is_new=True, status=1)
     _, _, generation = await process.until_opened()
     process.change(1, status=0, reason="no route")
-    await process.session.inner.publisher.flush()
+    await process.session.inner.table.publisher.flush()
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     client.flushall()
     again = Process(sessions, replace(hello, former=lease))
     again.change(1, is_new=True, status=0, reason="no route", generation=generation)
     await again.until_opened()
-    await again.session.inner.publisher.flush()
+    await again.session.inner.table.publisher.flush()
     entry = await store.entry(1)
     assert (entry.status, entry.reason) == (KVPoll.Failed, "no route")
     assert entry.failed_by.startswith(OWNER)
@@ -274,7 +274,7 @@ async def test_other_rank_brings_no_failed_room_back_live(sessions, hello, store
         again = Process(sessions, replace(ranks[number], former=leases[number]))
         again.change(1, is_new=True, request="rid", generation=generation, **words[number])
         await again.until_opened()
-        await again.session.inner.publisher.flush()
+        await again.session.inner.table.publisher.flush()
     entry = await store.entry(1)
     assert (entry.status, entry.reason, entry.failed_by) == (KVPoll.Failed, "no route", "h:0 rank 0")
     assert again.session.inner.rooms.current_life(1) == 1
@@ -285,7 +285,7 @@ async def test_other_rank_brings_no_failed_room_back_live(sessions, hello, store
 async def test_failed_life_that_a_replica_never_had_is_failed_again(process, store, sessions, hello, client):
     """The epoch is the same, but the last generation is an earlier one."""
     process.change(1, status=0, reason="no route")
-    await process.session.inner.publisher.flush()
+    await process.session.inner.table.publisher.flush()
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     client.delete(*keys.rooms("t", [1]))
@@ -293,14 +293,14 @@ async def test_failed_life_that_a_replica_never_had_is_failed_again(process, sto
     again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
     await again.until_opened()
-    await again.session.inner.publisher.flush()
+    await again.session.inner.table.publisher.flush()
     assert await store.get(1) is KVPoll.Failed
 
 
 async def test_lost_failed_life_fails_no_other_request(process, store, sessions, hello, client):
     """Another instance has the room by now: the failure is not kept for the time after it."""
     process.change(1, status=0, reason="no route")
-    await process.session.inner.publisher.flush()
+    await process.session.inner.table.publisher.flush()
     process.session.ended("superseded")
     await process.until(messages.LEFT)
     client.flushall()
@@ -308,7 +308,7 @@ async def test_lost_failed_life_fails_no_other_request(process, store, sessions,
     again = Process(sessions, replace(hello, former=process.lease))
     again.change(1, is_new=True, status=0, reason="no route", generation=process.generation)
     await again.until(messages.JOINED)
-    flushed = asyncio.create_task(again.session.inner.publisher.flush())
+    flushed = asyncio.create_task(again.session.inner.table.publisher.flush())
     await asyncio.wait([flushed], timeout=pace.seconds(5))
     assert (flushed.done(), await store.get(1)) == (True, KVPoll.Bootstrapping)
     await room.clear()
@@ -337,11 +337,11 @@ async def test_late_reason_leaves_who_has_the_room_now(sessions, hello, store, w
     former.change(1, is_new=True, status=1, request="former")
     await former.until_opened()
     former.change(1, status=0)
-    await former.session.inner.publisher.flush()
+    await former.session.inner.table.publisher.flush()
     present.change(1, is_new=True, status=1, request="present")
     await present.until_opened()
     former.change(1, reason="no route")
-    await former.session.inner.publisher.flush()
+    await former.session.inner.table.publisher.flush()
     entry = await store.entry(1)
     assert (entry.owner, entry.status, entry.reason, entry.failed_by) == ("h:2", KVPoll.Bootstrapping, None, None)
 
@@ -368,7 +368,7 @@ class TestTakenOver:
         for _ in range(turns):
             await asyncio.sleep(0)
         process.session.ended("superseded")
-        process.session.inner.publisher.resume()  # as when the server is seen again in the same turn
+        process.session.inner.table.publisher.resume()  # as when the server is seen again in the same turn
         client.ping(), client.ping()
         before = client.xlen(keys.feed("t"))
         await process.until(messages.LEFT)

@@ -88,9 +88,9 @@ IN_THE_AGENT = [
     ),
     (
         "the next agent does not know the lease under which a room was opened",
-        f"{_AGENT}.session.session:TableSession._replace_lost_lease",
-        "self._report()",
-        "pass",
+        f"{_AGENT}.session.joined_table:JoinedTable.replace_lost_leases",
+        "report()  #",
+        "pass  #",
         "agent/test_table_sessions.py::test_new_lease_is_told_before_a_room_hangs_on_it",
     ),
     (

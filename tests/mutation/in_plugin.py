@@ -402,14 +402,14 @@ IN_THE_PLUGIN = [
     (
         "rooms are opened for a process without its lease",
         "agent.session.session:TableSession._run_until_end",
-        "self._publisher.stop()",
+        "table.publisher.stop()",
         "pass",
         "agent/test_table_sessions.py::test_process_that_is_not_heard_opens_no_room",
     ),
     (
         "a session whose process another agent has taken over opens rooms",
         "agent.session.session:TableSession.end",
-        "self.publisher.stop()",
+        "self.table.publisher.stop()",
         "pass",
         "agent/test_table_sessions.py::TestTakenOver::test_nothing_is_opened_after_the_end[rank-2]",
     ),
@@ -450,16 +450,16 @@ IN_THE_PLUGIN = [
     ),
     (
         "a process does not hear that another one has its name",
-        "agent.server.table_sessions:HostedSession.give_way",
-        "if self._is_here:",
+        "agent.session.session:TableSession.give_way",
+        "if is_here:",
         "if False:",
         "agent/test_table_sessions.py::test_process_whose_name_another_one_takes_is_told",
     ),
     (
         "a process that leaves is told that another one has its name",
-        "agent.server.table_sessions:HostedSession.received",
-        "self._is_here and kind != messages.LEAVE",
-        "self._is_here",
+        "agent.session.session:TableSession.give_way",
+        "not self._end.has_begun.is_set()",
+        "True",
         "agent/test_table_sessions.py::test_next_process_of_a_name_refuses_no_former_one[None]",
     ),
     (
@@ -472,7 +472,7 @@ IN_THE_PLUGIN = [
     (
         "the next process of a name takes its lease while the former one's end is told",
         "agent.session.session:TableSession._enter",
-        "if self._after:",
+        "if after:",
         "if False:",
         "agent/test_session_ending.py::test_next_process_of_the_name_waits_for_the_former[rank]",
     ),

@@ -52,12 +52,12 @@ def test_lives_during_outage_are_bounded(world, server, monkeypatch):
         part = session_of(sglang)
         os.kill(server.pid, signal.SIGKILL)
         sglang.request_status[ROOM] = BOOT
-        real.until(lambda: not part.publisher.is_online.is_set(), "the outage is detected")
+        real.until(lambda: not part.table.publisher.is_online.is_set(), "the outage is detected")
         for room in range(200):
             sglang.request_status[room] = BOOT
             real.until(lambda: has_taken(sglang), "the publisher has taken the change")
             life(sglang, room)
-        real.until(lambda: has_taken(sglang) and part.publisher.is_idle, "the publisher is idle")
+        real.until(lambda: has_taken(sglang) and part.table.publisher.is_idle, "the publisher is idle")
         assert len(part.rooms.outbox) <= 21
         real.until(lambda: sglang.kvpoll_worker.dropped >= 180, "the client is told what was dropped")
         server = world.restart(server)
@@ -108,7 +108,7 @@ def test_room_of_lost_lease_with_pending_change_fails(server, monkeypatch):
             real.until(lambda: leases and real_is_lost(leases[-1]), "the lease is lost")
             sglang.request_status[ROOM] = WAIT
             real.until(
-                lambda: has_taken(sglang) and not session_of(sglang).publisher.is_idle,
+                lambda: has_taken(sglang) and not session_of(sglang).table.publisher.is_idle,
                 "a change is pending",
             )
             may_notice.append(True)
@@ -137,7 +137,7 @@ def test_change_between_leases_waits_for_the_new_one(server, monkeypatch):
             real.until(lambda: len(gates) == 3, "it is about to take a new lease")
             sglang.request_status[ROOM] = BOOT
             real.until(
-                lambda: has_taken(sglang) and session_of(sglang).publisher.is_idle,
+                lambda: has_taken(sglang) and session_of(sglang).table.publisher.is_idle,
                 "the change is taken",
             )
         gates[2].call_soon_threadsafe(gates[1].set)

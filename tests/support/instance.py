@@ -50,7 +50,7 @@ async def until(condition):
 
 
 async def flushed(ranks):
-    await asyncio.gather(*(rank.session.inner.publisher.flush() for rank in ranks))
+    await asyncio.gather(*(rank.session.inner.table.publisher.flush() for rank in ranks))
 
 
 async def is_told(process, kind):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
-from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.messages import ClientHello
 from redis_kvpoll.agent.server.agent_sessions import ProcessEnd
 from redis_kvpoll.agent.server.peer_socket import Peer
@@ -21,8 +19,6 @@ from redis_kvpoll.agent.session.shared_table import SharedTables
 
 CLOSE_SECONDS = 4.0
 """For all sessions to end, when the agent does."""
-
-NAME_TAKEN = "another process has joined as {}: give each process its own name (in SGLang, its host and port)"
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
@@ -50,8 +46,8 @@ class TableSessions:
         key = found.url, str(found.options.get("namespace")), found.owner
         formers = {task: session for task, (other, session) in self._running.items() if other == key}
         for former in formers.values():
-            former.give_way()
-        session = HostedSession(TableSession(found, peer.send, peer.silent_for, self._tables), peer.send)
+            former.inner.give_way()
+        session = HostedSession(TableSession(found, peer.send, peer.silent_for, self._tables))
         task = asyncio.create_task(session.inner.run(after=list(formers)))
         self._running[task] = key, session
         task.add_done_callback(self._running.pop)
@@ -73,31 +69,18 @@ class TableSessions:
 class HostedSession:
     """A TableSession, as the agent's server knows a session."""
 
-    def __init__(self, inner: TableSession, send: Callable[[int, bytes], object]) -> None:
+    def __init__(self, inner: TableSession) -> None:
         self.inner = inner
-        self._send = send
-        self._is_here = True
 
     def welcome(self) -> bytes:
         return b""
 
     def received(self, kind: int, payload: bytes) -> None:
-        self._is_here = self._is_here and kind != messages.LEAVE
         self.inner.received(kind, payload)
 
     def ended(self, how: ProcessEnd) -> None:
         """Take how the process ended."""
-        self._is_here = False
         self.inner.end(_ENDINGS[how], may_be_dead=how == "vanished")
-
-    def give_way(self) -> None:
-        """End, as the owner has another session from now on. A process that lives is told that this is not its own."""
-        publisher, name = self.inner.publisher, self.inner.hello.name
-        self.inner.end(LeaseEnd.KEEP)
-        if self._is_here:
-            for room, number in publisher.reset() if publisher is not None else ():
-                self._send(messages.FAILED, messages.encode_words(room, number, f"{name} lost its lease", False))
-            self._send(messages.REFUSED, messages.encode_words(NAME_TAKEN.format(self.inner.hello.owner), ""))
 
 
 def make() -> TableSessions:

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from redis_kvpoll.agent.session.joined_table import JoinedTable
 from redis_kvpoll.agent.session.lease import SHUTDOWN_SECONDS, LeaseEnd
-from redis_kvpoll.agent.session.publisher import OutboxPublisher
 
 SILENT_SECONDS = 0.75
 """A client that was not heard for so long counts as standing still."""
@@ -73,18 +73,18 @@ class SessionEnding:
         return self._silent_for() > SILENT_SECONDS and not self.waits_for_redis
 
 
-async def publish_rest(
-    publisher: OutboxPublisher, end: SessionEnding, is_up: Callable[[], bool], on_delay: Callable[[], object]
-) -> None:
+async def publish_rest(table: JoinedTable, end: SessionEnding, on_delay: Callable[[], object]) -> None:
     """Publish what is pending, before a lease ends. ``on_delay`` is called when that takes longer than usual.
 
     What a server that answers does not take, as other ranks hold a room, is left; while none answers, this waits.
     """
+    publisher = table.publisher
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_SECONDS):
                 await publisher.flush()
                 return
-        if not end.waits_for_redis or (is_up() and publisher.is_online.is_set() and not publisher.awaits_answer):
+        is_answering = table.is_synced and publisher.is_online.is_set() and not publisher.awaits_answer
+        if not end.waits_for_redis or is_answering:
             return
         on_delay()
