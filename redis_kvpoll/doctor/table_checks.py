@@ -6,7 +6,7 @@ from redis_kvpoll.doctor import losses, traces
 from redis_kvpoll.doctor.facts import Facts, FeedFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol import keys
-from redis_kvpoll.protocol.feed_ids import milliseconds_of
+from redis_kvpoll.protocol.feed_ids import seconds_of
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
 SLOTS = 16384
@@ -121,7 +121,7 @@ def feed(facts: Facts) -> Observation:
     if not facts.settings:
         return unknown(NO_SETTINGS)
     live = bool(table.sample and any(room.is_live for room in table.sample.rooms))
-    lasts = [entry_time(found.last) for found in table.feeds.values() if found.last]
+    lasts = [seconds_of(found.last) for found in table.feeds.values() if found.last]
     if live and lasts and table.now - max(lasts) > QUIET_SECONDS:
         minutes = (table.now - max(lasts)) / 60
         advice = "its workers are gone or hang: see kvpoll owners"
@@ -143,12 +143,7 @@ def feed(facts: Facts) -> Observation:
 
 def span(found: FeedFacts) -> float:
     """Return the seconds from a feed's first entry to its last."""
-    return entry_time(found.last) - entry_time(found.first) if found.first and found.last else 0.0
-
-
-def entry_time(entry_id: str | None) -> float:
-    """Return the time of a feed's entry."""
-    return milliseconds_of((entry_id or "0").encode()) / 1000
+    return seconds_of(found.last) - seconds_of(found.first) if found.first and found.last else 0.0
 
 
 def feed_lag(facts: Facts) -> Observation:

@@ -14,8 +14,8 @@ from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys, owner_listing, refused_writes, room_commands, script_specs
-from redis_kvpoll.protocol.feed_ids import milliseconds_of
+from redis_kvpoll.protocol import epochs, keys, owner_listing, refused_writes, room_commands, script_specs
+from redis_kvpoll.protocol.feed_ids import seconds_of
 from redis_kvpoll.protocol.keys import KeyName
 from redis_kvpoll.protocol.script_call import CallContext
 
@@ -69,12 +69,11 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
     if context.feed_length != "0":
         for tag in keys.tags(context.namespace, context.shards):
             feeds[tag] = yield from look_at_feed(executor, tag)
-    epochs, refused = {}, []
+    began, refused = {}, []
     for tag in keys.tags(context.namespace, context.shards):
-        began = yield from executor.send_command(_OPERATION, tag, ["HGET", keys.epoch(tag), "epoch"])
-        micros = (began or b"").partition(b"-")[0]
-        if micros.isdigit() and len(micros) < 18:
-            epochs[tag] = int(micros) / 1e6
+        epoch = yield from executor.send_command(_OPERATION, tag, ["HGET", keys.epoch(tag), "epoch"])
+        if (began_at := epochs.began_at(epoch)) is not None:
+            began[tag] = began_at
         reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
         refused.append(refused_writes.parse(reply))
     full = owner_listing.parse_full(
@@ -82,7 +81,7 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
     )
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
     counts = refused_writes.merge(refused)
-    return TableFacts(now, tuple(owners), feeds, epochs, counts, shards=context.shards, full=full)
+    return TableFacts(now, tuple(owners), feeds, began, counts, shards=context.shards, full=full)
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:
@@ -162,6 +161,6 @@ def measure_lag(executor: Executor, feeds: Mapping[str, FeedFacts]) -> Flow[floa
             at = entries[-1][0].decode()
             if time.monotonic() > give_up_at:
                 now = yield from read_time(executor, tag)
-                behind = max(behind, now - milliseconds_of(at.encode()) / 1000)
+                behind = max(behind, now - seconds_of(at))
                 break
     return behind

@@ -20,3 +20,8 @@ def text_of(number: int) -> str:
 def milliseconds_of(feed_id: bytes) -> int:
     """The time in a feed id: the server's, unless the entry was made by hand."""
     return int(feed_id.partition(b"-")[0])
+
+
+def seconds_of(feed_id: str) -> float:
+    """The same in seconds, of an id as text."""
+    return milliseconds_of(feed_id.encode()) / 1000

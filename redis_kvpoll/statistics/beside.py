@@ -14,7 +14,7 @@ from redis.exceptions import MovedError, ResponseError
 
 from redis_kvpoll.engine.effects import Send
 from redis_kvpoll.model import Owner
-from redis_kvpoll.protocol import keys, refused_writes
+from redis_kvpoll.protocol import epochs, keys, refused_writes
 from redis_kvpoll.protocol.feed_ids import milliseconds_of
 from redis_kvpoll.protocol.owner_listing import has_lost, list_due, merge_owners, parse_due, parse_owners, words_of
 from redis_kvpoll.replica.requests import FollowerFlow
@@ -78,8 +78,7 @@ class Beside:
         epoch = yield from self._try(tags[0], ["HGET", keys.epoch(tags[0]), "epoch"])
         with self._aggregates.lock:
             self._aggregates.owners = merge_owners(found)
-            micros = (epoch or b"").partition(b"-")[0]
-            self._aggregates.data_began_at = int(micros) / 1e6 if micros.isdigit() and len(micros) < 18 else None
+            self._aggregates.data_began_at = epochs.began_at(epoch)
 
     def _try(self, tag: str, words: list[str]) -> FollowerFlow[Any]:
         try:
