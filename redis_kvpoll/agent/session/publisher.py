@@ -16,9 +16,10 @@ from collections.abc import Callable
 from functools import partial
 
 from redis_kvpoll.agent.merge import CREATING
-from redis_kvpoll.agent.messages import STATUSES
+from redis_kvpoll.agent.messages import STATUSES, ClientHello
 from redis_kvpoll.agent.outbox import RoomLife
-from redis_kvpoll.agent.session.request_ids import RoomWriter, request_of
+from redis_kvpoll.agent.session.former_lives import FormerLives
+from redis_kvpoll.agent.session.request_ids import request_of
 from redis_kvpoll.agent.session.table_member import MemberRoom, TableMember
 from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.errors import (
@@ -56,7 +57,7 @@ class OutboxPublisher:
         self,
         member: TableMember,
         rooms: ToldRooms,
-        writer: RoomWriter,
+        hello: ClientHello,
         on_opened: Callable[[int, int, int], object],
         on_ended: Callable[[int, int], object] = lambda room, number: None,
         log: Callable[[int, str], object] = logger.log,
@@ -67,7 +68,8 @@ class OutboxPublisher:
         """Cleared by a call that finds the server unreachable: then changes wait in the outbox."""
         self._member = member
         self._rooms, self._outbox = rooms, rooms.outbox
-        self._writer = writer
+        self._hello = hello
+        self._former = FormerLives(member, hello)
         self._on_opened, self._on_ended = on_opened, on_ended
         self._log = log
         self._handles: dict[int, tuple[int, MemberRoom]] = {}
@@ -229,12 +231,17 @@ class OutboxPublisher:
         number, handle = self._handles.get(room, (0, None))
         status = KVPoll(life.status) if life.status in STATUSES else None
         if life.is_new and number != life.number:
-            first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-            handle, is_over = await self._adopt(room, life) if life.generation else (None, False)
-            if is_over:
-                return
+            handle = None
+            if life.generation:
+                entry = await self._member.store.entry(room)
+                handle = await self._former.adopt(life, entry)
+                if handle is None and not await self._former.may_open_again(room, life, entry):
+                    return
+                if handle is not None and entry is not None and entry.status is KVPoll.Failed:
+                    self.on_found_failed(room, life.number, entry)
             if handle is None:
-                handle = await self._member.open(room, request_of(self._writer, life), first or KVPoll.Bootstrapping)
+                first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
+                handle = await self._member.open(room, request_of(self._hello, life), first or KVPoll.Bootstrapping)
                 status = None if status is first else status
                 if handle.has_failed:
                     await self._find_failed(room, life.number, handle.generation)
@@ -252,21 +259,6 @@ class OutboxPublisher:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
-
-    async def _adopt(self, room: int, life: RoomLife) -> tuple[MemberRoom | None, bool]:
-        """Return the handle of a life that the table has from a former session, None if it does not have it.
-
-        And whether it is over: opened again, it would be a new failure. If the table has lost a Failed one, it is not,
-        as others bring it back live. If it has lost one that was cleared here as well, nobody would end that.
-        """
-        entry = await self._member.store.entry(room)
-        handle = await self._member.adopt(entry) if entry is not None and entry.generation == life.generation else None
-        if handle is None and life.status == KVPoll.Failed and not life.is_over:
-            is_free = entry is None or entry.request == request_of(self._writer, life)
-            return None, not is_free or not await self._member.has_lost(room, life.generation)
-        if handle is not None and entry is not None and entry.status is KVPoll.Failed:
-            self.on_found_failed(room, life.number, entry)
-        return handle, handle is None and life.is_over
 
     async def _find_failed(self, room: int, number: int, generation: int) -> None:
         """Pass on a failure that no follower tells, because the table had it before the room was opened here."""

@@ -70,9 +70,6 @@ class TableMember(Protocol):
     async def adopt(self, entry: Entry) -> MemberRoom | None:
         """Go on with a room that the client has opened through another member; None if it is gone meanwhile."""
 
-    async def has_lost(self, room: int, generation: int) -> bool:
-        """Whether an absent room, which the client has opened through another member, was lost with the data."""
-
 
 class StoreMember:
     """A client without ranks: the store is its own."""
@@ -97,9 +94,6 @@ class StoreMember:
             return None
         hosted.resume_room(handle)
         return _StoreRoom(handle)
-
-    async def has_lost(self, room: int, generation: int) -> bool:
-        return await hosted.has_lost(self.store, _former_epochs(self._hello), room, generation)
 
 
 class _StoreRoom:
@@ -154,9 +148,6 @@ class GroupMember:
     async def adopt(self, entry: Entry) -> MemberRoom | None:
         self._group.adopt(entry, self._held("attach").identity)
         return _GroupRoom(self, entry.room, entry.generation or 0)
-
-    async def has_lost(self, room: int, generation: int) -> bool:
-        return await hosted.has_lost(self.store, _former_epochs(self._hello), room, generation)
 
     async def record_failure(self, room: int, generation: int, reason: str) -> None:
         """Record why a room fails, without failing it."""
@@ -216,7 +207,3 @@ class _GroupRoom:
 
 def _lease_config(hello: ClientHello, ttl: float) -> LeaseConfig:
     return replace(LeaseConfig.checked(hello.owner, ttl, None), process=hello.process)
-
-
-def _former_epochs(hello: ClientHello) -> dict[str, str]:
-    return dict(hello.former[1]) if hello.former else {}
