@@ -177,7 +177,7 @@ IN_THE_PLUGIN = [
     ),
     (
         "the pages of a rank are held for as long as if no other had failed it by the table",
-        f"{_PLUGIN}.pages:DecodeFailures.is_prolonged",
+        f"{_PLUGIN}.pages:DecodeFailures.mark_prolonged",
         "if is_from_another and self._holds_long:",
         "if False:",
         "plugin/test_pages.py::TestDeferring::test_failure_of_another_rank_is_held",

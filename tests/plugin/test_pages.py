@@ -89,26 +89,26 @@ class TestDeferring:
         failures, receiver = failing(registry, is_deferring=True)
         failures.on_failure(ROOM, 1, "lost", True)
         assert (receiver.poll(), registry.reasons[ROOM]) == (FAIL, "lost")
-        assert failures.is_prolonged(receiver)
+        assert failures.mark_prolonged(receiver)
 
     def test_abort_by_hand_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True)
         failures.on_abort(ROOM, 1, "wrong model")
         assert receiver.poll() == FAIL
-        assert not failures.is_prolonged(receiver)
+        assert not failures.mark_prolonged(receiver)
 
     def test_what_sglang_has_failed_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True)
         registry.statuses[ROOM] = FAIL
         failures.on_failure(ROOM, 1, "lost", True)
-        assert not failures.is_prolonged(receiver)
+        assert not failures.mark_prolonged(receiver)
 
     def test_longer_hold_can_be_switched_off(self, registry):
         failures, receiver = failing(registry, is_deferring=True, can_hold=False, holds_long=False, has_ranks=True)
         failures.on_failure(ROOM, 1, "lost", True)
         assert receiver.poll() == FAIL
         registry.statuses.pop(ROOM)
-        assert not failures.is_prolonged(receiver)
+        assert not failures.mark_prolonged(receiver)
 
     def test_queue_without_hooks_counts_as_not_deferring(self, registry):
         failures, receiver = failing(registry, is_deferring=True, can_hold=False)
@@ -121,13 +121,13 @@ class TestDeferring:
         """Its Failed comes by SGLang's minimum over ranks; the room is cleared before its pages are held."""
         failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
         registry.statuses.pop(ROOM)
-        assert failures.is_prolonged(receiver)
+        assert failures.mark_prolonged(receiver)
 
     def test_own_failure_of_a_rank_is_held_as_by_sglang(self, registry):
         failures, receiver = failing(registry, is_deferring=True, has_ranks=True)
         registry.statuses[ROOM] = FAIL
         registry.statuses.pop(ROOM)
-        assert not failures.is_prolonged(receiver)
+        assert not failures.mark_prolonged(receiver)
 
     def test_release_without_acknowledgements_is_not_deferring(self, registry):
         """0.5.19 and 0.5.20: the variable is there, and SGLang holds only what it has aborted itself."""

@@ -36,7 +36,7 @@ class TableSessions:
     """The sessions of all processes."""
 
     def __init__(self) -> None:
-        self._running: dict[asyncio.Task[None], tuple[_Key, HostedSession]] = {}
+        self._running: dict[asyncio.Task[None], tuple[_Key, TableSession]] = {}
         """By its run: each session that has not ended."""
         self._tables = SharedTables()
 
@@ -46,12 +46,12 @@ class TableSessions:
         key = found.url, str(found.options.get("namespace")), found.owner
         formers = {task: session for task, (other, session) in self._running.items() if other == key}
         for former in formers.values():
-            former.inner.give_way()
-        session = HostedSession(TableSession(found, peer.send, peer.silent_for, self._tables))
-        task = asyncio.create_task(session.inner.run(after=list(formers)))
+            former.give_way()
+        session = TableSession(found, peer.send, peer.silent_for, self._tables)
+        task = asyncio.create_task(session.run(after=list(formers)))
         self._running[task] = key, session
         task.add_done_callback(self._running.pop)
-        return session
+        return HostedSession(session)
 
     def is_told(self) -> bool:
         """Whether no session has anything left to do."""
@@ -60,8 +60,8 @@ class TableSessions:
     async def close(self) -> None:
         """End all sessions; the leases of processes that live stay for another agent."""
         for _, session in self._running.values():
-            session.inner.end(LeaseEnd.KEEP)
-            session.inner.give_up()
+            session.end(LeaseEnd.KEEP)
+            session.give_up()
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
 

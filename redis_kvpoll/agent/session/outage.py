@@ -15,7 +15,7 @@ OUTAGE_SECONDS = 1.0
 
 
 class Outage:
-    """``log`` is called with a level and a text."""
+    """Whether one client can reach Redis. ``log`` is called with a level and a text."""
 
     def __init__(self, name: str, log: Callable[[int, str], object]) -> None:
         self.is_logged = False

@@ -26,6 +26,7 @@ from redis_kvpoll.replica.failures_base import is_complete_since, read_since
 from redis_kvpoll.validation import MAX_ROOM
 
 OnFailure = Callable[[RoomFailure], object]
+_NO_RANK = {"rank": None, "world_size": None}
 
 
 class SharedFailures:
@@ -175,6 +176,3 @@ def _key(hello: ClientHello) -> str:
     alone = hello.owner if hello.rank is None else ""
     words: list[Any] = [hello.url, options, hello.instance, hello.lease, hello.other, alone]
     return json.dumps(words, sort_keys=True)
-
-
-_NO_RANK = {"rank": None, "world_size": None}

@@ -5,15 +5,16 @@ anything is replaced. No version is compared: a release that behaves alike is su
 
 The plugin adds these attributes to SGLang's objects:
 
-  on        attribute         what                                            set in      read in
-  manager   kvpoll_worker     the TableWorker                                 install     hooks, tests
-  manager   kvpoll_failures   decode's DecodeFailures, unless it has stages   install     hooks, holds
-  sender    kvpoll_life       the life of the room that it has opened         hooks       hooks
-  receiver  kvpoll_life       the same                                        hooks       hooks, pages
-  receiver  kvpoll_waiting    failures that its next poll decides on          pages       pages
-  receiver  kvpoll_failed_at  when the table failed it, if held for longer    pages       pages, holds
-  receiver  kvpoll_limit      SGLang's own limit for its pages                holds       holds
-  queue     kvpoll_prolongs   that one of its limits has been changed         holds       holds
+  on        attribute               what                                            set in   read in
+  manager   kvpoll_worker           the TableWorker                                 install  hooks, tests
+  manager   kvpoll_failures         decode's DecodeFailures, unless it has stages   install  hooks, holds
+  manager   kvpoll_failed_by_table  prefill's FailedByTable, if it has other ranks  install  withholding
+  sender    kvpoll_life             the life of the room that it has opened         hooks    hooks
+  receiver  kvpoll_life             the same                                        hooks    hooks, pages
+  receiver  kvpoll_waiting          failures that its next poll decides on          pages    pages
+  receiver  kvpoll_failed_at        when the table failed it, if held for longer    pages    pages, holds
+  receiver  kvpoll_limit            SGLang's own limit for its pages                holds    holds
+  queue     kvpoll_prolongs         that one of its limits has been changed         holds    holds
 
 It replaces methods of theirs, too: those of refused senders and receivers (duplicates), a receiver's ``poll`` until its
 next call (pages), and a manager's ``update_status`` and ``teardown`` (install) and first ``check_status`` (behaviour).

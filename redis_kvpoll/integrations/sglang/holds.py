@@ -29,7 +29,7 @@ def around_defer(original: Callable[..., Any], queue: Any, decode_req: Any, *arg
     """SGLang begins to hold the pages of a failed request."""
     receiver = getattr(decode_req, "kv_receiver", None)
     failures = getattr(getattr(receiver, "kv_mgr", None), "kvpoll_failures", None)
-    if failures is not None and not failures.is_prolonged(receiver):
+    if failures is not None and not failures.mark_prolonged(receiver):
         failures = None
     result = original(queue, decode_req, *args, **kwargs)
     if failures is not None:

@@ -188,8 +188,8 @@ CONCLUDE_HOOKS: Hooks = {f"{CONN}.CommonKVManager.conclude_transfer": withholdin
 
 def register(hook_registry: Any) -> None:
     """Register the hooks with SGLang's module of that name, where their targets exist."""
-    for of in (HANDLE_HOOKS, *REQUEST_HOOKS.values(), HOLD_HOOKS, CONCLUDE_HOOKS):
-        for target, around in of.items():
+    for hooks in (HANDLE_HOOKS, *REQUEST_HOOKS.values(), HOLD_HOOKS, CONCLUDE_HOOKS):
+        for target, around in hooks.items():
             if _exists(target):
                 hook_registry.HookRegistry.register(target, around, hook_registry.HookType.AROUND)
 

@@ -131,9 +131,8 @@ class ConsensusMap(StatusMap):
         if self._rank == self._peers[0]:
             return [None if status is None else int(status) for status in self._sglangs.collect(room)]
         found = {**self._statuses_of(room), self._rank: dict.get(self, room)}
-        return list(
-            map(_AS_INT.__getitem__, map(found.get, self._peers))
-        )  # a scheduler collects all rooms in each round
+        # Without a loop of Python's: a scheduler collects all rooms in each round.
+        return list(map(_AS_INT.__getitem__, map(found.get, self._peers)))
 
     def store(self, room: int, status: int) -> None:
         self._sglangs[room] = int(status)

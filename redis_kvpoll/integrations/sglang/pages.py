@@ -116,8 +116,10 @@ class DecodeFailures:
         """End a life that an operator has aborted in decode's table."""
         self._end(Cause.BY_HAND, room, number, reason, False)
 
-    def is_prolonged(self, receiver: Any) -> bool:
+    def mark_prolonged(self, receiver: Any) -> bool:
         """Return whether to hold the pages of a request, which has just failed, for longer than SGLang does.
+
+        If another rank's failure is the reason, the receiver is marked now.
 
         SGLang's ranks fail a request together. What another rank has failed may have come from the table there. From
         0.5.23 on they also give its pages away together, but a rank whose prefill has acknowledged waits only for

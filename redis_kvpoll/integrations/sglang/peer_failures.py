@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from redis_kvpoll.integrations.sglang.peers import Address, address_of, concerns, has_stages, without_address
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 
-_OWNER = re.compile(r"^owner (prefill|decode)/(\S+)")
+_LOST_OWNER = re.compile(r"^owner (prefill|decode)/(\S+)")
 """The start of the table's reason for a room whose owner was lost."""
 
 logger = logging.getLogger("redis_kvpoll")
@@ -25,7 +25,7 @@ logger = logging.getLogger("redis_kvpoll")
 
 def for_people(reason: str) -> str:
     """Return a reason of the table's as SGLang shows it: ``prefill 10.0.0.1:8998/tp0 lost``."""
-    return _OWNER.sub(lambda found: f"{found[1]} {without_address(found[2])}", reason)
+    return _LOST_OWNER.sub(lambda found: f"{found[1]} {without_address(found[2])}", reason)
 
 
 class PeerFailures:
@@ -83,7 +83,7 @@ class PeerFailures:
     ) -> None:
         """Fail a room that was read, if its failure concerns who serves it."""
         peers, reason = self._peers_of(room) or (), reason or f"failed on the {self._role} side"
-        is_of_sglang = address_of(failed_by) is not None and not _OWNER.match(reason)
+        is_of_sglang = address_of(failed_by) is not None and not _LOST_OWNER.match(reason)
         if not self._registry.is_undecided(room, number) or not concerns(failed_by, owner, peers, owners):
             return
         if self._role == "decode" and has_stages(owner) and not is_of_sglang:

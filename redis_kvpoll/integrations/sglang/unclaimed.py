@@ -60,10 +60,10 @@ class Unclaimed:
         return {room: since for room, (since, _) in self.rooms.items()}
 
     def is_old(self, room: int, age: float) -> bool:
-        """Return whether a room is one of these that decode has not asked for in the last so many seconds."""
+        """Return whether a room has no sender, and decode has not asked for it in the last ``age`` seconds."""
         _, asked_at = self.rooms.get(room, (0.0, float("inf")))
         return asked_at <= self._clock() - age
 
     def old(self, age: float) -> list[int]:
-        """Return these rooms."""
+        """Return all rooms that ``is_old``."""
         return [room for room in list(self.rooms) if self.is_old(room, age)]

@@ -39,7 +39,7 @@ def test_limit_alone_is_changed(defer_release: Callable[..., Any]) -> None:
         _deferred_releases=[],
         _is_host_destination=lambda _: False,
     )
-    failures = SimpleNamespace(can_hold=True, is_prolonged=lambda _: True)
+    failures = SimpleNamespace(can_hold=True, mark_prolonged=lambda _: True)
     receiver = SimpleNamespace(
         kv_mgr=SimpleNamespace(kvpoll_failures=failures, waiting_timeout=WAITING),
         bootstrap_infos=[{}, {}],
