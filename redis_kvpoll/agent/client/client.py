@@ -208,7 +208,8 @@ class TableClient:
         try:
             call(*arguments)
         except Exception:
-            logger.exception("redis_kvpoll: %s is handled by a bug; report this traceback", self._hello.name)
+            text = "redis_kvpoll: %s left the status table because of a bug; report this traceback"
+            logger.exception(text, self._hello.name)
             self.go_on_alone()
 
     def _handle(self, kind: int, payload: bytes) -> None:
