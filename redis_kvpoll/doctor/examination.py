@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from redis_kvpoll.doctor import node_look, permissions, registry, sampling, table_look, traces
+from redis_kvpoll.doctor import key_types, node_look, permissions, registry, sampling, table_look, traces
 from redis_kvpoll.doctor.facts import ROLES, Expected, Facts, NodeFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Finding
 from redis_kvpoll.engine import classify, remedies
@@ -94,6 +94,7 @@ class _Table:
 
     settings: Mapping[str, str] | None = None
     facts: TableFacts | None = None
+    wrong_types: tuple[str, ...] = ()
     error: str = ""
     is_denied: bool = False
 
@@ -136,6 +137,7 @@ class _Look:
             nodes=tuple(ends),
             settings=table.settings,
             table=table.facts,
+            wrong_types=table.wrong_types,
             table_error=table.error,
             is_denied=table.is_denied,
         )
@@ -168,6 +170,8 @@ class _Look:
             table.settings = self._run(table_look.read_settings(self._executor))
             if table.settings or _adopt_shards(self._dispatcher):
                 context = self._run(table_look.adopt_settings(self._executor))
+                tags = keys.tags(context.namespace, context.shards)
+                table.wrong_types = self._run(key_types.find_wrong_types(self._executor, tags))
                 if brief:
                     table.facts = self._run(table_look.look_briefly_at(self._executor, context))
                 else:
@@ -175,7 +179,10 @@ class _Look:
                     table.facts = self._run(table_look.look_at(self._executor, context, found, before, lag))
         except KVPollError as error:
             table.error = str(error)
-            table.is_denied = error.__cause__ is not None and remedies.code_of(error.__cause__) == "NOPERM"
+            code = remedies.code_of(error.__cause__) if error.__cause__ is not None else ""
+            table.is_denied = code == "NOPERM"
+            if code == "WRONGTYPE" and table.settings is None:
+                table.wrong_types = (keys.settings(self._blank.namespace),)
         return table
 
     def _look_around(self, facts: Facts, brief: bool) -> Facts:

@@ -235,6 +235,8 @@ class Facts:
     None if none were asked for."""
     permissions: Permissions | None = None
     table: TableFacts | None = None
+    wrong_types: tuple[str, ...] = ()
+    """The keys of the table's shards that have another type."""
     table_error: str = ""
     """Why the table could not be read."""
     is_denied: bool = False

@@ -5,7 +5,15 @@ A name is also a value of the label ``check`` of the metric ``kvpoll_doctor_chec
 
 from __future__ import annotations
 
-from redis_kvpoll.doctor import loss_checks, memory_checks, node_checks, owner_checks, sample_checks, table_checks
+from redis_kvpoll.doctor import (
+    key_types,
+    loss_checks,
+    memory_checks,
+    node_checks,
+    owner_checks,
+    sample_checks,
+    table_checks,
+)
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Finding, Level, severity
 from redis_kvpoll.doctor.node_view import Check, each_node, with_info
@@ -40,7 +48,7 @@ CHECKS: dict[str, Check] = {
     "stuck": of_primary(of_sample(sample_checks.stuck)),
     "orphans": of_primary(of_sample(sample_checks.orphans)),
     "refused": of_primary(loss_checks.refused),
-    "corrupt": of_sample(sample_checks.corrupt),
+    "corrupt": key_types.shared_first(of_sample(sample_checks.corrupt)),
     "ttls": of_sample(sample_checks.ttls),
     "leaks": of_primary(of_sample(sample_checks.leaks)),
     "feed": of_primary(table_checks.feed),

@@ -21,11 +21,14 @@ def not_read(facts: Facts) -> Observation:
     """Return that the table is not known, and why."""
     if facts.settings == {}:
         return unknown(f"namespace {facts.namespace!r} does not exist")
+    if facts.table_error and facts.wrong_types:
+        return unknown("the table was not read: a key has another type, as the check corrupt says")
     return unknown(f"the table was not read: {facts.table_error}" if facts.table_error else "the table was not read")
 
 
 def settings(facts: Facts) -> Observation:
-    if facts.table_error and not facts.is_denied and (facts.settings or {}).get("schema", SCHEMA) == SCHEMA:
+    is_told = facts.is_denied or bool(facts.wrong_types)  # by the checks acl and corrupt
+    if facts.table_error and not is_told and (facts.settings or {}).get("schema", SCHEMA) == SCHEMA:
         return problem(f"the table cannot be read: {facts.table_error}", "an answer", "the text says what to do")
     if facts.settings is None:
         return not_read(facts)

@@ -20,10 +20,7 @@ IS_IT_UP = "check that the server is up and reachable"
 
 _OF_CLUSTER = "this server is part of a cluster: use redis+cluster:// or a RedisCluster client"
 _BY_CODE = {
-    "WRONGTYPE": (
-        "a key of the table (its settings, feed, epoch, leases, due, owned or refused, or a room's prefix) has another "
-        "type, set by hand: check it with redis-cli and delete it"
-    ),
+    "WRONGTYPE": "a key of the table has another type, set by hand: kvpoll doctor names it, and says how to mend that",
     "NOPERM": "this Redis user lacks a permission: kvpoll acl prints the rule that it needs, with the keys kvpoll:*",
     "NOAUTH": "the server requires a password: put it into the URL, or name its file in KVPOLL_PASSWORD_FILE",
     "WRONGPASS": "check the user name in the URL, and the password there or in the file of KVPOLL_PASSWORD_FILE",

@@ -79,14 +79,6 @@ class TestSettings:
         client.hset("kvpoll:{default}:settings", "schema", "3")
         assert (found.level, advice in found.advice) == (PROBLEM, True)
 
-    @pytest.mark.parametrize("kind", ["feed", "leases", "owned", "epoch", "refused"])
-    def test_table_with_a_key_of_another_type_is_a_problem(self, server, store, client, kind):
-        client.set(f"kvpoll:{{default}}:{kind}", "x", ex=900)
-        found = found_by("settings", server)
-        client.delete(f"kvpoll:{{default}}:{kind}")
-        assert (found.level, "WRONGTYPE" in found.found) == (PROBLEM, True)
-        assert kind in found.found.partition("a key of the table")[2]
-
     def test_setting_that_nobody_writes_is_a_problem(self, server, store, client):
         client.hset("kvpoll:{default}:settings", "policy", "lax")
         found = found_by("settings", server)

@@ -190,4 +190,18 @@ IN_THE_DOCTOR = [
         "if False",
         "doctor/test_owners.py::TestOwners::test_lost_rank_needs_its_whole_instance[rank]",
     ),
+    (
+        "a key of another type is found only if this look needs it",
+        "doctor.key_types:find_wrong_types",
+        "found.append(key(tag))",
+        "pass",
+        "doctor/test_key_types.py::test_key_of_another_type_is_named_and_its_advice_mends[due]",
+    ),
+    (
+        "the leases are deleted without the epoch, so that all are lost",
+        "doctor.key_types:_observation",
+        'if kind == "leases" else [name]',
+        "if False else [name]",
+        "doctor/test_key_types.py::test_heartbeats_go_on_after_the_advice_was_followed[leases]",
+    ),
 ]
