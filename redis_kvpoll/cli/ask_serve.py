@@ -89,7 +89,7 @@ def _checked(answer: dict[str, Any]) -> ServeAnswer:
             KVPoll[each["status"]],
             _number(each["since"]),
             _number(each["opened_at"]),
-            math.inf if each["ttl"] is None else _number(each["ttl"]),
+            math.inf if each["ttl_seconds"] is None else _number(each["ttl_seconds"]),
             None if each["owner"] is None else str(each["owner"]),
         )
         for each in answer["rooms"]

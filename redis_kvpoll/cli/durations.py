@@ -6,9 +6,10 @@ import re
 
 import click
 
+from redis_kvpoll.protocol import durations
+
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_LARGE = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def duration(text: str) -> float:
@@ -21,17 +22,4 @@ def duration(text: str) -> float:
 
 def human(seconds: float | None) -> str:
     """A duration in at most ten characters; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.2g} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    if seconds == float("inf"):
-        return "never"
-    whole = round(seconds)
-    for at, (unit, size) in enumerate(_LARGE):
-        if whole >= size:
-            rest = whole % size // _LARGE[at + 1][1] if at + 1 < len(_LARGE) and whole < 3 * size else 0
-            return f"{whole // size} {unit}" + (f" {rest} {_LARGE[at + 1][0]}" if rest else "")
-    return "0 s"
+    return "" if seconds is None else durations.human(seconds)

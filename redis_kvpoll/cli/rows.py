@@ -67,7 +67,7 @@ def zone(at: float | None = None) -> str:
 
 def period_rows(period: Period) -> list[tuple[str, ...]]:
     """Rows with the cells of HISTORY_COLUMNS: one for the period and its first rank change, one for each later one."""
-    lasted = "" if period.until is None else f"{period.until - period.since:.3f} s"
+    lasted = "" if period.until is None else human(max(0.0, period.until - period.since))
     times = "once" if period.touches == 1 else f"{period.touches:,} times"
     notes = ["until now"] * period.is_current + [f"touched {times}"] * (period.touches > 0)
     first = period.ranks[0][1] if period.ranks else ""

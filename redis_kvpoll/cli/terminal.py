@@ -7,7 +7,6 @@ that prints with rich imports this module.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -130,7 +129,7 @@ def _fields(entry: Entry, owners: Mapping[int, str], process: str) -> Iterator[t
     yield "opened", local_time(entry.opened_at)
     yield "restored", f"{local_time(entry.restored_at)} after a loss of data" if entry.restored_at else ""
     yield "updated", local_time(entry.updated_at)
-    yield "ttl", human(entry.ttl) if math.isinf(entry.ttl) else f"{entry.ttl:.1f} s"
+    yield "ttl", human(entry.ttl)
     yield "decode prefix", "" if entry.decode_prefix_len is None else f"{entry.decode_prefix_len:,} tokens"
     if entry.world_size is not None:
         yield "world size", str(entry.world_size)

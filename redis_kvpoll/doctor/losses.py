@@ -5,7 +5,8 @@ from __future__ import annotations
 from redis_kvpoll.doctor import databases
 from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import plural
-from redis_kvpoll.doctor.node_view import duration, number
+from redis_kvpoll.doctor.node_view import number
+from redis_kvpoll.protocol.durations import human
 
 RECENT_SECONDS = 3600.0
 """For how long a loss of data, or a start, explains what is missing."""
@@ -67,7 +68,7 @@ def evicted(facts: Facts) -> str:
 def last_start(facts: Facts) -> str:
     """Return how long ago the youngest server was started, if that was lately; else nothing."""
     ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
-    return f"the server was started {duration(min(ups))} ago" if ups and min(ups) < RECENT_SECONDS else ""
+    return f"the server was started {human(min(ups))} ago" if ups and min(ups) < RECENT_SECONDS else ""
 
 
 def flushes(facts: Facts) -> str:
@@ -90,7 +91,7 @@ def who_flushed(facts: Facts) -> str:
     shown = f" ({', '.join(names)})" if names else ""
     total = sum(sum(node.flushes.values()) for node in facts.nodes)
     others = "" if total <= len(found) else "; of the others nothing is known"
-    return f"{last.address}{shown} sent {last.command} {duration(last.idle)} ago, and is still connected{others}"
+    return f"{last.address}{shown} sent {last.command} {human(last.idle)} ago, and is still connected{others}"
 
 
 def why_absent(facts: Facts) -> str:
@@ -98,7 +99,7 @@ def why_absent(facts: Facts) -> str:
     elsewhere = wrong_number(facts)
     if reason := may_be_gone(facts):
         ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
-        start = f" (it was started {duration(min(ups))} ago)" if ups else ""
+        start = f" (it was started {human(min(ups))} ago)" if ups else ""
         known = (
             who_flushed(facts) or f"the server does not know when{start}: the logs of the table's processes may tell"
         )
@@ -121,7 +122,7 @@ def no_loss_known(facts: Facts) -> str:
     ups = [number(node.info, "uptime_in_seconds") for node in facts.nodes if node.info]
     if not ups:
         return "whether data was lost is not known: this user may not call INFO"
-    since = f"since its start ({duration(min(ups))} ago) or CONFIG RESETSTAT"
+    since = f"since its start ({human(min(ups))} ago) or CONFIG RESETSTAT"
     return f"the server's counters show no loss {since}{_connected(facts)}"
 
 

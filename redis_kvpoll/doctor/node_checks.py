@@ -6,8 +6,9 @@ import re
 
 from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import Level, Observation, note, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import NodeView, duration, number, size
+from redis_kvpoll.doctor.node_view import NodeView, number, size
 from redis_kvpoll.doctor.replica import replica_in
+from redis_kvpoll.protocol.durations import human
 from redis_kvpoll.protocol.scripts import names
 
 OLDEST = {"valkey_version": (7, 2), "redis_version": (6, 2)}
@@ -70,7 +71,7 @@ def server(view: NodeView) -> Observation:
     name = "valkey_version" if "valkey_version" in view.info else "redis_version"
     version, oldest = view.info.get(name, ""), OLDEST[name]
     up = number(view.info, "uptime_in_seconds")
-    found = f"{name.partition('_')[0].capitalize()} {version}" + (f", up for {duration(up)}" if up else "")
+    found = f"{name.partition('_')[0].capitalize()} {version}" + (f", up for {human(up)}" if up else "")
     digits = re.match(r"(\d+)\.(\d+)", version)
     if digits is None:
         return unknown("the server does not tell its version")

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from redis_kvpoll.doctor.facts import Facts, NodeFacts
 from redis_kvpoll.doctor.findings import Level, Observation, severity, unknown
+from redis_kvpoll.protocol.durations import human
 
 DAY = 86400
 OTHERS_SHARE = 0.5
@@ -101,12 +102,4 @@ def when(at: float, now: float) -> str:
         return f"{at:g} s after 1970"
     form = "%H:%M:%S" if now - at < DAY else "%Y-%m-%d %H:%M:%S"
     zone = local.isoformat()[-6:]
-    return f"{local.strftime(form)} {zone} ({duration(max(0.0, now - at))} ago)"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for people."""
-    for length, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{local.strftime(form)} {zone} ({human(max(0.0, now - at))} ago)"

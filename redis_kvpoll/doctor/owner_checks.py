@@ -13,6 +13,7 @@ from redis_kvpoll.doctor.node_view import when
 from redis_kvpoll.doctor.replica import replica_of
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.model import Owner
+from redis_kvpoll.protocol.durations import human
 from redis_kvpoll.protocol.lease_commands import MIN_HEARTBEATS
 
 UNNOTICED_HEARTBEATS = 3
@@ -67,7 +68,7 @@ def _unnoticed(facts: Facts, table: TableFacts) -> Observation | None:
         "(run it twice)"
     )
     return problem(
-        f"{named(late)} without a heartbeat for {silent:.0f} s, and no process has noticed",
+        f"{named(late)} without a heartbeat for {human(silent)}, and no process has noticed",
         "a sweep within three heartbeats",
         advice,
     )

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from redis_kvpoll.doctor import node_look
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Observation, unknown
-from redis_kvpoll.doctor.node_view import Check, duration, number
+from redis_kvpoll.doctor.node_view import Check, number
+from redis_kvpoll.protocol.durations import human
 from redis_kvpoll.sync.connect import transport_from_url
 from redis_kvpoll.transport.urls import parse
 
@@ -27,7 +28,7 @@ class ReplicaLink(NamedTuple):
         """How old its data is without a link, in words."""
         if self.behind is None:
             return "it has no link to it, and has had none since its start"
-        return f"it has had no link to it for {duration(self.behind)}, and its data is as old"
+        return f"it has had no link to it for {human(self.behind)}, and its data is as old"
 
 
 def replica_in(info: Mapping[str, str]) -> ReplicaLink | None:

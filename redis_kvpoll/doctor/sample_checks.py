@@ -8,9 +8,10 @@ from collections.abc import Callable
 from redis_kvpoll.doctor import losses
 from redis_kvpoll.doctor.facts import Facts, RoomFacts, SampleFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
-from redis_kvpoll.doctor.node_view import Check, duration
+from redis_kvpoll.doctor.node_view import Check
 from redis_kvpoll.doctor.table_checks import not_read
 from redis_kvpoll.engine.store_options import DEFAULT_TTL
+from redis_kvpoll.protocol.durations import human
 
 MAX_LEAKED = 0.01
 STUCK, STUCK_LONG = 60.0, 300.0
@@ -84,10 +85,8 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
         return well(f"none of {len(sample.rooms):,} sampled rooms")
     oldest = max(found, key=lambda room: room.age)
     verb = "lives" if len(found) == 1 else "live"
-    what = f"{shown(found, sample)} {verb} without an owner; room {oldest.room} for {duration(oldest.age)}"
-    return warning(
-        what, f"no longer than {duration(ORPHANED)}", "find who opens rooms without a lease: nobody fails them"
-    )
+    what = f"{shown(found, sample)} {verb} without an owner; room {oldest.room} for {human(oldest.age)}"
+    return warning(what, f"no longer than {human(ORPHANED)}", "find who opens rooms without a lease: nobody fails them")
 
 
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
@@ -101,7 +100,7 @@ def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     status = oldest.status.name if oldest.status is not None else ""
     verb = "is" if len(found) == 1 else "are"
     what = f"{shown(found, sample)} {verb} without a write for {STUCK:.0f} s; room {oldest.room} at {status}, written "
-    what += f"{duration(oldest.idle)} ago, {owners_of(found)}"
+    what += f"{human(oldest.idle)} ago, {owners_of(found)}"
     level = problem if oldest.idle > STUCK_LONG else warning
     name = facts.namespace
     advice = f"{causes_of(found, name)}: kvpoll ls -n {name} --stuck lists them; kvpoll show {oldest.room} -n {name} "

@@ -75,15 +75,10 @@ class ApiRoutes:
         return JSONResponse(await json_api.rooms(self._service.page(request), limit))
 
     async def owners(self, request: Request) -> Response:
-        return JSONResponse(json_api.plain(self._service.page(request).watch.snapshot.owners))
+        return JSONResponse(json_api.owners(self._service.page(request).watch))
 
     async def doctor(self, request: Request) -> Response:
-        watch = self._service.page(request).watch
-        findings = [
-            {"check": each.check, "level": int(each.level), "found": each.found, "advice": each.advice}
-            for each in watch.examination.findings
-        ]
-        return JSONResponse({"examined_at": watch.examined_at, "findings": findings})
+        return JSONResponse(json_api.doctor(self._service.page(request).watch, self._service.server))
 
     async def room(self, request: Request) -> Response:
         page = self._service.page(request)
@@ -97,7 +92,7 @@ class ApiRoutes:
             return JSONResponse({"error": str(error)}, 503)
         if entry is None:
             return JSONResponse({"error": f"room {room} is not in the table"}, 404)
-        return JSONResponse(json_api.room(entry, changes))
+        return JSONResponse(json_api.room(entry, changes, page.watch.now()))
 
     def _act(self, action: str) -> Any:
         async def respond(request: Request) -> Response:

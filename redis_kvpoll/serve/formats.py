@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 from redis_kvpoll.model import KVPoll
+from redis_kvpoll.protocol import durations
 
 TONE_OF = {
     KVPoll.Bootstrapping: "boot",
@@ -30,22 +31,8 @@ def rate(per_second: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in one or two units: 2.5 ms, 0.9 s, 4 m 10 s, 3 h 05 m."""
-    if seconds is None or math.isnan(seconds):
-        return NONE
-    if math.isinf(seconds):
-        return "∞"
-    seconds = max(0.0, seconds)
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.3g} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+    """A duration, as the commands write it."""
+    return NONE if seconds is None or math.isnan(seconds) else durations.human(max(0.0, seconds))
 
 
 def clock(at: float, digits: int = 0) -> str:

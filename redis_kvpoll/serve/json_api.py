@@ -14,37 +14,60 @@ from redis_kvpoll import validation
 from redis_kvpoll.errors import InvalidInputError
 from redis_kvpoll.model import Entry, KVPoll
 from redis_kvpoll.protocol.feed import Change
+from redis_kvpoll.protocol.settings import SCHEMA
+from redis_kvpoll.serve import documents
 from redis_kvpoll.serve.screens.base import Page
 from redis_kvpoll.serve.watch import Watch
-from redis_kvpoll.statistics.model import BOUNDS, LIVE, Histogram
+from redis_kvpoll.statistics.model import BOUNDS, LIVE, RoomRow
 
 MOST_ROOMS = 1000
 STATUSES = {status.name.lower(): status for status in KVPoll}
 
 
-def namespaces(watches: Mapping[str, Watch]) -> list[dict[str, Any]]:
-    """Return each namespace with its state."""
-    return [
-        {
-            "namespace": name,
-            "state": watch.state.word,
-            "text": watch.state.text,
-            "detail": watch.state.detail,
-            **watch.described(),
-        }
-        for name, watch in watches.items()
-    ]
+def namespaces(watches: Mapping[str, Watch]) -> dict[str, Any]:
+    """Return each namespace with its settings and its state."""
+    return {"namespaces": [_namespace(watch) for watch in watches.values()]}
+
+
+def _namespace(watch: Watch) -> dict[str, Any]:
+    settings = watch.settings
+    return {
+        "namespace": watch.name,
+        "policy": settings.policy if settings else None,
+        "mode": settings.mode if settings else None,
+        "shards": settings.shards if settings else None,
+        "feed_length": settings.feed_length if settings else None,
+        "schema": SCHEMA if settings else None,
+        "state": watch.state.word,
+        "text": watch.state.text,
+        "detail": watch.state.detail,
+        "server": watch.examination.server or None,
+        "server_version": watch.examination.server_version or None,
+    }
 
 
 def stats(watch: Watch) -> dict[str, Any]:
-    """Return the snapshot of a namespace."""
+    """Return the numbers of a namespace: those of ``kvpoll stats``, and the buckets of the durations."""
     snapshot = watch.snapshot
-    content = {field.name: plain(getattr(snapshot, field.name)) for field in dataclasses.fields(snapshot)}
-    content["state"] = watch.state.word
-    content["transitions"] = [
-        {"from": before, "to": after, "count": number} for (before, after), number in snapshot.transitions.items()
-    ]
-    return content
+    content: dict[str, Any] = plain(documents.snapshot(snapshot))
+    for name, found in (("status_seconds", snapshot.status_durations), ("room_seconds", snapshot.room_durations)):
+        for status, histogram in found.items():
+            content[name][status.name] |= {"bounds": list(BOUNDS), "counts": list(histogram.counts)}
+    more = {"state": watch.state.word, "walked": snapshot.walked, "refusals_seen": plain(snapshot.refusals_seen)}
+    return content | more
+
+
+def owners(watch: Watch) -> dict[str, Any]:
+    """Return the leases of a namespace."""
+    snapshot = watch.snapshot
+    found = [plain(documents.owner(each)) for each in snapshot.owners]
+    return {"namespace": watch.name, "at": snapshot.at, "owners": found}
+
+
+def doctor(watch: Watch, server: str) -> dict[str, Any]:
+    """Return what the doctor's last look has found. ``server`` is the URL without its password."""
+    found = documents.findings(watch.examination.findings)
+    return {"server": server, "namespace": watch.name, "examined_at": watch.examined_at, "findings": found}
 
 
 async def rooms(page: Page, limit: int) -> dict[str, Any]:
@@ -67,8 +90,14 @@ async def rooms(page: Page, limit: int) -> dict[str, Any]:
         "lag_seconds": plain(snapshot.lag_seconds),
         "total": statistics.count(KVPoll) if statistics else snapshot.total,
         "matching": statistics.count(statuses, longer_than=longer_than) if statistics and is_counted else None,
-        "rooms": [plain(row) for row in found],
+        "rooms": [_row(row) for row in found],
     }
+
+
+def _row(row: RoomRow) -> dict[str, Any]:
+    """A room as the statistics know it."""
+    names = {"ttl": "ttl_seconds"}
+    return {names.get(name, name): value for name, value in plain(row).items()}
 
 
 def _statuses(page: Page) -> list[KVPoll]:
@@ -92,17 +121,16 @@ def _longer_than(page: Page) -> float:
         raise HTTPException(400, f"longer_than: {text[:80]!r} is not a number of seconds") from None
 
 
-def room(entry: Entry, changes: list[Change]) -> dict[str, Any]:
-    """Return a room with its changes."""
-    return {**plain(entry), "changes": [plain(change._asdict()) for change in changes]}
+def room(entry: Entry, changes: list[Change], now: float) -> dict[str, Any]:
+    """Return a room with its changes; ``now`` is the server's time."""
+    found: dict[str, Any] = plain(documents.entry(entry, now))
+    return found | {"changes": [plain(documents.change(change)) for change in changes]}
 
 
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: statuses by name, room ids as text, and no infinity."""
     if isinstance(value, KVPoll):
         return value.name
-    if isinstance(value, Histogram):
-        return {"bounds": list(BOUNDS), "counts": list(value.counts), "sum": value.sum}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -23,6 +23,7 @@ from redis_kvpoll.serve.hub import Hub
 from redis_kvpoll.serve.metrics import TableCollector
 from redis_kvpoll.serve.screens.base import Page
 from redis_kvpoll.serve.watch import Watch
+from redis_kvpoll.transport.urls import parse
 
 DEADLINE = 2.0
 """Seconds for a call to Redis: a person waits, and the page says at once that there is no answer."""
@@ -43,6 +44,7 @@ class Service:
         self.credentials = Credentials(config.users)
         self.hub = Hub()
         self.version = version("redis-kvpoll")
+        self.server = parse(config.url).shown
         self.watches = {}
         for name in config.namespaces:
             examine = examine_of(config.url, name) if examine_of else None

@@ -160,10 +160,11 @@ class TestReplica:
             world.forget(replica)
             yield primary, replica.tcp
 
-    @pytest.mark.parametrize("command", ["ls", "stats", "owners"])
+    @pytest.mark.parametrize("command", ["ls", "stats", "owners", "namespaces"])
     def test_reader_is_told_of_a_replica(self, replica, command):
         primary, url = replica
-        result = CliRunner().invoke(kvpoll, [command, "--redis", url, "-n", "prod", "--json"])
+        where = [] if command == "namespaces" else ["-n", "prod"]
+        result = CliRunner().invoke(kvpoll, [command, "--redis", url, *where, "--json"])
         assert f"this server is a replica of {primary}" in result.stderr
         assert json.loads(result.stdout)["replica"]["primary"] == primary
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli import app
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.serve import documents
 from tests.support import schema
 
 WITHOUT = {"acl", "agent", "board", "completion", "reap", "replay", "rules", "serve"}
@@ -65,10 +66,8 @@ def test_json_fits_its_schema(table, name):
 
 def test_change_of_tail_fits_its_schema(table):
     with StatusStore.from_url(table, namespace="prod-prefill") as store:
-        from redis_kvpoll.cli import as_json
-
         found = store.tail(5)
-        lines = [as_json.change(next(found)) for _ in range(5)]
+        lines = [documents.change(next(found)) for _ in range(5)]
     assert [fault for line in lines for fault in schema.faults(line, schema.load("tail"))] == []
     gap = {"gap": {"after": "1-0", "before": None}}
     assert schema.faults(gap, schema.load("tail")) == []

@@ -155,4 +155,25 @@ IN_SERVE = [
         "False",
         "cli/test_table.py::TestErrors::test_invalid_url_or_namespace_is_wrong_usage[words0-url]",
     ),
+    (
+        "the API has levels as numbers",
+        "serve.documents:findings",
+        "each.level.name.lower()",
+        "int(each.level)",
+        "serve/test_schemas.py::test_each_answer_fits_its_schema",
+    ),
+    (
+        "a list of reasons does not say that it begins with the process",
+        "serve.screens.overview:reasons_since",
+        "since is None or",
+        "True or",
+        "serve/test_reasons.py::test_list_of_reasons_says_since_when_it_is_one",
+    ),
+    (
+        "a history writes durations in its own way",
+        "cli.rows:period_rows",
+        "human(max(0.0, period.until - period.since))",
+        'f"{period.until - period.since:.3f} s"',
+        "serve/test_parts.py::test_one_duration_is_written_alike_everywhere[0.0031]",
+    ),
 ]

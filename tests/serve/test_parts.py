@@ -11,6 +11,10 @@ from dataclasses import replace
 import pytest
 
 from redis_kvpoll import AsyncStatusStore, Entry, KVPoll, StoreUnavailableError
+from redis_kvpoll.cli import durations as cli_durations
+from redis_kvpoll.cli.rows import HISTORY_COLUMNS, period_rows
+from redis_kvpoll.protocol import durations
+from redis_kvpoll.protocol.periods import Period
 from redis_kvpoll.serve import charts, formats, turns
 from redis_kvpoll.serve.examine import Examination
 from redis_kvpoll.serve.history import PERIOD, SLOTS, ChartHistory
@@ -49,18 +53,26 @@ class TestMarkup:
     [
         (None, "\N{EN DASH}"),
         (math.nan, "\N{EN DASH}"),
-        (math.inf, "∞"),
+        (math.inf, "never"),
         (-3.0, "0 ms"),
         (0.0025, "2.5 ms"),
         (0.0996, "0.1 s"),
         (59.94, "59.9 s"),
-        (59.96, "1 m 00 s"),
-        (3599.6, "1 h 00 m"),
-        (86400 * 3 + 3600, "3 d 01 h"),
+        (59.96, "60.0 s"),
+        (100.0, "1 min 40 s"),
+        (3599.6, "1 h"),
+        (86400 * 3 + 3600, "3 d"),
     ],
 )
 def test_durations_have_two_units_at_most(seconds, text):
     assert formats.duration(seconds) == text
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.00049, 0.0031, 0.25, 44.0, 99.96, 700.0, 5000.0, 90_000.0, math.inf])
+def test_one_duration_is_written_alike_everywhere(seconds):
+    assert formats.duration(seconds) == cli_durations.human(seconds)
+    row, *_ = period_rows(Period(1000.0, "Success", 1000.0 + seconds))
+    assert row[HISTORY_COLUMNS.index("lasted")] == durations.human(1000.0 + seconds - 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ class TestHistory:
         for number in range(30):
             durations = [slow] * 5 if number < 10 else [slow] * 5 + [fast] * number
             history.add(snapshot(1000.0 + PERIOD * number, durations=durations))
-        assert history.drawings()["durations"].latest[0] == "0.99 ms"
+        assert history.drawings()["durations"].latest[0] == "1.0 ms"
 
     def test_old_samples_are_dropped(self):
         history = ChartHistory()

@@ -27,3 +27,16 @@ def test_no_failure_counts_from_the_first_reading(serve, store, monkeypatch):
     watch = serving.service.watches["prod-prefill"]
     monkeypatch.setattr(watch, "counts_since", watch.counts_since - REASON_SECONDS)
     assert "No room has failed in the last hour." in serving.get("/").text
+
+
+def test_list_of_reasons_says_since_when_it_is_one(serve, store, monkeypatch):
+    """A restart of serve begins it anew: else an hour without failures seems to have passed."""
+    serving = serve()
+    store.open(6)
+    store.abort(6, "in time")
+    for path in ("/", "/failed"):
+        serving.until(path, "in time")
+        assert "Since kvpoll serve first read this table, at " in serving.get(path).text
+    watch = serving.service.watches["prod-prefill"]
+    monkeypatch.setattr(watch, "counts_since", watch.counts_since - REASON_SECONDS)
+    assert "kvpoll serve first read this table" not in serving.get("/").text

@@ -55,12 +55,41 @@ def test_each_answer_fits_its_schema(full, store):
     store.open(12, request="rid-12").fail("Mooncake session 10.0.0.3:1 failed")
     real.until(lambda: full.get("/api/stats").json["reasons"], "the reason")
     stats = check("stats", full.get("/api/stats"))
-    assert all(stats[name] for name in ("transitions", "failures", "feeds", "owners", "room_durations"))
+    assert all(stats[name] for name in ("transitions", "failures", "feeds", "owners", "room_seconds"))
     assert stats["last_refused"]["room"] == "13"
     assert {each["room"] for each in found["rooms"]["rooms"]} >= {"1", str(2**64 - 1)}
     assert found["rooms"]["matching"] == 8
     assert found["doctor"]["findings"][0]["check"] == "eviction"
-    assert check("owners", full.get("/api/owners"))[0]["name"] == "prefill/10.0.0.1:8998"
+    assert check("owners", full.get("/api/owners"))["owners"][0]["owner"] == "prefill/10.0.0.1:8998"
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "there"),
+    [
+        ("doctor", {"examined_at"}, set()),
+        ("owners", set(), {"replica"}),
+        ("namespaces", set(), {"replica"}),
+        ("stats", {"state", "walked", "refusals_seen"}, {"replica"}),
+    ],
+)
+def test_api_and_command_have_the_same_names(name, here, there):
+    """``here`` has what only the API tells, ``there`` what only the command does."""
+    api, command = schema.fields(schema.load(f"api/{name}")), schema.fields(schema.load(name))
+    deeper = {"bounds", "counts", "state", "text", "detail", "server", "server_version"}
+    assert {field for field in api - command if field.rpartition(".")[2] not in deeper} == here - deeper
+    assert {field for field in command - api if not field.startswith("replica.")} == there
+
+
+def test_api_and_show_have_the_same_names_of_a_room():
+    room = schema.load("ls")["properties"]["rooms"]["items"]["oneOf"][0]["properties"]
+    assert set(schema.load("api/room")["properties"]) == {*room, "changes"}
+    assert set(schema.load("api/rooms")["properties"]["rooms"]["items"]["properties"]) == {*room} & {
+        "room",
+        "status",
+        "opened_at",
+        "ttl_seconds",
+        "owner",
+    } | {"since"}
 
 
 @pytest.mark.parametrize(

@@ -25,3 +25,13 @@ def load(name: str) -> dict[str, Any]:
 def faults(value: Any, schema: Any) -> list[str]:
     """What is wrong with a value, each with its place."""
     return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema).iter_errors(value)]
+
+
+def fields(schema: dict[str, Any], within: str = "") -> set[str]:
+    """The names of all fields in documents of a schema, with dots between them."""
+    found = set()
+    for name, inner in schema.get("properties", {}).items():
+        found |= {f"{within}{name}", *fields(inner, f"{within}{name}.")}
+    for inner in (schema.get("items"), *schema.get("oneOf", [])):
+        found |= fields(inner, within) if inner else set()
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from redis_kvpoll.cli.options import json_option, table_options
+from redis_kvpoll.serve import documents
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.findings import Finding, Level
@@ -63,8 +64,7 @@ def doctor(url: str, namespace: str, expect: Sequence[str], verbose: bool, wants
 
 def as_object(server: str, namespace: str, findings: Sequence[Finding]) -> dict[str, object]:
     """Return what --json prints; docs/reference/doctor.schema.json describes it."""
-    listed = [finding._asdict() | {"level": finding.level.name.lower()} for finding in findings]
-    return {"server": server, "namespace": namespace, "findings": listed}
+    return {"server": server, "namespace": namespace, "findings": documents.findings(findings)}
 
 
 def lines(findings: Sequence[Finding], verbose: bool, width: int) -> Iterator[str]:

@@ -20,6 +20,7 @@ from redis_kvpoll.errors import StoreUnavailableError, printable
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.protocol.periods import periods, rank_change, status_name
+from redis_kvpoll.serve import documents
 
 PASSED = 20_000
 """Changes before the first that a tail of an owner shows: it learns from them whose the rooms are."""
@@ -89,7 +90,7 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         entry = store.entries([room]).get(room)
         settings = store.settings()
     if wants_json:
-        as_json.put([as_json.change(change) for change in changes])
+        as_json.put([documents.change(change) for change in changes])
     if not changes:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(
@@ -133,7 +134,7 @@ def print_changes(changes: Iterable[Change | FeedGap], wants_json: bool) -> None
     """Print changes as they come: as JSON, for a terminal, or tab-separated."""
     if wants_json:
         for change in changes:
-            as_json.put_line(as_json.change(change))
+            as_json.put_line(documents.change(change))
     elif sys.stdout.isatty():
         from redis_kvpoll.cli import terminal
 

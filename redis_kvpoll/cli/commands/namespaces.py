@@ -41,7 +41,7 @@ def namespaces(url: str, wants_json: bool) -> None:
     if (replica := read_replica(url, options.DEADLINE)) is not None:
         warn_of_replica(replica, url)
     if wants_json:
-        as_json.put({"namespaces": [one._asdict() for one in found]})
+        as_json.put({"namespaces": [one._asdict() for one in found], "replica": as_json.replica(replica)})
     if (there := count_keys(url, options.DEADLINE)) is not None:
         click.echo(f"The server has {plural(there.counts.total, 'key')}; {_whose(there)}", err=True)
     if unread := [one.namespace for one in found if not any(one[1:])]:

@@ -13,6 +13,7 @@ from redis_kvpoll.cli.options import json_option, table_options
 from redis_kvpoll.cli.owner_rows import COLUMNS, cells, fold
 from redis_kvpoll.cli.rows import local_time
 from redis_kvpoll.errors import printable
+from redis_kvpoll.serve import documents
 
 
 @click.command(short_help="List lease owners and their states.")
@@ -30,7 +31,7 @@ def owners(url: str, namespace: str, wants_json: bool) -> None:
     now = ServerClock(url).now()
     if wants_json:
         head = {"namespace": namespace, "at": now, "replica": as_json.replica(replica)}
-        as_json.put({**head, "owners": [as_json.owner(one) for one in found]})
+        as_json.put({**head, "owners": [documents.owner(one) for one in found]})
     elif not found:
         click.echo(f"Namespace {namespace!r} has no leases.")
     elif sys.stdout.isatty():

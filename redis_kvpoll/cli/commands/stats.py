@@ -12,6 +12,7 @@ from redis_kvpoll.cli.durations import duration
 from redis_kvpoll.cli.exits import interruptible, pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
+from redis_kvpoll.serve import documents
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
@@ -73,7 +74,7 @@ def _show(
         snapshot = statistics.snapshot()
     while True:
         if wants_json:
-            document = {**as_json.snapshot(snapshot), "replica": as_json.replica(replica)}
+            document = {**documents.snapshot(snapshot), "replica": as_json.replica(replica)}
             (as_json.put if interval is None else as_json.put_line)(document)
         else:
             from redis_kvpoll.cli import numbers

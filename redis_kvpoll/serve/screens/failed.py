@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.serve import formats
 from redis_kvpoll.serve.markup import Html, join, tag
-from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, table
-from redis_kvpoll.serve.screens.overview import no_failure, no_reason, reason_row
+from redis_kvpoll.serve.screens.base import Page, Screen, common, empty, namespaces, section, slot, table
+from redis_kvpoll.serve.screens.overview import no_failure, no_reason, reason_row, reasons_since
 from redis_kvpoll.serve.view import Cell, Row, View
 
 MOST_ROOMS, MOST_REASONS = 50, 30
@@ -32,7 +32,9 @@ async def view(page: Page) -> View:
         "rooms": "No failed room is in the table now.",
     }
     return View(
-        common(page) | empty(page, reasons=no_reason(page.watch), **nothing),
+        common(page)
+        | empty(page, reasons=no_reason(page.watch), **nothing)
+        | {"reasons_since": reasons_since(page.watch)},
         {
             "namespaces": namespaces(page),
             "kinds": tuple(
@@ -79,7 +81,7 @@ def body(page: Page, view: View) -> Html:
         [
             tag(
                 "div",
-                section("Reasons, last hour", reasons),
+                section("Reasons, last hour", tag("p", slot(view, "reasons_since"), class_="note"), reasons),
                 section("By kind, since kvpoll serve started", kinds),
                 class_="columns",
             ),

@@ -14,6 +14,7 @@ from redis_kvpoll.serve.screens.base import (
     empty,
     namespaces,
     section,
+    slot,
     status_cell,
     table,
 )
@@ -36,6 +37,7 @@ async def view(page: Page) -> View:
     reasons = tuple(reason_row(reason, watch.now()) for reason in watch.snapshot.reasons[:MOST_REASONS])
     nothing = "No room is like that." if any(page.query.values()) else "No room is under way."
     texts = common(page) | empty(page, rooms=nothing, reasons=no_reason(page.watch))
+    texts["reasons_since"] = reasons_since(watch)
     return View(texts, {"namespaces": namespaces(page), "rooms": rows, "reasons": reasons}, watch.history.drawings())
 
 
@@ -81,6 +83,17 @@ def no_reason(watch: Watch) -> str:
     if watch.snapshot.has_feed and since is not None and watch.now() - since >= REASON_SECONDS:
         return "No room has failed in the last hour."
     return no_failure(watch)
+
+
+def reasons_since(watch: Watch) -> Cell:
+    """Return from when on reasons are listed, in the first hour: those from before this process read the table are not.
+
+    The reasons of the feed would not do: the counters of the metrics must not count them once more.
+    """
+    since = watch.counts_since
+    if not watch.snapshot.has_feed or since is None or watch.now() - since >= REASON_SECONDS:
+        return Cell("")
+    return Cell(f"Since kvpoll serve first read this table, at {formats.moment(since)}: earlier ones are not here.")
 
 
 def reason_row(reason: ReasonCount, now: float) -> Row:
@@ -149,7 +162,10 @@ def _filter(page: Page) -> Html:
 
 def _reasons(view: View) -> Html:
     columns = ("Reason", "Kind", "Count", "Last")
-    return section("Why rooms failed, last hour", table(view, "reasons", columns, "Failure reasons", "reasons cards"))
+    since = tag("p", slot(view, "reasons_since"), class_="note")
+    return section(
+        "Why rooms failed, last hour", since, table(view, "reasons", columns, "Failure reasons", "reasons cards")
+    )
 
 
 SCREEN = Screen("/", "Rooms", view, body, "1")
