@@ -118,6 +118,14 @@ class TestReport:
         ]
         assert self.lines(False)[-1].startswith("✓ 2 others")
 
+    @pytest.mark.parametrize("width", [24, 39])
+    def test_narrow_report_has_the_names_above_the_texts(self, width):
+        """Else the terminal breaks lines of 60 within their words."""
+        lines = self.lines(True, width)
+        assert lines[:2] == ["✗ eviction", "  maxmemory-policy is"] if width == 24 else lines[0] == "✗ eviction"
+        assert max(map(len, lines)) <= width
+        assert " ".join("  ".join(lines).split()).count("maxmemory-policy is allkeys-lru") == 5
+
     def test_verbose_lists_everything_with_what_is_wanted(self):
         listed = self.lines(True)
         assert {line.split()[1] for line in listed if line[0] != " "} == {finding.check for finding in FOUND}

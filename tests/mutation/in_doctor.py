@@ -204,4 +204,11 @@ IN_THE_DOCTOR = [
         "if False else [name]",
         "doctor/test_key_types.py::test_heartbeats_go_on_after_the_advice_was_followed[leases]",
     ),
+    (
+        "a narrow report is as wide as another",
+        "cli.commands.doctor:lines",
+        "is_narrow = width < NARROW",
+        "is_narrow = False",
+        "cli/test_doctor.py::TestReport::test_narrow_report_has_the_names_above_the_texts[39]",
+    ),
 ]

@@ -21,7 +21,9 @@ SYMBOLS = {"PROBLEM": "✗", "WARNING": "!", "NOTE": "·", "UNKNOWN": "?", "WELL
 PLAIN_SYMBOLS = {"PROBLEM": "x", "WARNING": "!", "NOTE": "-", "UNKNOWN": "?", "WELL": "+"}
 """For a terminal whose encoding lacks the others."""
 COLORS = {"PROBLEM": "red", "WARNING": "yellow", "NOTE": "cyan", "UNKNOWN": None, "WELL": "green"}
-NARROWEST, WIDEST = 60, 120
+NARROW, WIDEST = 60, 120
+"""Below the first, a finding begins on the line below the name of its check."""
+NARROWEST = 24
 
 
 @click.command(short_help="Examine a table and its server, and say what to do.")
@@ -68,16 +70,17 @@ def as_object(server: str, namespace: str, findings: Sequence[Finding]) -> dict[
 
 
 def lines(findings: Sequence[Finding], verbose: bool, width: int) -> Iterator[str]:
-    """Yield the lines of a report, with colours."""
+    """Yield the lines of a report, with colours. Where it is narrow, the texts begin below the names."""
     quiet = ("WELL", "UNKNOWN")
     listed = [finding for finding in findings if verbose or finding.level.name not in quiet]
-    margin = 2 + max((len(finding.check) for finding in findings), default=0) + 2
+    is_narrow = width < NARROW
+    margin = 2 if is_narrow else 2 + max((len(finding.check) for finding in findings), default=0) + 2
     wrapper = textwrap.TextWrapper(width - margin, break_long_words=False, break_on_hyphens=False)  # names stay whole
     for finding in listed:
         head = f"{symbol(finding.level)} {click.style(finding.check.ljust(margin - 2), bold=True)}"
-        first, *more = wrapper.wrap(finding.found) or [""]
-        yield head + first
-        for line in more:
+        texts = wrapper.wrap(finding.found) or [""]
+        yield head.rstrip() if is_narrow else head + texts[0]
+        for line in texts[not is_narrow :]:
             yield " " * margin + line
         if finding.wanted and verbose:
             yield " " * margin + click.style(f"wanted: {finding.wanted}", dim=True)
@@ -94,7 +97,7 @@ def _unlisted(findings: Sequence[Finding], listed: Sequence[Finding], margin: in
         of_level = [finding for finding in rest if finding.level.name == name]
         if of_level:
             others = "others" if listed and name == "WELL" else text
-            count = f"{len(of_level)} {others}".ljust(margin - 4)
+            count = f"{len(of_level)} {others}".ljust(max(0, margin - 4))
             yield f"{symbol(of_level[0].level)} {count}  " + click.style("--verbose lists them", dim=True)
 
 
