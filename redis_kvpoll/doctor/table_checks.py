@@ -6,6 +6,7 @@ from redis_kvpoll.doctor import losses, traces
 from redis_kvpoll.doctor.facts import Facts, FeedFacts, TableFacts, deployment
 from redis_kvpoll.doctor.findings import Observation, note, problem, unknown, warning, well
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.protocol.durations import human
 from redis_kvpoll.protocol.feed_ids import seconds_of
 from redis_kvpoll.protocol.settings import NAMES, SCHEMA
 
@@ -126,22 +127,24 @@ def feed(facts: Facts) -> Observation:
     live = bool(table.sample and any(room.is_live for room in table.sample.rooms))
     lasts = [seconds_of(found.last) for found in table.feeds.values() if found.last]
     if live and lasts and table.now - max(lasts) > QUIET_SECONDS:
-        minutes = (table.now - max(lasts)) / 60
+        quiet = human(table.now - max(lasts))
         advice = "its workers are gone or hang: see kvpoll owners"
-        return warning(f"no change for {minutes:,.0f} minutes, with live rooms", "changes", advice)
+        return warning(f"no change for {quiet}, with live rooms", "changes", advice)
     limit = int((facts.settings or {}).get("feed_length", "0"))
     full = [found for found in table.feeds.values() if found.length is not None and found.length >= limit]
     spans = [span(found) for found in full]
     if spans and min(spans) < MIN_SPAN_SECONDS:
-        what = f"it keeps {limit:,} entries a shard, which is {min(spans):.0f} s at this rate"
+        what = f"it keeps {limit:,} entries a shard, which is {human(min(spans))} at this rate"
         advice = (
             "raise feed_length (KVPOLL_FEED_LENGTH, with a new namespace): readers that pause for longer read afresh"
         )
-        return warning(what, f"{MIN_SPAN_SECONDS / 60:.0f} minutes", advice)
+        return warning(what, human(MIN_SPAN_SECONDS), advice)
     longest = max(map(span, table.feeds.values()), default=0.0)
     if any(found.length is None for found in table.feeds.values()) and longest < MIN_SPAN_SECONDS:
-        return unknown(f"it reaches back {longest:.0f} s; whether it is full is not known: this user may not call XLEN")
-    return well(f"keeps {limit:,} entries a shard; the first is {longest / 60:,.0f} minutes older than the last")
+        return unknown(
+            f"it reaches back {human(longest)}; whether it is full is not known: this user may not call XLEN"
+        )
+    return well(f"keeps {limit:,} entries a shard; the first is {human(longest)} older than the last")
 
 
 def span(found: FeedFacts) -> float:

@@ -252,6 +252,7 @@ def test_corrupt_room_says_so(serving, table):
     page = serving.get("/room/13")
     assert page.status == 200
     assert "corrupt" in page.text
+    assert "(here: kvpoll clear 13 -n prod-prefill)" in page.text
 
 
 @pytest.mark.parametrize("path", ["/", "/failed", "/feed", "/room/21", "/find?q=script"])

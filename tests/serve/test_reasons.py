@@ -23,6 +23,7 @@ def test_no_failure_counts_from_the_first_reading(serve, store, monkeypatch):
     for path in ("/", "/failed"):
         page = serving.until(path, "No room has failed since kvpoll serve first read this table, at ")
         assert "No room has failed in the last hour" not in page.text
+        assert page.text.count("kvpoll serve first read this table") == 1 + (path == "/failed")
     serving.until("/failed", "too early")
     watch = serving.service.watches["prod-prefill"]
     monkeypatch.setattr(watch, "counts_since", watch.counts_since - REASON_SECONDS)

@@ -77,7 +77,7 @@ async def read(watch: Watch, room: int) -> Entry | NotShown:
     try:
         return await watch.store.entry(room) or ABSENT
     except CorruptEntryError as error:
-        return NotShown("corrupt", str(error))
+        return NotShown("corrupt", f"{error} (here: kvpoll clear {error.room} -n {watch.name})")
     except KVPollError as error:
         return ABSENT if watch.state.word == "absent" else NotShown("not known", str(error))
 

@@ -86,12 +86,13 @@ def no_reason(watch: Watch) -> str:
 
 
 def reasons_since(watch: Watch) -> Cell:
-    """Return from when on reasons are listed, in the first hour: those from before this process read the table are not.
+    """Return since when reasons are listed, in the first hour: this process knows none from before its first reading.
 
-    The reasons of the feed would not do: the counters of the metrics must not count them once more.
+    Those of the feed would not do: the counters of the metrics must not count them once more. Where there is no reason,
+    no_reason says the same.
     """
     since = watch.counts_since
-    if not watch.snapshot.has_feed or since is None or watch.now() - since >= REASON_SECONDS:
+    if not watch.snapshot.reasons or since is None or watch.now() - since >= REASON_SECONDS:
         return Cell("")
     return Cell(f"Since kvpoll serve first read this table, at {formats.moment(since)}: earlier ones are not here.")
 
