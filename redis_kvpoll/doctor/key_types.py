@@ -37,7 +37,12 @@ KINDS = {
         "no lease ends, and no room of a dead owner fails",
         "rooms that are open now are not listed again: watch them if their owner dies",
     ),
-    "feed": (keys.feed, _OF_STREAM, "nobody can follow the changes", "the next change begins it anew"),
+    "feed": (
+        keys.feed,
+        _OF_STREAM,
+        "no rooms are listed, and no changes followed",
+        "the next change begins it anew",
+    ),
     "failed": (keys.failed, _OF_STREAM, "failures are not told", "the next failure begins it anew"),
     "cleared": (keys.cleared, _OF_HASH, "a late replay may create again what was cleared", ""),
     "refused": (keys.refused, _OF_HASH, "refused writes are not counted", ""),

@@ -241,3 +241,15 @@ def test_keys_are_those_that_the_library_has(client, lease):
     """KEYS above has each kind."""
     kinds = {keys.parts(key.encode()).kind for key in client.keys("kvpoll:{prod*")}
     assert kinds <= {name.partition(":")[0] for name in KEYS}
+
+
+@pytest.mark.parametrize("kind", ["owned", "leases", "feed"])
+def test_room_is_shown_beside_a_key_of_another_type(server, lease, client, kind):
+    """Its owner or its timeline is missing then, and stderr says why."""
+    for key in [key for key in client.keys("kvpoll:{prod*") if key.partition("}:")[2] == kind]:
+        client.delete(key)
+        client.set(key, "by hand", ex=600)
+    result = run(server, "show", "2")
+    assert (result.exit_code, "Transferring" in result.stdout) == (0, True)
+    what = "timeline" if kind == "feed" else "owners"
+    assert f"The {what} of the room cannot be read: " in result.stderr

@@ -211,4 +211,11 @@ IN_THE_DOCTOR = [
         "is_narrow = False",
         "cli/test_doctor.py::TestReport::test_narrow_report_has_the_names_above_the_texts[39]",
     ),
+    (
+        "a room is not shown where its owners cannot be read",
+        "cli.commands.room:_part",
+        "return None",
+        "raise",
+        "cli/test_lost_keys.py::test_room_is_shown_beside_a_key_of_another_type[1-owned]",
+    ),
 ]

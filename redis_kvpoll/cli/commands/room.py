@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 
@@ -15,13 +16,15 @@ from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.other_side import OtherRoom, leases, process_of, read_other_side
 from redis_kvpoll.cli.selection import STATUS_CHOICE
-from redis_kvpoll.errors import FeedOffError, RoomNotFoundError, WaitTimeoutError, printable
+from redis_kvpoll.errors import FeedOffError, RoomNotFoundError, ServerRefusedError, WaitTimeoutError, printable
 from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
 if TYPE_CHECKING:
     from redis_kvpoll.protocol.feed import Change
     from redis_kvpoll.sync.store import StatusStore
+
+T = TypeVar("T")
 
 WATCH_INTERVAL = 1.0
 
@@ -72,16 +75,26 @@ def _seen(store: StatusStore, url: str, namespace: str, room: int) -> Seen | Non
     entry = store.entry(room)
     if entry is None:
         return None
-    try:
-        changes = store.history(room)
-    except FeedOffError:
-        changes = []
+    changes = _part("timeline", lambda: store.history(room))
     other = read_other_side(url, namespace, room)
-    owners = leases(store, entry)
-    return Seen(entry, _of_this_life(changes), other, _owners(owners, entry), process_of(entry, owners))
+    owners = _part("owners", lambda: leases(store, entry))
+    return Seen(entry, _of_this_life(changes or []), other, _owners(owners, entry), process_of(entry, owners or []))
 
 
-def _owners(owners: list[Owner], entry: Entry) -> dict[int, str]:
+def _part(what: str, read: Callable[[], list[T]]) -> list[T] | None:
+    """Read what goes with a room. If the server refuses that, say so on stderr: the room itself is shown."""
+    try:
+        return read()
+    except FeedOffError:
+        return []
+    except ServerRefusedError as error:
+        click.echo(printable(f"The {what} of the room cannot be read: {error}"), err=True)
+        return None
+
+
+def _owners(owners: list[Owner] | None, entry: Entry) -> dict[int, str]:
+    if owners is None:
+        return {}
     shown = {one.incarnation: f"{one.name} ({one.state})" for one in owners}
     return {rank: shown.get(incarnation, "an owner that is gone") for rank, incarnation in entry.rank_leases.items()}
 
