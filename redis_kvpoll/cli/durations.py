@@ -1,4 +1,4 @@
-"""Durations as people write and read them: 60s, 5m, 2h; 44 ms, 3 min 20 s."""
+"""Durations as people write them, 60s, 5m, 2h, and read them: protocol/durations.py."""
 
 from __future__ import annotations
 
