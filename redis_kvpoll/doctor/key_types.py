@@ -7,7 +7,8 @@ command of the ACL rule for readers, which does not have TYPE.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from redis_kvpoll.doctor.facts import Facts
 from redis_kvpoll.doctor.findings import Observation, problem, warning
@@ -21,34 +22,43 @@ from redis_kvpoll.protocol import keys
 _OF_HASH, _OF_STREAM = ("HGET", "kind"), ("XREVRANGE", "+", "-", "COUNT", "1")
 _OF_SORTED_SET = ("ZRANGEBYSCORE", "+inf", "-inf", "LIMIT", "0", "1")
 _NO_LEASE = "no lease is taken, renewed or swept"
+
+
+class _Kind(NamedTuple):
+    name: Callable[[str], str]
+    """Of the key of a shard."""
+    reading: Sequence[str]
+    """A command on it, without the key; none for what is read before this look."""
+    effect: str
+    """What its other type does."""
+    after: str = ""
+    """What follows its deletion."""
+
+
 KINDS = {
-    "settings": (
+    "settings": _Kind(
         keys.settings,
         (),
         "no process that starts can use the table",
         "the next heartbeat or process writes them again",
     ),
-    "epoch": (keys.epoch, _OF_HASH, "every write is refused", "its processes restore, as after a loss of data"),
-    "leases": (keys.leases, _OF_HASH, _NO_LEASE, "both, so that its processes restore, as after a loss of data"),
-    "due": (keys.due, _OF_SORTED_SET, _NO_LEASE, "the next heartbeat writes it again"),
-    "owned": (
+    "epoch": _Kind(keys.epoch, _OF_HASH, "every write is refused", "its processes restore, as after a loss of data"),
+    "leases": _Kind(keys.leases, _OF_HASH, _NO_LEASE, "both, so that its processes restore, as after a loss of data"),
+    "due": _Kind(keys.due, _OF_SORTED_SET, _NO_LEASE, "the next heartbeat writes it again"),
+    "owned": _Kind(
         keys.owned,
         _OF_SORTED_SET,
         "no lease ends, and no room of a dead owner fails",
         "rooms that are open now are not listed again: watch them if their owner dies",
     ),
-    "feed": (
-        keys.feed,
-        _OF_STREAM,
-        "no rooms are listed, and no changes followed",
-        "the next change begins it anew",
+    "feed": _Kind(
+        keys.feed, _OF_STREAM, "no rooms are listed, and no changes followed", "the next change begins it anew"
     ),
-    "failed": (keys.failed, _OF_STREAM, "failures are not told", "the next failure begins it anew"),
-    "cleared": (keys.cleared, _OF_HASH, "a late replay may create again what was cleared", ""),
-    "refused": (keys.refused, _OF_HASH, "refused writes are not counted", ""),
+    "failed": _Kind(keys.failed, _OF_STREAM, "failures are not told", "the next failure begins it anew"),
+    "cleared": _Kind(keys.cleared, _OF_HASH, "a late replay may create again what was cleared"),
+    "refused": _Kind(keys.refused, _OF_HASH, "refused writes are not counted"),
 }
-"""By the kind of a key: its name, what reads it, what its other type does, and what follows its deletion. The settings
-are read before."""
+"""The keys that the rooms of a shard share, the worst first."""
 HARMLESS = ("failed", "cleared", "refused")
 """They stop no change of a room, no lease and no reader of the feed."""
 
@@ -57,15 +67,15 @@ def find_wrong_types(executor: Executor, tags: Iterable[str]) -> Flow[tuple[str,
     """Return the names of the shards' shared keys that have another type, the first shard first."""
     found = []
     for tag in tags:
-        for key, words, _, _ in KINDS.values():
-            if not words:
+        for kind in KINDS.values():
+            if not kind.reading:
                 continue
-            command, *arguments = words
+            command, *arguments = kind.reading
             try:
-                yield from executor.send_command("doctor", tag, [command, key(tag), *arguments])
+                yield from executor.send_command("doctor", tag, [command, kind.name(tag), *arguments])
             except ServerRefusedError as error:
                 if error.__cause__ is not None and remedies.code_of(error.__cause__) == "WRONGTYPE":
-                    found.append(key(tag))
+                    found.append(kind.name(tag))
     return tuple(found)
 
 
@@ -81,11 +91,11 @@ def shared_first(check_rooms: Check) -> Check:
 def _observation(names: Sequence[str]) -> Observation:
     """Return what the worst of these keys stops, and how to mend it."""
     by_kind = {name.rpartition(":")[2]: name for name in reversed(names)}
-    kind = next(kind for kind in KINDS if kind in by_kind)
-    name, (_, _, effect, after) = by_kind[kind], KINDS[kind]
+    worst = next(kind for kind in KINDS if kind in by_kind)
+    name, effect, after = by_kind[worst], KINDS[worst].effect, KINDS[worst].after
     more = f", and {len(names) - 1:,} more" if len(names) > 1 else ""
-    to_delete = [name, f"{name.removesuffix(kind)}epoch"] if kind == "leases" else [name]
+    to_delete = [name, f"{name.removesuffix(worst)}epoch"] if worst == "leases" else [name]
     then = f" ({after})" if after else ""
     advice = f"redis-cli DEL {shlex.join(to_delete)}{then}; who writes to these keys?"
-    level = warning if kind in HARMLESS else problem
+    level = warning if worst in HARMLESS else problem
     return level(f"{name} has another type, by hand or by another program: {effect}{more}", "kvpoll's types", advice)

@@ -193,14 +193,14 @@ IN_THE_DOCTOR = [
     (
         "a key of another type is found only if this look needs it",
         "doctor.key_types:find_wrong_types",
-        "found.append(key(tag))",
+        "found.append(kind.name(tag))",
         "pass",
         "doctor/test_key_types.py::test_key_of_another_type_is_named_and_its_advice_mends[due]",
     ),
     (
         "the leases are deleted without the epoch, so that all are lost",
         "doctor.key_types:_observation",
-        'if kind == "leases" else [name]',
+        'if worst == "leases" else [name]',
         "if False else [name]",
         "doctor/test_key_types.py::test_heartbeats_go_on_after_the_advice_was_followed[leases]",
     ),
