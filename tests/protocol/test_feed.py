@@ -242,7 +242,7 @@ class TestStream:
         store = make_store()
         client.set(FEED, "by hand", ex=600)
         for call in (lambda: store.history(1), lambda: next(iter(store.tail()))):
-            with pytest.raises(ServerRefusedError, match=r"WRONGTYPE.*feed.*delete it"):
+            with pytest.raises(ServerRefusedError, match=r"WRONGTYPE.*another type.*kvpoll doctor"):
                 call()
         assert store.update_status(1, 1).changed
         assert [change.status for change in store.history(1)] == [KVPoll.Bootstrapping]
