@@ -4,13 +4,14 @@
 -- ARGV     nothing
 -- REPLY    feed_id; each: status, left_ms, opening, updated_ms, owner
 -- FEED     nothing
--- INCLUDE  feed_position
 --
--- feed_id is 0-0 if there is no feed. opening is the id of the entry that tells the opening, or its time; of a room
--- that was restored after a loss of data, the time of its generation. For a key of another type (made by hand), the
--- error replaces the status.
+-- feed_id is 0-0 if there is no feed, or none that can be read. opening is the id of the entry that tells the opening,
+-- or its time; of a room that was restored after a loss of data, the time of its generation. For a key of another type
+-- (made by hand), the error replaces the status.
 
-local reply = {feed_position('')}
+-- A list of rooms needs no feed. Who needs it, reads it as well, and gets the error.
+local last = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', '1')[1]
+local reply = {last and last[1] or '0-0'}
 for i = 2, #KEYS do
   local fields = redis.pcall(
     'HMGET', KEYS[i], 'status', 'opened', 'opened_ms', 'updated_ms', 'owner', 'replayed', 'generation'

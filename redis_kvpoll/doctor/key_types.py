@@ -52,7 +52,10 @@ KINDS = {
         "rooms that are open now are not listed again: watch them if their owner dies",
     ),
     "feed": _Kind(
-        keys.feed, _OF_STREAM, "no rooms are listed, and no changes followed", "the next change begins it anew"
+        keys.feed,
+        _OF_STREAM,
+        "no changes are followed: no mirror, wait, tail or stats works",
+        "the next change begins it anew",
     ),
     "failed": _Kind(keys.failed, _OF_STREAM, "failures are not told", "the next failure begins it anew"),
     "cleared": _Kind(keys.cleared, _OF_HASH, "a late replay may create again what was cleared"),

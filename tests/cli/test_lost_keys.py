@@ -253,3 +253,15 @@ def test_room_is_shown_beside_a_key_of_another_type(server, lease, client, kind)
     assert (result.exit_code, "Transferring" in result.stdout) == (0, True)
     what = "timeline" if kind == "feed" else "owners"
     assert f"The {what} of the room cannot be read: " in result.stderr
+
+
+def test_rooms_are_listed_beside_a_feed_of_another_type(server, lease, client):
+    """A list needs no feed; what follows changes does."""
+    for key in client.keys("kvpoll:{prod*:feed"):
+        client.delete(key)
+        client.set(key, "by hand", ex=600)
+    result = run(server, "ls", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [room["room"] for room in json.loads(result.stdout)["rooms"]] == [1, 2]
+    result = run(server, "stats")
+    assert (result.exit_code, "WRONGTYPE" in result.stderr) == (1, True)
