@@ -7,10 +7,10 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    from redis_kvpoll.cli import streams
-
-    streams.prepare()
     try:
+        from redis_kvpoll.cli import streams
+
+        streams.prepare()
         from redis_kvpoll.cli.app import kvpoll
 
         try:
@@ -24,6 +24,8 @@ def main() -> None:
         if missing in ("prometheus_client", "starlette", "uvicorn"):
             sys.exit(f"kvpoll serve needs {missing}: pip install 'redis-kvpoll[serve]'")
         raise
+    except KeyboardInterrupt:  # before a command runs, or as its last output is written
+        sys.exit(130)
     except BrokenPipeError:
         streams.give_up("the output was closed")
     except OSError as error:

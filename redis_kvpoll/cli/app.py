@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from redis_kvpoll.cli.exits import interruptible
 from redis_kvpoll.errors import InvalidInputError, KVPollError
 
 
@@ -68,7 +69,8 @@ class LazyGroup(click.Group):
         if os.environ.get("NO_COLOR"):  # rich heeds it by itself
             ctx.color = False
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except KVPollError as error:
             from redis_kvpoll.cli.options import CREDENTIALS_FILE
             from redis_kvpoll.transport.password_file import named
@@ -87,6 +89,6 @@ def kvpoll() -> None:
     """Inspect a table of KV-transfer statuses in Redis, and test it under traffic.
 
     Exit status: 0 all is well; 1 not found, refused, or no answer (stderr says why); 2 wrong usage; 3
-    something needs attention: a room Failed, or doctor warns; 4 doctor found a problem. For replay: 3 a guarantee was
-    violated, 4 the machine is too slow.
+    something needs attention: a room Failed, or doctor warns; 4 doctor found a problem; 130 Ctrl-C. For replay: 3 a
+    guarantee was violated, 4 the machine is too slow.
     """

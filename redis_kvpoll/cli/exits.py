@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -24,10 +25,15 @@ OK, NOT_FOUND, USAGE, ATTENTION, PROBLEM, INTERRUPTED = STATUSES
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """For a command that runs until Ctrl-C: it then exits with INTERRUPTED, without a word."""
+    """Any command: after Ctrl-C it exits with INTERRUPTED, without a word, also if a question was asked."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort) as end:
+        # click makes one Abort of Ctrl-C and of an end of the input, which is a no.
+        if isinstance(end, click.Abort) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        if sys.stdout.isatty():
+            click.echo()  # the terminal has shown ^C
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 

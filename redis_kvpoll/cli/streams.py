@@ -5,6 +5,7 @@ Invariant: what cannot be written is told in one line on stderr, if that can be 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -22,7 +23,9 @@ def prepare() -> None:
         os.close(number)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # click takes ASCII (a bare C locale) for a mistake, and writes UTF-8; rich would write escapes.
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
     if sys.stdin is None:  # what asks finds no terminal there
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
     if sys.stderr is None:

@@ -61,7 +61,7 @@ def _unnoticed(facts: Facts, table: TableFacts) -> Observation | None:
     ttls = [owner.ttl for owner in table.owners if owner.state == "alive"]
     sweeper = "no lease is held"
     if ttls:
-        sweeper = f"an owner is alive: it sweeps within {max(ttls) / MIN_HEARTBEATS:.0f} s, or it hangs"
+        sweeper = f"an owner is alive: it sweeps within {human(max(ttls) / MIN_HEARTBEATS)}, or it hangs"
     advice = (
         f"{sweeper}. See whether {who} runs, and SGLang's agent beside it: one that lives goes on by itself. "
         f"If it is dead, kvpoll reap -n {facts.namespace}{where} fails its rooms, also those that are still served "
@@ -95,7 +95,7 @@ def _turns(table: TableFacts) -> Observation | None:
             continue
         turns = _run_of(leases)
         what = f"{name} took its lease {len(turns)} times since {when(turns[0].since, table.now)}, the last {TURNS} "
-        what += f"within {sum(gaps):.0f} s; the last at {when(last.since, table.now)}, and "
+        what += f"within {human(sum(gaps))}; the last at {when(last.since, table.now)}, and "
         what += "it is held now" if last.state == "alive" else "nobody holds it now"
         what += f"; {plural(sum(owner.failed for owner in turns), 'room')} failed"
         lately = [owner for owner in turns if not owner.lost_at or last.since - owner.lost_at < TURN_SECONDS]

@@ -92,20 +92,20 @@ def orphans(sample: SampleFacts, facts: Facts) -> Observation:
 def stuck(sample: SampleFacts, facts: Facts) -> Observation:
     found = [room for room in sample.rooms if room.is_live and room.idle > STUCK]
     if not found:
-        what = f"none of {len(sample.rooms):,} sampled rooms is live and without a write for {STUCK:.0f} s"
+        what = f"none of {len(sample.rooms):,} sampled rooms is live and without a write for {human(STUCK)}"
         if not facts.is_sampled:
             return well(what)
         return note(f"{what}; there are more rooms", "", f"kvpoll ls -n {facts.namespace} --stuck reads them all")
     oldest = max(found, key=lambda room: room.idle)
     status = oldest.status.name if oldest.status is not None else ""
     verb = "is" if len(found) == 1 else "are"
-    what = f"{shown(found, sample)} {verb} without a write for {STUCK:.0f} s; room {oldest.room} at {status}, written "
+    what = f"{shown(found, sample)} {verb} without a write for {human(STUCK)}; room {oldest.room} at {status}, written "
     what += f"{human(oldest.idle)} ago, {owners_of(found)}"
     level = problem if oldest.idle > STUCK_LONG else warning
     name = facts.namespace
     advice = f"{causes_of(found, name)}: kvpoll ls -n {name} --stuck lists them; kvpoll show {oldest.room} -n {name} "
     advice += f"has both sides; to end one: {end_command(oldest.room, name)}"
-    return level(what, f"at most {STUCK:.0f} s without one", advice)
+    return level(what, f"at most {human(STUCK)} without one", advice)
 
 
 def causes_of(rooms: list[RoomFacts], namespace: str) -> str:

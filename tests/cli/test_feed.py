@@ -127,7 +127,8 @@ class TestHistory:
         store.update_status(ROOM, 1)
         store.clear(ROOM)
         found = json.loads(run("history", str(ROOM), "--json", "--redis", url, "-n", "prod").output)
-        assert [(c["room"], c["status"], c["reason"], c["ttl"]) for c in found] == [
+        assert (found["namespace"], found["room"]) == ("prod", ROOM)
+        assert [(c["room"], c["status"], c["reason"], c["ttl"]) for c in found["changes"]] == [
             (ROOM, "Bootstrapping", None, 900.0),
             (ROOM, None, None, None),
         ]
@@ -135,7 +136,7 @@ class TestHistory:
     def test_history_as_json_of_an_unknown_room_fails_too(self, url, store):
         store.update_status(ROOM, 1)
         result = run("history", "5", "--json", "--redis", url, "-n", "prod")
-        assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+        assert (result.exit_code, json.loads(result.stdout)["changes"]) == (1, [])
         assert "has no changes of room 5" in result.stderr
 
     def test_history_of_a_corrupt_room_is_shown(self, url, store, watched):

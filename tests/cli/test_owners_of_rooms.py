@@ -160,13 +160,22 @@ class TestReplica:
             world.forget(replica)
             yield primary, replica.tcp
 
-    @pytest.mark.parametrize("command", ["ls", "stats", "owners", "namespaces"])
-    def test_reader_is_told_of_a_replica(self, replica, command):
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *(("ls",), ("stats",), ("owners",), ("namespaces",), ("show", "1"), ("find", "rid"), ("history", "1")),
+            *(("wait", "1", "Bootstrapping"), ("abort", "1", "--dry-run"), ("clear", "--older-than=0s", "--dry-run")),
+        ],
+        ids=lambda words: words[0],
+    )
+    def test_reader_is_told_of_a_replica(self, replica, words):
         primary, url = replica
-        where = [] if command == "namespaces" else ["-n", "prod"]
-        result = CliRunner().invoke(kvpoll, [command, "--redis", url, *where, "--json"])
+        where = [] if words[0] == "namespaces" else ["-n", "prod"]
+        result = CliRunner().invoke(kvpoll, [*words, "--redis", url, *where, "--json"])
         assert f"this server is a replica of {primary}" in result.stderr
-        assert json.loads(result.stdout)["replica"]["primary"] == primary
+        document = json.loads(result.stdout)["replica"]
+        assert document is not None
+        assert document["primary"] == primary
 
     @pytest.mark.parametrize(
         "words",

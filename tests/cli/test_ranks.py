@@ -135,7 +135,7 @@ class TestChanges:
 
     def test_history_as_json_has_the_ranks(self, url, lived):
         found = json.loads(run("history", "7", "--json", "--redis", url, "-n", "prod").output)
-        assert [(c["status"], c["rank"], c["rank_status"]) for c in found] == [
+        assert [(c["status"], c["rank"], c["rank_status"]) for c in found["changes"]] == [
             ("Bootstrapping", 0, "Bootstrapping"),
             ("Bootstrapping", 1, "Transferring"),
             ("Failed", 1, "Failed"),

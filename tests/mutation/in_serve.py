@@ -176,4 +176,32 @@ IN_SERVE = [
         'f"{period.until - period.since:.3f} s"',
         "serve/test_parts.py::test_one_duration_is_written_alike_everywhere[0.0031]",
     ),
+    (
+        "Ctrl-C is a failure of some commands",
+        "cli.app:LazyGroup.invoke",
+        "with interruptible():",
+        "if True:",
+        "cli/test_interrupts.py::test_command_that_is_interrupted_ends_with_130[doctor]",
+    ),
+    (
+        "Ctrl-C at a question is a no",
+        "cli.exits:interruptible",
+        "and not isinstance(end.__context__, KeyboardInterrupt)",
+        "",
+        "cli/test_interrupts.py::test_interrupt_of_a_question_is_no_answer[Ctrl-C]",
+    ),
+    (
+        "only some commands write UTF-8 in the C locale",
+        "cli.streams:prepare",
+        '"utf-8" if is_ascii else None',
+        "None",
+        "cli/test_streams.py::test_stream_of_ascii_becomes_one_of_utf8",
+    ),
+    (
+        "the JSON of a room does not say that a replica was read",
+        "cli.commands.room:_document",
+        "as_json.replica(replica)",
+        "None",
+        "cli/test_owners_of_rooms.py::TestReplica::test_reader_is_told_of_a_replica[show]",
+    ),
 ]

@@ -32,6 +32,7 @@ from redis_kvpoll.model import KVPoll, Outcome
 from redis_kvpoll.statistics.reasons import by_hand
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.sync.store import StatusStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +85,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
     if given["dry_run"]:
         _show_one(url, namespace, room, "abort", given["wants_json"])
         return
-    with found_table(url, namespace, "abort") as (store, _):
+    with found_table(url, namespace, "abort") as (store, replica):
         _refuse_abort(room, _status(store, room))
         outcome = store.abort(room, by_hand(reason)).outcome
         recorded = _recorded(store, room)
@@ -92,7 +93,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         raise click.ClickException(absent(url, namespace, room))
     is_new = outcome is Outcome.FAILED
     if given["wants_json"]:
-        _put(namespace, int(is_new), [room])
+        _put(namespace, int(is_new), [room], replica)
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded)}")
@@ -117,7 +118,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
     if given["dry_run"]:
         _show_one(url, namespace, room, "clear", given["wants_json"])
         return
-    with found_table(url, namespace, "clear") as (store, _):
+    with found_table(url, namespace, "clear") as (store, replica):
         try:
             entry = store.entry(room)
             before = entry.status.name if entry else None
@@ -127,13 +128,14 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
     if before is None and cleared is None:
         raise click.ClickException(absent(url, namespace, room))
     if given["wants_json"]:
-        _put(namespace, 1, [room])
+        _put(namespace, 1, [room], replica)
     else:
         click.echo(f"Cleared room {room}; it was {cleared.name if cleared is not None else before}.")
 
 
-def _put(namespace: str, changed: int, rooms: list[int]) -> None:
-    as_json.put({"namespace": namespace, "matching": len(rooms), "changed": changed, "rooms": rooms})
+def _put(namespace: str, changed: int, rooms: list[int], replica: ReplicaLink | None) -> None:
+    head = {"namespace": namespace, "replica": as_json.replica(replica)}
+    as_json.put({**head, "matching": len(rooms), "changed": changed, "rooms": rooms})
 
 
 def _check_one(wanted: Selection) -> None:
@@ -143,14 +145,14 @@ def _check_one(wanted: Selection) -> None:
 
 def _show_one(url: str, namespace: str, room: int, operation: str, wants_json: bool) -> None:
     """Say what would be done to a room, and change nothing."""
-    with found_table(url, namespace) as (store, _):
+    with found_table(url, namespace) as (store, replica):
         status = _status(store, room)
         if operation == "abort":
             _refuse_abort(room, status)
     if status is None:
         raise click.ClickException(absent(url, namespace, room))
     if wants_json:
-        _put(namespace, 0, [room])
+        _put(namespace, 0, [room], replica)
         return
     what = "remove it" if operation == "clear" else "fail it" if status is not KVPoll.Failed else "change nothing"
     state = f"at {status.name}" if isinstance(status, KVPoll) else "corrupt"
@@ -208,7 +210,7 @@ def _change_many(
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
     clock = ServerClock(url)
-    with found_table(url, namespace, "" if dry_run else operation) as (store, _):
+    with found_table(url, namespace, "" if dry_run else operation) as (store, replica):
         found = list(islice(_matching(store, wanted, operation, clock), limit + 1))
         if len(found) > limit:
             leave(NOT_FOUND, f"Error: more than {limit:,} rooms match: narrow the options, or raise --limit")
@@ -222,7 +224,7 @@ def _change_many(
     if not dry_run and (skipped := len(found) - len(changed)):
         click.echo(f"skipped {_rooms(skipped)} that changed in the meantime", err=True)
     if wants_json:
-        _put(namespace, len(changed), rooms)
+        _put(namespace, len(changed), rooms, replica)
     elif dry_run:
         print_found(shown, clock.now())
         click.echo(f"{operation} would change {_rooms(len(rooms))}", err=True)

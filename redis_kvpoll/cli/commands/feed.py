@@ -10,7 +10,6 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.clock import ServerClock
-from redis_kvpoll.cli.exits import INTERRUPTED
 from redis_kvpoll.cli.feed_of_owner import changes_of_owner
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
@@ -60,20 +59,15 @@ def tail(
     Exit status: 130 after Ctrl-C.
     """
     is_wanted = functools.partial(_is_wanted, room, status, reason)
-    try:
-        with found_table(url, namespace) as (store, _):
-            if owner is None:
-                changes: Iterator[Change | FeedGap] = filter(is_wanted, patient(store.tail(last)))
-            else:
-                from redis_kvpoll.sync.operators import follow
+    with found_table(url, namespace) as (store, _):
+        if owner is None:
+            changes: Iterator[Change | FeedGap] = filter(is_wanted, patient(store.tail(last)))
+        else:
+            from redis_kvpoll.sync.operators import follow
 
-                feed = Tail(last, before=PASSED)
-                changes = changes_of_owner(patient(follow(store, feed)), store, owner, is_wanted, feed.before)
-            print_changes(changes, wants_json)
-    except KeyboardInterrupt:
-        if sys.stdout.isatty():
-            click.echo()  # the terminal has shown ^C
-        sys.exit(INTERRUPTED)
+            feed = Tail(last, before=PASSED)
+            changes = changes_of_owner(patient(follow(store, feed)), store, owner, is_wanted, feed.before)
+        print_changes(changes, wants_json)
 
 
 @click.command(short_help="Show the changes of one room.")
@@ -85,12 +79,13 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
 
     Exit status: 1 if there is none.
     """
-    with found_table(url, namespace) as (store, _):
+    with found_table(url, namespace) as (store, replica):
         changes = store.history(room)
         entry = store.entries([room]).get(room)
         settings = store.settings()
     if wants_json:
-        as_json.put([documents.change(change) for change in changes])
+        head = {"namespace": namespace, "replica": as_json.replica(replica), "room": room}
+        as_json.put({**head, "changes": [documents.change(change) for change in changes]})
     if not changes:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(

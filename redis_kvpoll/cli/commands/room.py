@@ -11,7 +11,7 @@ import click
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.durations import duration, human
-from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, interruptible, leave, pause
+from redis_kvpoll.cli.exits import ATTENTION, NOT_FOUND, leave, pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, room_id, table_options
 from redis_kvpoll.cli.other_side import OtherRoom, leases, process_of, read_other_side
@@ -21,6 +21,7 @@ from redis_kvpoll.model import Entry, KVPoll, Owner
 from redis_kvpoll.protocol.periods import Period, periods
 
 if TYPE_CHECKING:
+    from redis_kvpoll.doctor.replica import ReplicaLink
     from redis_kvpoll.protocol.feed import Change
     from redis_kvpoll.sync.store import StatusStore
 
@@ -55,13 +56,13 @@ def show(url: str, namespace: str, room: int, watch: bool, wants_json: bool) -> 
     Exit status: 1 if the room is absent.
     """
     clock = ServerClock(url)
-    with interruptible(), found_table(url, namespace) as (store, _):
+    with found_table(url, namespace) as (store, replica):
         while True:
             seen = _seen(store, url, namespace, room)
             if seen is None:
                 leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
             if wants_json:
-                (as_json.put_line if watch else as_json.put)(_document(namespace, seen, clock.now()))
+                (as_json.put_line if watch else as_json.put)(_document(namespace, seen, clock.now(), replica))
             else:
                 _print(seen, clock.now())
             if not watch or seen.entry.status.is_terminal:
@@ -105,7 +106,7 @@ def _of_this_life(changes: list[Change]) -> list[Change]:
     return changes[begins:]
 
 
-def _document(namespace: str, seen: Seen, now: float) -> dict[str, object]:
+def _document(namespace: str, seen: Seen, now: float, replica: ReplicaLink | None) -> dict[str, object]:
     other = seen.other and {
         "namespace": seen.other.namespace,
         "room": as_json.room(None, seen.other.entry, now) if seen.other.entry else None,
@@ -120,6 +121,7 @@ def _document(namespace: str, seen: Seen, now: float) -> dict[str, object]:
         "process": seen.process or None,
         "timeline": [_period(period) for period in _timeline(seen, now)],
         "other_side": other,
+        "replica": as_json.replica(replica),
     }
 
 
@@ -168,7 +170,7 @@ def wait(
     Failed is not among the statuses.
     """
     goal = [KVPoll[name] for name in statuses]
-    with interruptible(), found_table(url, namespace) as (store, _):
+    with found_table(url, namespace) as (store, replica):
         try:
             status = store.wait(room, *goal, timeout=timeout)
             reason = store.failure_reason(room) if status is KVPoll.Failed else None
@@ -178,7 +180,8 @@ def wait(
         except RoomNotFoundError:
             leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
     if wants_json:
-        as_json.put({"namespace": namespace, "room": room, "status": status.name, "reason": reason})
+        head = {"namespace": namespace, "replica": as_json.replica(replica)}
+        as_json.put({**head, "room": room, "status": status.name, "reason": reason})
     else:
         click.echo(f"Room {room} is at {status.name}" + (f": {printable(reason)}" if reason else ""))
     if status is KVPoll.Failed and KVPoll.Failed not in goal:

@@ -9,7 +9,7 @@ import click
 
 from redis_kvpoll.cli import as_json
 from redis_kvpoll.cli.durations import duration
-from redis_kvpoll.cli.exits import interruptible, pause
+from redis_kvpoll.cli.exits import pause
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
 from redis_kvpoll.serve import documents
@@ -56,7 +56,7 @@ def stats(url: str, namespace: str, since: float, stuck: float, watch: bool, int
 
     Exit status: 130 after Ctrl-C.
     """
-    with interruptible(), found_table(url, namespace) as (store, replica):
+    with found_table(url, namespace) as (store, replica):
         settings = store.settings()
         about = f"{settings.policy}, {_shards(settings.shards)}" if settings else ""
         if replica is not None:
