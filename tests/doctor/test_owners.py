@@ -188,7 +188,7 @@ class TestOwners:
             found = examine(server.tcp)["leases"]
             living.release()
         assert (found.level, "a is without a heartbeat" in found.found) == (Level.PROBLEM, True)
-        assert found.advice.startswith("an owner is alive: it sweeps within 1000 s, or it hangs. See whether")
+        assert found.advice.startswith("an owner is alive: it sweeps within 16 min, or it hangs. See whether")
 
     def test_limit_is_said_where_no_room_is_stuck(self, server):
         with live_table(server):
