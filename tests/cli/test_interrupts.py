@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from chaos.proxy import Proxy
-from redis_kvpoll import KVPoll, StatusStore
-from redis_kvpoll.cli import app, exits
+from redis_kvpoll import KVPoll, StatusStore, cli
+from redis_kvpoll.cli import app, exits, streams
 from redis_kvpoll.cli.app import kvpoll
 from tests.support import real
 
@@ -61,3 +61,10 @@ def test_interrupt_of_a_question_is_no_answer(end, expected, monkeypatch):
     with pytest.raises((click.exceptions.Exit, click.Abort)) as raised, exits.interruptible():
         click.confirm("clear 1 room?")
     assert raised.type is expected
+
+
+def test_interrupt_before_a_command_runs_is_130(monkeypatch):
+    monkeypatch.setattr(streams, "prepare", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == exits.INTERRUPTED
