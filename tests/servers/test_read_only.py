@@ -230,5 +230,5 @@ def test_readers_rule_has_no_command_that_writes():
 
 def test_scripts_of_reads_are_the_read_only_ones():
     found = {name for name in scripts.names() if scripts.called(scripts.load(name)) <= scripts.READS}
-    assert scripts.READING - found == {"snapshot", "snapshot_fields", "snapshot_ranks", "failures"}
+    assert scripts.READING - found == {"snapshot", "snapshot_ranks", "failures"}
     assert found <= scripts.READING
