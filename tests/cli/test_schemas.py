@@ -83,3 +83,7 @@ def test_every_command_with_json_has_a_schema():
     assert found == set(schema.names())
     assert found | WITHOUT == set(app.COMMANDS)
     assert found - ELSEWHERE == set(CALLS)
+
+
+def test_every_document_says_whether_a_replica_was_read():
+    assert {name for name in schema.names() if "replica" not in schema.load(name).get("required", ())} == ELSEWHERE
