@@ -5,7 +5,7 @@
 -- REPLY    feed_id, epoch; each: outcome, status, reason
 -- FEED     status, rank, absent
 -- CODES    5 SKIPPED, 6 STALE, 7 CLEARED, 8 ENDED, -3 WORLD_SIZE, -4 CORRUPT
--- INCLUDE  order, numbers, counts, read_fields, room_id, rank_view, refused, feed
+-- INCLUDE  order, numbers, counts, read_fields, room_id, is_other_type, rank_view, refused, feed
 --
 -- An empty generation clears any. With one, the clear is STALE once the room has another; a rank's is refused with
 -- WORLD_SIZE, as its writes are, if the room has no ranks or another number of them. A rank that clears leaves its last
@@ -37,7 +37,7 @@ for i = 1, #ARGV - 3 do
   elseif has_ranks and not ORDER[fields[1]] then
     outcome, status, is_removed = -4, 'status ' .. (fields[1] or ''), false
   elseif rank ~= '' and (has_ranks or not exists) then
-    if type(redis.pcall('HDEL', prefix, length_field)) == 'table' then redis.call('DEL', prefix) end
+    if is_other_type(redis.pcall('HDEL', prefix, length_field)) then redis.call('DEL', prefix) end
     if has_ranks and not status then
       outcome, is_removed = expected_generation == '' and 5 or 6, false
     elseif has_ranks then
@@ -63,7 +63,7 @@ for i = 1, #ARGV - 3 do
   if is_removed then
     redis.call('DEL', room)
     if fields[8] and is_number(fields[3] or '') then
-      if type(redis.pcall('HLEN', KEYS[4])) == 'table' then redis.call('DEL', KEYS[4]) end
+      if is_other_type(redis.pcall('HLEN', KEYS[4])) then redis.call('DEL', KEYS[4]) end
       redis.call('HSET', KEYS[4], room_id(room), fields[3])
       redis.call('PEXPIRE', KEYS[4], DAY_MS)
     end

@@ -1,6 +1,6 @@
 -- Clear a room for one of its ranks, as clear.lua does through a generation.
 --
--- INCLUDE  caller, changes, order, counts, room_id, rank_view, read_room, remove_room
+-- INCLUDE  caller, changes, order, counts, room_id, is_other_type, rank_view, read_room, remove_room
 --
 -- KEYS begin with feed, epoch, leases, owned, cleared.
 
@@ -19,7 +19,7 @@ local function clear_rank(room, prefix, generation)
   if generation == '' or fields.generation ~= generation then return 6, view, fields.status end
   if fields.world_size ~= world_size then return -3, fields.world_size or '', true end
   if not ORDER[fields.status] then return -4, 'status ' .. (fields.status or '') end
-  if type(redis.pcall('HDEL', prefix, length_field)) == 'table' then redis.call('DEL', prefix) end
+  if is_other_type(redis.pcall('HDEL', prefix, length_field)) then redis.call('DEL', prefix) end
   if not view then return 6, false end
   local counts = parse_counts(fields.counts)
   if not own then counts[0] = counts[0] + 1 end

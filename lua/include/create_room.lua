@@ -1,7 +1,7 @@
 -- A new room. create_room collects its fields, and write_status writes them with its first status, by one HSET. Times
 -- are milliseconds.
 --
--- INCLUDE  clock, changes, caller, room_id
+-- INCLUDE  clock, changes, caller, room_id, is_other_type
 
 -- The words of that HSET. Those that all new rooms of a call share come first, and are set once.
 local room_words, shared_count, is_created
@@ -15,7 +15,7 @@ local function list_new_rooms()
     local added = redis.pcall('ZADD', KEYS[4], unpack(new_parts, first, last))
     if type(added) == 'table' then
       -- A key of another type was made by hand: nothing else removes it. At maxmemory, both calls fail.
-      if type(redis.pcall('ZCARD', KEYS[4])) == 'table' then redis.call('DEL', KEYS[4]) end
+      if is_other_type(redis.pcall('ZCARD', KEYS[4])) then redis.call('DEL', KEYS[4]) end
       redis.call('ZADD', KEYS[4], unpack(new_parts, first, last))
     end
   end

@@ -1,6 +1,6 @@
 -- The list of the rooms that leases take part in.
 --
--- INCLUDE  room_id
+-- INCLUDE  room_id, is_other_type
 --
 -- A room is listed once, by the incarnation of one lease that took part in it. Another that takes part has an entry
 -- "<incarnation> in <that one>" by its own: it may have a part in any room of that one. So many ranks cost one entry.
@@ -9,8 +9,8 @@
 local function list_part(owned, room, holder)
   local listed = redis.pcall('ZSCORE', owned, room_id(room))
   if type(listed) == 'table' then
-    redis.call('DEL', owned)  -- of another type: made by hand
-    listed = false
+    listed = not is_other_type(listed) and redis.call('ZSCORE', owned, room_id(room))  -- raises any other error
+    redis.call('DEL', owned)
   end
   if not listed then
     redis.call('ZADD', owned, holder, room_id(room))

@@ -10,7 +10,10 @@ local function append_quick(status, id, ttl_ms)
   end
   local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
   if appended and not appended.err then return appended end
-  if appended then redis.call('DEL', KEYS[1]) end  -- as in feed.lua
+  local text = appended and appended.err  -- as in feed.lua
+  if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID')) then
+    redis.call('DEL', KEYS[1])
+  end
   appended = redis.call('XADD', KEYS[1], '*', unpack(entry))
   redis.call('PEXPIRE', KEYS[1], '86400000')
   return appended
@@ -21,8 +24,10 @@ local function clear_quick(room, prefix, id)
   local is_over = counts[1] + counts[2] + counts[3] + counts[4] - counts[6] <= 0
   if is_over and redis.pcall('HGET', prefix, 'generation') == found[3] then
     redis.call('DEL', prefix)
-  elseif type(redis.pcall('HDEL', prefix, unpack(lengths))) == 'table' then
-    redis.call('DEL', prefix)
+  else
+    local dropped = redis.pcall('HDEL', prefix, unpack(lengths))
+    local text = type(dropped) == 'table' and dropped.err  -- as in is_other_type.lua
+    if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE', 1, true)) then redis.call('DEL', prefix) end
   end
   if is_over then
     redis.call('DEL', room)

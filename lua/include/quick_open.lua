@@ -47,15 +47,19 @@ if #ARGV == 13 and ARGV[1] ~= '0' and redis.call('EXISTS', KEYS[5], KEYS[6]) == 
     redis.call('HSET', room, unpack(names, 1, n))
     redis.call('PEXPIRE', room, ARGV[2])
     if owner ~= '' then
-      if type(redis.pcall('ZADD', KEYS[4], incarnation, id)) == 'table' then  -- another type: made by hand
-        redis.call('DEL', KEYS[4])
+      local added = redis.pcall('ZADD', KEYS[4], incarnation, id)
+      if type(added) == 'table' then  -- as in is_other_type.lua
+        if type(added.err) ~= 'string' or string.find(added.err, 'WRONGTYPE') then redis.call('DEL', KEYS[4]) end
         redis.call('ZADD', KEYS[4], incarnation, id)
       end
       redis.call('PEXPIRE', KEYS[4], ARGV[4])
     end
     local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry, 1, size))
     if not appended or appended.err then
-      if appended then redis.call('DEL', KEYS[1]) end
+      local text = appended and appended.err  -- as in feed.lua
+      if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID')) then
+        redis.call('DEL', KEYS[1])
+      end
       appended, is_due = redis.call('XADD', KEYS[1], '*', unpack(entry, 1, size)), true
     end
     if is_due then redis.call('PEXPIRE', KEYS[1], '86400000') end

@@ -8,8 +8,9 @@ local now  -- in milliseconds, as text
 local function list_quick(id)
   local entry, listed, is_new, shown = {}, redis.pcall('ZSCORE', KEYS[4], id), false, nil
   if type(listed) == 'table' then
-    redis.call('DEL', KEYS[4])  -- of another type: made by hand
-    listed = false
+    local is_other = type(listed.err) ~= 'string' or string.find(listed.err, 'WRONGTYPE', 1, true)
+    listed = not is_other and redis.call('ZSCORE', KEYS[4], id)  -- raises any other error
+    redis.call('DEL', KEYS[4])
   end
   listed = listed and listed - 0
   for k = 1, #holders do

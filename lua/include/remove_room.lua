@@ -1,6 +1,6 @@
 -- Remove a room with ranks, once the last one has cleared it.
 --
--- INCLUDE  numbers, room_id
+-- INCLUDE  numbers, room_id, is_other_type
 --
 -- KEYS begin with feed, epoch, leases, owned, cleared.
 
@@ -12,7 +12,7 @@ local function remove_room(room, prefix, generation, is_replayed)
   if redis.pcall('HGET', prefix, 'generation') == generation then redis.call('DEL', prefix) end
   redis.call('DEL', room)
   if is_replayed and is_number(generation) then
-    if type(redis.pcall('HLEN', KEYS[5])) == 'table' then redis.call('DEL', KEYS[5]) end
+    if is_other_type(redis.pcall('HLEN', KEYS[5])) then redis.call('DEL', KEYS[5]) end
     redis.call('HSET', KEYS[5], room_id(room), generation)
     redis.call('PEXPIRE', KEYS[5], DAY_MS)
   end

@@ -251,9 +251,30 @@ IN_LUA = [
         "engine/test_bounded_calls.py::test_call_for_large_rooms_stops_and_continues[valkey-sync-abort]",
     ),
     (
+        "a denied command deletes a list of rooms",
+        "open.lua",
+        "string.find(reply.err, 'WRONGTYPE', 1, true)",
+        "true",
+        "leases/test_denied_commands.py::test_joining_rank_keeps_list_of_others[valkey]",
+    ),
+    (
+        "a denied command of an opening deletes the list of rooms",
+        "open.lua",
+        "string.find(added.err, 'WRONGTYPE')",
+        "true",
+        "leases/test_denied_commands.py::test_new_room_keeps_list_of_others[open-commands0-valkey]",
+    ),
+    (
+        "a denied entry deletes the feed",
+        "update.lua",
+        "text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID'))",
+        "text",
+        "leases/test_denied_commands.py::test_denied_entry_keeps_feed[write-valkey]",
+    ),
+    (
         "a clear drops the other ranks' prefix lengths",
         "clear.lua",
-        "type(redis.pcall('HDEL', prefix, length_field)) == 'table'",
+        "is_other_type(redis.pcall('HDEL', prefix, length_field))",
         "true",
         "table/test_rank_keys.py::TestPrefixLength::test_clear_drops_own_length_only[sync-fakeredis-True-1]",
     ),
@@ -393,8 +414,8 @@ IN_LUA = [
     (
         "a full feed ends the script",
         "update.lua",
-        "if appended then redis.call('DEL', KEYS[1]) end",
-        "",
+        "text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID'))",
+        "false",
         "protocol/test_foreign_entries.py::TestForeignEntries::test_change_after_the_last_id_reaches_a_mirror[sync-valkey]",
     ),
     (
