@@ -10,6 +10,7 @@ import pytest
 
 from redis_kvpoll import AsyncStatusStore, KVPoll
 from redis_kvpoll.agent import messages
+from redis_kvpoll.agent.session import publisher
 from redis_kvpoll.agent.session.shared_table import SharedFailures
 from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
@@ -102,6 +103,14 @@ class TestFailures:
         ranks[0].session.received(messages.WANT_REASON, messages.encode_life(A, 1, True))
         await until(lambda: _has_published(ranks[0]))
         assert messages.decode_words(await ranks[0].until(messages.REASON)) == [A, "no route"]
+
+    async def test_reason_that_a_stopped_process_wants_delays_no_change(self, ranks, monkeypatch):
+        """A stopped process does not say that its thread waits no more."""
+        monkeypatch.setattr(publisher, "REASON_SECONDS", 0.05)
+        await opened(ranks, A)
+        ranks[0].session.received(messages.WANT_REASON, messages.encode_life(A, 1, True))
+        ranks[0].change(A, status=KVPoll.Transferring)
+        await flushed(ranks[:1])
 
     async def test_failure_to_follow_that_nobody_waits_for_is_not_logged(self, url, monkeypatch, caplog):
         """The client that waited for it is gone, and the next one begins anew."""

@@ -150,6 +150,20 @@ IN_THE_AGENT = [
         "agent/test_shared_failures.py::TestFailures::test_rank_that_joins_a_failed_room_hears_of_it",
     ),
     (
+        "a stopped process that wants a reason keeps its agent from publishing its room",
+        "agent.session.publisher:OutboxPublisher._fetch_reason",
+        "if time.monotonic() > give_up_at:",
+        "if False:",
+        "agent/test_shared_failures.py::TestFailures::test_reason_that_a_stopped_process_wants_delays_no_change",
+    ),
+    (
+        "who joins while a round's clients publish is in no round",
+        "agent.session.rounds:Rounds._begin",
+        "if self._publishers:",
+        "if False:",
+        "agent/test_rounds.py::test_client_that_joins_during_a_round_is_in_the_next",
+    ),
+    (
         "a reason that a thread begins to wait for while its room's end is written is not fetched",
         "agent.session.publisher:OutboxPublisher._round_answered",
         " or room in self._rooms.awaiting_reason",

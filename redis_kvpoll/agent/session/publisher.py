@@ -42,6 +42,8 @@ REJECTED_LOG_SECONDS = 60.0
 """A rejection is logged only if there was none for this long."""
 REASON_POLL_SECONDS = 0.01
 """Pause between reads of another rank's reason."""
+REASON_SECONDS = 1.0
+"""Longest search for it: the client's thread waits 0.25 s, but a stopped process does not say that it waits no more."""
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -268,8 +270,12 @@ class OutboxPublisher:
 
     async def _fetch_reason(self, room: int) -> None:
         """Read until another rank has recorded a reason or no thread waits for it. The last clear removes it."""
+        give_up_at = time.monotonic() + REASON_SECONDS
         with contextlib.suppress(KVPollError):
             while room in self._rooms.awaiting_reason:
+                if time.monotonic() > give_up_at:
+                    self._rooms.want_reason(room, False)
+                    return
                 if reason := await self._member.store.failure_reason(room):
                     self._rooms.deliver_reason(room, reason)
                     return

@@ -53,6 +53,8 @@ class Rounds:
         for publish in publishers:
             _call(publish)
         said, self._said, self._next = self._said, [], None
+        if self._publishers:  # they joined while these published, when no round could be scheduled
+            self._schedule()
         if said:
             self._writing.add(task := asyncio.create_task(self._write(said)))
             task.add_done_callback(self._writing.discard)
