@@ -16,6 +16,7 @@ MIN_SPAN_SECONDS = 300.0
 MAX_LAG_SECONDS = 2.0
 NO_SETTINGS = "not known: the settings are gone"
 AGAIN = "start its processes again, and restart those that run and log `lost its lease`"
+UNREADABLE_FEED = "not known: a feed has another type, so it cannot be read"
 
 
 def not_read(facts: Facts) -> Observation:
@@ -124,6 +125,8 @@ def feed(facts: Facts) -> Observation:
         return note(what, "a feed", "use another namespace, opened with a feed_length")
     if not facts.settings:
         return unknown(NO_SETTINGS)
+    if len(table.feeds) < table.shards:
+        return unknown(UNREADABLE_FEED)
     live = bool(table.sample and any(room.is_live for room in table.sample.rooms))
     lasts = [seconds_of(found.last) for found in table.feeds.values() if found.last]
     if live and lasts and table.now - max(lasts) > QUIET_SECONDS:
@@ -156,6 +159,8 @@ def feed_lag(facts: Facts) -> Observation:
     lag = facts.table.lag if facts.table else None
     if lag is None:
         return not_read(facts)
+    if facts.table and (facts.settings or {}).get("feed_length") != "0" and len(facts.table.feeds) < facts.table.shards:
+        return unknown(UNREADABLE_FEED)
     if lag <= MAX_LAG_SECONDS:
         return well("a reader of the feed keeps up" if not lag else f"a reader of the feed is {lag:.1f} s behind")
     what = f"a reader of the feed is {lag:.1f} s behind"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from redis.exceptions import NoScriptError
 
 from redis_kvpoll.doctor import sampling
 from redis_kvpoll.doctor.facts import FeedFacts, SampleFacts, TableFacts
+from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
@@ -23,6 +25,7 @@ READ_SECONDS = 2.0
 """For how long the feeds are read to their ends."""
 READ_PAGE = "1000"
 _OPERATION = "doctor"
+T = TypeVar("T")
 
 
 def read_settings(executor: Executor) -> Flow[dict[str, str]]:
@@ -68,20 +71,31 @@ def look_briefly_at(executor: Executor, context: CallContext) -> Flow[TableFacts
     feeds: dict[str, FeedFacts] = {}
     if context.feed_length != "0":
         for tag in keys.tags(context.namespace, context.shards):
-            feeds[tag] = yield from look_at_feed(executor, tag)
+            if (feed := (yield from _unless_of_other_type(look_at_feed(executor, tag)))) is not None:
+                feeds[tag] = feed
     began, refused = {}, []
     for tag in keys.tags(context.namespace, context.shards):
         epoch = yield from executor.send_command(_OPERATION, tag, ["HGET", keys.epoch(tag), "epoch"])
         if (began_at := epochs.began_at(epoch)) is not None:
             began[tag] = began_at
-        reply = yield from executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
-        refused.append(refused_writes.parse(reply))
+        read = executor.send_command(_OPERATION, tag, ["HGETALL", keys.refused(tag)])
+        refused.append(refused_writes.parse((yield from _unless_of_other_type(read)) or []))
     full = owner_listing.parse_full(
         (yield from executor.send_command(_OPERATION, home, owner_listing.full_words(home)))
     )
     yield from executor.run(room_commands.poll([0]), [])  # loads its script
     counts = refused_writes.merge(refused)
     return TableFacts(now, tuple(owners), feeds, began, counts, shards=context.shards, full=full)
+
+
+def _unless_of_other_type(read: Flow[T]) -> Flow[T | None]:
+    """Return what was read; None if the key has another type, which a check of its own reports."""
+    try:
+        return (yield from read)
+    except ServerRefusedError as error:
+        if error.__cause__ is not None and remedies.code_of(error.__cause__) == "WRONGTYPE":
+            return None
+        raise
 
 
 def is_script_missing(executor: Executor, context: CallContext) -> Flow[bool]:

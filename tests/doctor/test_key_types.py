@@ -58,6 +58,15 @@ def test_lease_ends_after_the_advice_on_owned(server, lease, client):
     assert record(client) is None
 
 
+@pytest.mark.parametrize("kind", ["feed", "refused"])
+def test_other_facts_are_read_beside_a_key_of_another_type(server, lease, client, kind):
+    known = {name for name, one in examining.examine(server.tcp).items() if one.level is not Level.UNKNOWN}
+    spoil(client, kind)
+    after = examining.examine(server.tcp)
+    unread = {"feed", "feed_lag"} if kind == "feed" else set()
+    assert {name for name in known if after[name].level is Level.UNKNOWN} == unread
+
+
 def test_worst_of_several_is_named_and_the_others_counted(server, lease, client):
     for kind in ("refused", "due", "cleared"):
         spoil(client, kind)

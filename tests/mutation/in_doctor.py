@@ -218,4 +218,18 @@ IN_THE_DOCTOR = [
         "raise",
         "cli/test_lost_keys.py::test_room_is_shown_beside_a_key_of_another_type[1-owned]",
     ),
+    (
+        "the doctor stops reading the table at a feed of another type",
+        "doctor.table_look:_unless_of_other_type",
+        '== "WRONGTYPE"',
+        '== ""',
+        "doctor/test_key_types.py::test_other_facts_are_read_beside_a_key_of_another_type[feed]",
+    ),
+    (
+        "the doctor calls a feed well that it could not read",
+        "doctor.table_checks:feed",
+        "if len(table.feeds) < table.shards:",
+        "if False:",
+        "doctor/test_key_types.py::test_other_facts_are_read_beside_a_key_of_another_type[feed]",
+    ),
 ]
