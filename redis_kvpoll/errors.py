@@ -114,9 +114,9 @@ class LeaseLostError(KVPollError):
 
     def __str__(self) -> str:
         return (
-            f"{self.operation}: owner {printable(self.owner)!r} lost its lease: no heartbeat within its ttl, or "
-            "another process took its name; its in-flight rooms were failed; leave the lease's with block, then take "
-            "a new lease"
+            f"{self.operation}: owner {printable(self.owner)!r} lost its lease: no heartbeat within its ttl, "
+            "another process took its name, or this process released it meanwhile; its in-flight rooms were failed; "
+            "leave the lease's with block, then take a new lease"
         )
 
 

@@ -62,6 +62,9 @@ def parts(rooms: list[int], found: Parts) -> Command[Mapping[int, set[int]], Non
 
 
 def _holders(_: str, rooms: list[int], reply: list[Any]) -> list[Mapping[int, set[int]]]:
+    for pairs in reply[2::3]:
+        if isinstance(pairs, Exception):
+            replies.raise_denied(pairs)
     return [{} if isinstance(pairs, Exception) else _holders_of(pairs) for pairs in reply[2::3]]
 
 

@@ -48,6 +48,12 @@ DENIED_IN_SCRIPT = ("The user executing the script ", "ACL failure in script: ")
 """How a denial inside a script begins, which has no code there: before Redis 7.2, and from it on (Valkey, too)."""
 
 
+def raise_denied(error: Exception) -> None:
+    """Raise an error in a reply that tells of a denied permission, and so of no value."""
+    if any(words in str(error) for words in DENIED_IN_SCRIPT):
+        raise error
+
+
 def parse_status(name: Any) -> KVPoll | None:
     """Return the status with a name; None for an absent room and for any other value."""
     return STATUSES.get(name) if isinstance(name, bytes) else None
@@ -271,8 +277,7 @@ def _corrupt(operation: str, rooms: list[int], names: list[Any]) -> NoReturn:
 def _found(value: bytes | Exception | None) -> str:
     """Describe an invalid value: its text, or the server's error on reading it; raise one that tells of no value."""
     if isinstance(value, Exception):
-        if any(words in str(value) for words in DENIED_IN_SCRIPT):
-            raise value
+        raise_denied(value)
         return f"a key of another type ({value})"
     text = _text(value)
     return repr(text) if text is None or len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"

@@ -598,8 +598,8 @@ IN_THE_CLIENT = [
     ),
     (
         "a room that a script may not read is called corrupt",
-        "protocol.replies:_found",
-        "if any(words in str(value) for words in DENIED_IN_SCRIPT):",
+        "protocol.replies:raise_denied",
+        "if any(words in str(error) for words in DENIED_IN_SCRIPT):",
         "if False:",
         "engine/test_refusals.py::TestFinalRefusal::test_denied_read_in_script_corrupts_no_room[sync-valkey-hget]",
     ),
