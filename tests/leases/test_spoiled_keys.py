@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from redis_kvpoll import ServerRefusedError
+from redis_kvpoll import KVPoll, ServerRefusedError
 from redis_kvpoll.protocol import keys
-from tests.support.leasing import NS, ManualLease, begin_long_ago
+from tests.support.leasing import NS, ManualLease, begin_long_ago, die
 
 LEASES = keys.leases(NS)
 
@@ -41,3 +41,14 @@ def test_call_refused_for_the_type_of_due_wrote_no_lease(client, make_store, ser
     with pytest.raises(ServerRefusedError, match="WRONGTYPE"):
         ManualLease(store).take() if call == "take" else store.reap()
     assert not client.exists(LEASES)
+
+
+def test_dead_are_found_without_due_times(client, make_store):
+    """The key of the due times alone was evicted, and no owner lives whose heartbeat would add its own again."""
+    store = make_store()
+    ManualLease(store).take().store.open(1, request="rid")
+    other = make_store()
+    assert other.reap() == 0
+    client.delete(keys.due(NS))
+    assert die(client, other) == 1
+    assert other.get(1) is KVPoll.Failed

@@ -537,4 +537,11 @@ IN_LUA = [
         "redis.call('XREVRANGE'",
         "cli/test_lost_keys.py::test_rooms_are_listed_beside_a_feed_of_another_type[1]",
     ),
+    (
+        "a sweep without due times finds nothing",
+        "lease.lua",
+        " or lacks_due_times() then",
+        " then",
+        "leases/test_spoiled_keys.py::test_dead_are_found_without_due_times[fakeredis-sync]",
+    ),
 ]
