@@ -16,6 +16,7 @@ from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.errors import StoreUnavailableError
+from tests.support import pace
 from tests.support.instance import BOOT, FAIL, RANKS, A, B, flushed, hello_of, is_told, joined, opened, until
 from tests.support.table_clients import Process
 
@@ -110,7 +111,10 @@ class TestFailures:
         await opened(ranks, A)
         ranks[0].session.received(messages.WANT_REASON, messages.encode_life(A, 1, True))
         ranks[0].change(A, status=KVPoll.Transferring)
-        await flushed(ranks[:1])
+        flushing = asyncio.create_task(flushed(ranks[:1]))
+        done, _ = await asyncio.wait([flushing], timeout=pace.patience(20))
+        flushing.cancel()
+        assert done
 
     async def test_failure_to_follow_that_nobody_waits_for_is_not_logged(self, url, monkeypatch, caplog):
         """The client that waited for it is gone, and the next one begins anew."""
