@@ -13,7 +13,7 @@ local included = {
   "list_part", "take_part", "has_rooms", "set_due", "report", "end_lease", "forget", "report_next", "findings",
   "is_lease_lost", "next_generation", "create_room", "shared_count", "list_new_rooms", "none_exist",
   "replace_room", "write_status", "clear_replayed", "fail_room", "feed_position", "feed_end", "survives", "absence",
-  "mark_lost", "sweep", "erase", "store_length", "is_other_type",
+  "mark_lost", "sweep", "erase", "store_length", "is_other_type", "takes_no_entry",
 }
 local written = {
   "changes", "renew", "openings", "failures", "refused", "refused_room", "refused_by", "new_parts", "room_words",

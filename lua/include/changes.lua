@@ -11,3 +11,11 @@
 
 local changes, renew, openings, failures = {}, false, nil, nil
 local refused, refused_room, refused_by
+
+-- Whether a stream took no entry as it was made by hand: it has another type, or an entry with the last possible id.
+-- Any other error, as that of a denied permission, says nothing of the stream, which then must stay. In fakeredis,
+-- which has no permissions, an error is no string.
+local function takes_no_entry(reply)
+  local text = type(reply) == 'table' and reply.err
+  return text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID'))
+end

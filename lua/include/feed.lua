@@ -56,13 +56,8 @@ if #changes > 0 and ARGV[1] ~= '0' then
     end
     local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
     if not appended or appended.err then
-      -- A feed that takes no entry was made by hand: it has another type, or an entry with the last possible id. No
-      -- change may lack its entry, so the feed is begun anew. Followers notice the gap. Any other error, as that of a
-      -- denied permission, leaves it, and fails the call.
-      local text = appended and appended.err
-      if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID')) then
-        redis.call('DEL', KEYS[1])
-      end
+      -- No change may lack its entry, so a feed that takes none is begun anew. Followers notice the gap.
+      if takes_no_entry(appended) then redis.call('DEL', KEYS[1]) end
       appended, renew = redis.call('XADD', KEYS[1], '*', unpack(entry)), true
     end
     reply[1] = appended
@@ -89,10 +84,7 @@ if #changes > 0 and ARGV[1] ~= '0' then
       if entry[1] then
         local told = redis.pcall('XADD', KEYS[#KEYS], 'MAXLEN', '~', ARGV[1], reply[1], unpack(entry))
         if type(told) == 'table' then  -- as above; or the feed was begun anew, with lower ids
-          local text = told.err
-          if type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID') then
-            redis.call('DEL', KEYS[#KEYS])
-          end
+          if takes_no_entry(told) then redis.call('DEL', KEYS[#KEYS]) end
           redis.call('XADD', KEYS[#KEYS], reply[1], unpack(entry))
         end
         redis.call('PEXPIRE', KEYS[#KEYS], FEED_TTL_MS)

@@ -54,17 +54,11 @@ local function check_expiry(owner, record, epoch)
   set_due(owner, due_ms)
 end
 
--- Whether there is no due time at all. Each lease has one, so if there are leases, this key alone was evicted or
--- deleted. A living owner adds its own at its heartbeat; where none lives, nothing else would find the dead.
-local function lacks_due_times()
-  return not redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '+inf', 'LIMIT', '0', '1')[1]
-end
-
--- Checks what is due; all leases, if the clock has gone back since the last sweep or the due times are unknown.
+-- Checks what is due; all leases if the clock has gone back, or if the due times are unknown or gone (evicted).
 local function sweep(epoch, last_sweep_ms, last_gap)
   note_gap(last_gap, math.abs(now_ms - (last_sweep_ms or now_ms)))
   redis.call('HSET', KEYS[2], 'last sweep', now_ms)
-  if not last_sweep_ms or now_ms - last_sweep_ms < 0 or lacks_due_times() then
+  if not last_sweep_ms or now_ms - last_sweep_ms < 0 or redis.call('ZCARD', KEYS[5]) == 0 then
     local words = redis.call('HGETALL', KEYS[2])
     for i = 1, #words, 2 do
       local lost = string.match(words[i], '^lost (%d+)$')

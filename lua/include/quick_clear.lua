@@ -10,7 +10,7 @@ local function append_quick(status, id, ttl_ms)
   end
   local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry))
   if appended and not appended.err then return appended end
-  local text = appended and appended.err  -- as in feed.lua
+  local text = appended and appended.err  -- as in changes.lua
   if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID')) then
     redis.call('DEL', KEYS[1])
   end

@@ -56,7 +56,7 @@ if #ARGV == 13 and ARGV[1] ~= '0' and redis.call('EXISTS', KEYS[5], KEYS[6]) == 
     end
     local appended = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', unpack(entry, 1, size))
     if not appended or appended.err then
-      local text = appended and appended.err  -- as in feed.lua
+      local text = appended and appended.err  -- as in changes.lua
       if text and (type(text) ~= 'string' or string.find(text, 'WRONGTYPE') or string.find(text, ' ID')) then
         redis.call('DEL', KEYS[1])
       end
