@@ -36,6 +36,11 @@ def room(row: RoomRow | None, entry: Entry | CorruptEntryError | None, now: floa
     return {"room": number, "status": None, "corrupt": printable(entry.found) if entry is not None else None}
 
 
+def head(namespace: str, link: ReplicaLink | None) -> dict[str, Any]:
+    """What the documents of one table begin with: its name, and the replica that was read."""
+    return {"namespace": namespace, "replica": replica(link)}
+
+
 def replica(one: ReplicaLink | None) -> dict[str, Any] | None:
     """The replica that was read; None for a primary."""
     if one is None:

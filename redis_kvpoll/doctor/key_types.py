@@ -66,6 +66,11 @@ HARMLESS = ("failed", "cleared", "refused")
 """They stop no change of a room, no lease and no reader of the feed."""
 
 
+def is_for_type(error: ServerRefusedError) -> bool:
+    """Whether the server has refused a command since its key has another type."""
+    return error.__cause__ is not None and remedies.code_of(error.__cause__) == "WRONGTYPE"
+
+
 def find_wrong_types(executor: Executor, tags: Iterable[str]) -> Flow[tuple[str, ...]]:
     """Return the names of the shards' shared keys that have another type, the first shard first."""
     found = []
@@ -77,7 +82,7 @@ def find_wrong_types(executor: Executor, tags: Iterable[str]) -> Flow[tuple[str,
             try:
                 yield from executor.send_command("doctor", tag, [command, kind.name(tag), *arguments])
             except ServerRefusedError as error:
-                if error.__cause__ is not None and remedies.code_of(error.__cause__) == "WRONGTYPE":
+                if is_for_type(error):
                     found.append(kind.name(tag))
     return tuple(found)
 

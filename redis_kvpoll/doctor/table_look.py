@@ -9,9 +9,8 @@ from typing import TypeVar
 
 from redis.exceptions import NoScriptError
 
-from redis_kvpoll.doctor import sampling
+from redis_kvpoll.doctor import key_types, sampling
 from redis_kvpoll.doctor.facts import FeedFacts, SampleFacts, TableFacts
-from redis_kvpoll.engine import remedies
 from redis_kvpoll.engine.effects import Flow
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import ServerRefusedError
@@ -93,7 +92,7 @@ def _unless_of_other_type(read: Flow[T]) -> Flow[T | None]:
     try:
         return (yield from read)
     except ServerRefusedError as error:
-        if error.__cause__ is not None and remedies.code_of(error.__cause__) == "WRONGTYPE":
+        if key_types.is_for_type(error):
             return None
         raise
 

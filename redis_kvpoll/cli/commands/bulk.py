@@ -134,7 +134,7 @@ def clear(url: str, namespace: str, room: int | None, wanted: Selection, **given
 
 
 def _put(namespace: str, changed: int, rooms: list[int], replica: ReplicaLink | None) -> None:
-    head = {"namespace": namespace, "replica": as_json.replica(replica)}
+    head = as_json.head(namespace, replica)
     as_json.put({**head, "matching": len(rooms), "changed": changed, "rooms": rooms})
 
 

@@ -84,8 +84,8 @@ def history(url: str, namespace: str, room: int, wants_json: bool) -> None:
         entry = store.entries([room]).get(room)
         settings = store.settings()
     if wants_json:
-        head = {"namespace": namespace, "replica": as_json.replica(replica), "room": room}
-        as_json.put({**head, "changes": [documents.change(change) for change in changes]})
+        head = as_json.head(namespace, replica)
+        as_json.put({**head, "room": room, "changes": [documents.change(change) for change in changes]})
     if not changes:
         kept = f"the last {settings.feed_length:,}" if settings else "few"
         raise click.ClickException(

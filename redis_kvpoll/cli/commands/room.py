@@ -180,7 +180,7 @@ def wait(
         except RoomNotFoundError:
             leave(NOT_FOUND, f"Error: {absent(url, namespace, room)}")
     if wants_json:
-        head = {"namespace": namespace, "replica": as_json.replica(replica)}
+        head = as_json.head(namespace, replica)
         as_json.put({**head, "room": room, "status": status.name, "reason": reason})
     else:
         click.echo(f"Room {room} is at {status.name}" + (f": {printable(reason)}" if reason else ""))
