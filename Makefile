@@ -3,6 +3,8 @@ PYTHON ?= python3
 # One more worker than CPUs: many tests wait for servers that are stopped or killed.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 BIN := .venv/bin
+# A test that hangs ends its process after twenty minutes, with the stacks of its threads. No other lasts nearly so long.
+NO_HANG := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 comma := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -13,11 +15,11 @@ demo: .venv/demo
 	$(BIN)/kvpoll replay --limit 3000 --speed 60 --seed 7 --late-rate 0.1 --reuse-rate 0.2 --keep
 
 test: .venv/test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest $(NO_HANG) -n $(WORKERS) --dist worksteal
 
 # The tests with the marker slow, which need a browser or a Prometheus; those that miss theirs are skipped and say so.
 test-slow: .venv/test tests/serve/browser/node_modules
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(NO_HANG) -m slow
 
 # What drives the browser. Without npm it is left out, and the tests say so.
 tests/serve/browser/node_modules: tests/serve/browser/package-lock.json
@@ -26,7 +28,7 @@ tests/serve/browser/node_modules: tests/serve/browser/package-lock.json
 
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
 test-sglang: .venv-sglang/project
-	.venv-sglang/bin/python -m pytest tests/sglang
+	.venv-sglang/bin/python -m pytest $(NO_HANG) tests/sglang
 
 # The plugin's maps on the source of each supported release of SGLang; RELEASES='0.5.12 0.5.23' for some, WRITE=1 to
 # write the table of docs/sglang.md.

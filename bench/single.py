@@ -2,6 +2,9 @@
 
 The contenders alternate call by call, so that a slow moment of the machine hits all of them. Rows compare the medians
 of all calls, and their fastest tenths (p10): what a call takes where nothing disturbs it.
+
+The CPUs are kept awake, as they are on the hosts of a serving cluster. The rows "CPUs idle" say what it is where they
+may sleep between two calls; they have no budget, since much of them is the waking of CPUs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 from functools import partial
 
 from bench import traffic
+from bench.awake import cpus_awake
 from bench.ground import TTL, Ground
 from bench.measure import Calls, Contender, Spread, Times, alternate, alternate_async, interleave
 from bench.results import Budget, Row, Section, compare
@@ -28,20 +32,27 @@ def measure(ground: Ground, rooms: int, rounds: int) -> list[Section]:
     blocking = Section("one_call", "One call at a time, blocking", "ours / theirs")
     waiting = Section("one_call_asyncio", "One call at a time, asyncio", "ours / theirs")
     with asyncio.Runner() as runner:
-        for pure, how in ((False, ""), (True, ", no hiredis")):
-            times = _blocking(ground, rooms, rounds, pure)
-            blocking.rows += _rows("update_status", how, "SET with expiry", times, OTHER_BUDGET if pure else BUDGET)
-            blocking.rows += _rows("get", how, "GET", times, OTHER_BUDGET if pure else BUDGET)
-            times = runner.run(_asyncio(ground, rooms, rounds, pure))
-            budget = OTHER_BUDGET if pure else ASYNC_BUDGET
-            waiting.rows += _rows("update_status", how, "SET with expiry", times, budget)
-            waiting.rows += _rows("get", how, "GET", times, budget)
-        blocking.rows += _rows(_HANDLE, "", "SET with expiry", _handles(ground, rooms, rounds), OTHER_BUDGET)
-        waiting.rows.append(_at_once(ground, rooms, rounds, runner))
+        with cpus_awake() as are_awake:
+            if not are_awake:
+                blocking.title += "; the CPUs could not be kept awake"
+            for pure, how in ((False, ""), (True, ", no hiredis")):
+                blocking.rows += _pairs(how, _blocking(ground, rooms, rounds, pure), OTHER_BUDGET if pure else BUDGET)
+                times = runner.run(_asyncio(ground, rooms, rounds, pure))
+                waiting.rows += _pairs(how, times, OTHER_BUDGET if pure else ASYNC_BUDGET)
+            blocking.rows += _rows(_HANDLE, "", "SET with expiry", _handles(ground, rooms, rounds), OTHER_BUDGET)
+            waiting.rows.append(_at_once(ground, rooms, rounds, runner))
+        blocking.rows += _pairs(", CPUs idle", _blocking(ground, rooms, rounds, pure=False), None)
+        waiting.rows += _pairs(", CPUs idle", runner.run(_asyncio(ground, rooms, rounds, pure=False)), None)
     return [blocking, waiting]
 
 
-def _rows(name: str, how: str, against: str, times: Times, budget: Budget) -> list[Row]:
+def _pairs(how: str, times: Times, budget: Budget | None) -> list[Row]:
+    """What both kinds of calls are compared with."""
+    against = {"update_status": "SET with expiry", "get": "GET"}
+    return [row for ours, theirs in against.items() for row in _rows(ours, how, theirs, times, budget)]
+
+
+def _rows(name: str, how: str, against: str, times: Times, budget: Budget | None) -> list[Row]:
     """The medians and the fastest tenths of two contenders."""
     rows = []
     for suffix, share in (("", 0.5), (", p10", 0.1)):

@@ -12,7 +12,8 @@ def human(seconds: float) -> str:
     if seconds < 0.00005:
         return "0 ms"
     if seconds < 0.0995:
-        return f"{seconds * 1000:.2g} ms" if seconds >= 0.001 else f"{seconds * 1000:.1f} ms"
+        ms = seconds * 1000
+        return f"{round(ms, 1 if ms < 9.95 else None):g} ms"
     if seconds < 99.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     if math.isinf(seconds):

@@ -6,6 +6,7 @@ Invariant: a connection is in the pool only when no reply is due on it, and it l
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import time
@@ -126,7 +127,11 @@ class NodePool:
         try:
             if self._is_plain:
                 # As the connection's own methods, in a quarter of their time: _end does the rest that they do.
-                connection._sock.sendall(packed)
+                sock, sent = connection._sock, 0
+                if sock.__class__ is socket.socket:  # not one with TLS; sendall would poll it first
+                    sent = os.write(sock.fileno(), packed)
+                if sent < len(packed):
+                    sock.sendall(packed[sent:])
                 if isinstance(reply := connection._parser.read_response(), ResponseError):
                     raise reply
             else:

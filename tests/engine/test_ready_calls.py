@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,6 +120,13 @@ class TestUsualCase:
         with pytest.raises(RoomNotFoundError, match="9"):
             store.check_status(9)
         assert sent(proxy) == ["update_one"] * 3 + ["HGET"] * 5
+
+    def test_socket_may_take_less_than_a_command(self, opened, proxy, monkeypatch):
+        store = opened()
+        taking = SimpleNamespace(write=lambda number, data: os.write(number, data[:5]))
+        monkeypatch.setattr("redis_kvpoll.sync.connections.os", taking)
+        assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
+        assert sent(proxy) == ["update_one"]
 
     def test_missing_script_is_sent_with_its_source(self, world, opened, proxy):
         server = world.serve()

@@ -450,6 +450,20 @@ IN_THE_CLIENT = [
         "engine/test_ready_calls.py::TestFullPath::test_mirror_lease_and_handle[sync-sync]",
     ),
     (
+        "a ready call goes past TLS",
+        "sync.connections:NodePool.call_packed",
+        "if sock.__class__ is socket.socket:",
+        "if True:",
+        "servers/test_urls.py::TestTls::test_short_calls_keep_their_connection[sync-valkey]",
+    ),
+    (
+        "a ready call is sent in part",
+        "sync.connections:NodePool.call_packed",
+        "if sent < len(packed):",
+        "if False:",
+        "engine/test_ready_calls.py::TestUsualCase::test_socket_may_take_less_than_a_command[sync]",
+    ),
+    (
         "a ready call keeps its connection after a loss",
         "sync.connections:NodePool.call_packed",
         "connection.losses == known.losses and ",

@@ -55,6 +55,7 @@ class TestMarkup:
         (math.nan, "\N{EN DASH}"),
         (math.inf, "never"),
         (-3.0, "0 ms"),
+        (0.00096, "1 ms"),
         (0.0025, "2.5 ms"),
         (0.0996, "0.1 s"),
         (9.94, "9.9 s"),
@@ -148,7 +149,7 @@ class TestHistory:
         for number in range(30):
             durations = [slow] * 5 if number < 10 else [slow] * 5 + [fast] * number
             history.add(snapshot(1000.0 + PERIOD * number, durations=durations))
-        assert history.drawings()["durations"].latest[0] == "1.0 ms"
+        assert history.drawings()["durations"].latest[0] == "1 ms"
 
     def test_old_samples_are_dropped(self):
         history = ChartHistory()

@@ -10,9 +10,10 @@ import redis
 import trustme
 
 from chaos.proxy import Proxy
-from redis_kvpoll import EmbeddedServerError, KVPoll, ServerRefusedError, StoreUnavailableError
-from tests.support import cluster, real
+from redis_kvpoll import EmbeddedServerError, KVPoll, Outcome, ServerRefusedError, StoreUnavailableError
+from tests.support import cluster, pace, real
 from tests.support.calls import works
+from tests.support.internals import idle_connections_of
 from tests.support.servers import program, why_absent
 
 
@@ -105,6 +106,14 @@ class TestTls:
     def test_trusted_ca_works(self, world, tls_port, trusted, scheme):
         works(world.open(f"{scheme}://localhost:{tls_port}?ssl_ca_certs={trusted}"))
 
+    def test_short_calls_keep_their_connection(self, world, tls_port, trusted):
+        """They write to a plain socket past Python's own methods, and so past TLS."""
+        store = world.open(f"rediss://localhost:{tls_port}?ssl_ca_certs={trusted}")
+        store.update_status(1, 1)
+        before = idle_connections_of(store)
+        assert (store.update_status(1, 2).outcome, store.get(1)) == (Outcome.ADVANCED, 2)
+        assert idle_connections_of(store) == before
+
     def test_untrusted_ca_is_refused_at_once(self, world, tls_port, tmp_path):
         other = tmp_path / "other.pem"
         trustme.CA().cert_pem.write_to_path(str(other))
@@ -159,7 +168,7 @@ class TestSentinel:
 
     def test_unknown_service_is_unavailable(self, world, tmp_path):
         with real.Sentinel(tmp_path, world.shared().port) as sentinel:
-            store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/other", deadline=0.3)
+            store = world.open(f"redis+sentinel://127.0.0.1:{sentinel.port}/other", deadline=pace.seconds(1.0))
             with pytest.raises(StoreUnavailableError, match="No master found for 'other'"):
                 store.poll([1])
 
