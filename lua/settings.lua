@@ -17,16 +17,16 @@ for i = 1, #NAMES do
   if stored[i] and asked ~= '' and asked ~= stored[i] then return stored end
   agreed[i] = stored[i] or (asked ~= '' and asked) or DEFAULTS[i]
 end
+redis.call('HDEL', KEYS[1], '')  -- nothing, first, as in fail_room.lua: what was lost comes back at maxmemory
 for i = 1, #NAMES do
   if not stored[i] then redis.call('HSET', KEYS[1], NAMES[i], agreed[i]) end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 
 -- An ACL that denies a command which the other scripts call after their first write must fail here: there, it would
--- leave changed rooms without an entry in the feed. These calls change nothing; XADD fails with WRONGTYPE (in
--- fakeredis, which has no ACL, with an error that is not a string).
+-- leave changed rooms without an entry in the feed. These calls, as HDEL above, change nothing; XADD fails with
+-- WRONGTYPE (in fakeredis, which has no ACL, with an error that is not a string).
 redis.call('HSETNX', KEYS[1], 'schema', agreed[1])
-redis.call('HDEL', KEYS[1], '')
 if agreed[5] ~= '0' then
   local tried = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', 'tried', '')
   if type(tried.err) == 'string' and not string.find(tried.err, 'WRONGTYPE', 1, true) then return tried end

@@ -551,4 +551,11 @@ IN_LUA = [
         "",
         "leases/test_spoiled_keys.py::test_dead_are_found_without_due_times[fakeredis-sync-True]",
     ),
+    (
+        "settings that were lost do not come back at maxmemory",
+        "settings.lua",
+        "redis.call('HDEL', KEYS[1], '')  -- nothing",
+        "-- nothing",
+        "protocol/test_memory_limit.py::test_table_that_was_lost_as_a_whole_comes_back[valkey-sync]",
+    ),
 ]

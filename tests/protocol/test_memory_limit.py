@@ -8,10 +8,11 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ResponseError
 
-from redis_kvpoll import Outcome
+from redis_kvpoll import KVPoll, Outcome
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, owner_listing, refused_writes, room_commands
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 from tests.support.calls_of_scripts import _OWNER, GENERATION, A, absent, at, mark_lost, replay, send, table, take_lease
+from tests.support.leasing import ManualLease
 from tests.support.servers import room_keys
 
 CREATED, UNCHANGED = Outcome.CREATED.value, Outcome.UNCHANGED.value
@@ -79,6 +80,21 @@ def test_what_a_replay_restores_passes(limited, name):
     fill(client, context)
     limit()
     assert send(client, command, context)[2] == outcome
+
+
+def test_table_that_was_lost_as_a_whole_comes_back(limited, make_store):
+    """With the settings of its namespace, without which a store sends nothing, and the lease."""
+    client, limit = limited
+    lease = ManualLease(make_store()).take()
+    room = lease.store.open(A, request="rid")
+    room.update(KVPoll.Transferring)
+    client.flushall()
+    limit()
+    lease.heartbeat()
+    assert not lease.lost
+    assert lease.store.poll([A]) == [KVPoll.Transferring]
+    assert room.update(KVPoll.Success).outcome is Outcome.ADVANCED
+    assert client.pttl(keys.settings("default")) > 0
 
 
 def act(client, context, action):
