@@ -20,6 +20,7 @@ for i = 2, #KEYS - 1 do
   elseif status and not ORDER[status] then
     reply[i] = status
   elseif status and not previous then
+    redis.call('HDEL', room, '')  -- nothing, first, as in fail_room.lua
     redis.call('HSET', room, 'reason', reason)
     if ARGV[2] ~= '' then redis.call('HSETNX', room, 'failed_by', ARGV[2]) end
     local n = #changes

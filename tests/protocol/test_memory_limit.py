@@ -34,6 +34,7 @@ ENDS = {
     "update Failed": (room_commands.update_status(A, 0), FAILED),
     "fenced Success": (fenced_commands.update(A, GENERATION, 4), ADVANCED),
     "fail": (fenced_commands.fail(A, GENERATION, "why"), FAILED),
+    "record_failure": (room_commands.record_failure(A, "why"), 1),
     "abort": (room_commands.abort(A, "why"), FAILED),
     "reap": (lease_commands.reap([A], _OWNER["incarnation"], "why"), FAILED),
     "clear": (room_commands.clear(A), CLEARED),
