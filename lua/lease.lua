@@ -16,7 +16,7 @@
 
 local action, owner, incarnation = ARGV[3], ARGV[4], ARGV[5]
 -- Before any write: a key of another type (made by hand) refuses the call.
-local is_due_empty = redis.call('ZCARD', KEYS[5]) == 0  -- there are no leases, or the key was evicted
+redis.call('ZSCORE', KEYS[5], owner)
 if action == 'leave' or action == 'drop' or action == 'reaped' then redis.call('ZCARD', KEYS[3]) end
 local found = redis.call('HMGET', KEYS[2], owner, 'last sweep', 'last incarnation', 'lost ' .. incarnation, 'last gap')
 -- What only keeps or ends leases passes at maxmemory: nothing, first, as in fail_room.lua.
@@ -35,7 +35,9 @@ local function hold()
     if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'by ' .. incarnation, ARGV[10]) end
   end
   redis.call('HSET', KEYS[2], owner, table.concat({incarnation, ARGV[6], ARGV[7], now_ms, '0'}, ' '))
-  set_due(owner, now_ms + ARGV[6])
+  -- 1: ZADD has added it. If the lease was there, the key due was lost: without last_sweep_ms, the sweep below checks
+  -- all leases.
+  if set_due(owner, now_ms + ARGV[6]) == 1 and current == incarnation then last_sweep_ms = nil end
   state = 'held'
 end
 
@@ -72,15 +74,13 @@ elseif action == 'drop' and (current == incarnation or lost_reason or has_rooms(
 end
 
 -- One sweep per 100 ms is enough for any number of leases.
-local is_due = is_due_empty or not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
+local is_due = not last_sweep_ms or math.abs(now_ms - last_sweep_ms) >= 100
 local sweeps = action == 'sweep' or (action == 'renew' and is_due)
 if sweeps then
-  sweep(epoch, last_sweep_ms, found[5], is_due_empty)
+  sweep(epoch, last_sweep_ms, found[5])
   report_next()
-elseif is_due_empty then
-  redis.call('HDEL', KEYS[2], 'last sweep')  -- the next sweep checks all leases, though this call has added to due
 end
-if sweeps or is_due_empty or state ~= 'held' or current ~= incarnation then
+if sweeps or state ~= 'held' or current ~= incarnation then
   for _, i in ipairs({1, 2, 3, 5}) do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 end
 local feed_id, room, status = feed_end(KEYS[4])

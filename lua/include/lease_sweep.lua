@@ -54,11 +54,11 @@ local function check_expiry(owner, record, epoch)
   set_due(owner, due_ms)
 end
 
--- Checks what is due; all leases if the clock has gone back, or if the due times are unknown or were gone (evicted).
-local function sweep(epoch, last_sweep_ms, last_gap, is_due_empty)
+-- Checks what is due; all leases if the clock has gone back, or if the due times are unknown or gone (evicted).
+local function sweep(epoch, last_sweep_ms, last_gap)
   note_gap(last_gap, math.abs(now_ms - (last_sweep_ms or now_ms)))
   redis.call('HSET', KEYS[2], 'last sweep', now_ms)
-  if is_due_empty or not last_sweep_ms or now_ms - last_sweep_ms < 0 then
+  if not last_sweep_ms or now_ms - last_sweep_ms < 0 or redis.call('ZCARD', KEYS[5]) == 0 then
     local words = redis.call('HGETALL', KEYS[2])
     for i = 1, #words, 2 do
       local lost = string.match(words[i], '^lost (%d+)$')

@@ -6,7 +6,6 @@ import pytest
 
 from redis_kvpoll import KVPoll, ServerRefusedError
 from redis_kvpoll.protocol import keys
-from tests.support.internals import context_of, executor_of, run
 from tests.support.leasing import NS, ManualLease, begin_long_ago, die
 
 LEASES = keys.leases(NS)
@@ -44,28 +43,12 @@ def test_call_refused_for_the_type_of_due_wrote_no_lease(client, make_store, ser
     assert not client.exists(LEASES)
 
 
-@pytest.mark.parametrize("begins_anew", [False, True])
-def test_dead_are_found_without_due_times(client, make_store, begins_anew):
-    """The key of the due times alone was evicted, and no owner lives whose heartbeat would add its own again.
-
-    A new lease may begin the key anew, with its own due time alone.
-    """
+def test_dead_are_found_without_due_times(client, make_store):
+    """The key of the due times alone was evicted, and no owner lives whose heartbeat would add its own again."""
     store = make_store()
     ManualLease(store).take().store.open(1, request="rid")
     other = make_store()
     assert other.reap() == 0
     client.delete(keys.due(NS))
-    if begins_anew:
-        ManualLease(other, "prefill-1").take()
     assert die(client, other) == 1
     assert other.get(1) is KVPoll.Failed
-
-
-def test_due_times_that_begin_anew_have_a_ttl(client, make_store):
-    """Of another shard, which is told once more that the lease is held: the reply to the first time was lost."""
-    store = make_store()
-    lease = ManualLease(store).take()
-    client.delete(keys.due(NS))
-    call = lease.keeper.config.call(context_of(store), NS, "extend", lease.incarnation)
-    run(store, executor_of(store).send_calls("lease", [call]))
-    assert client.pttl(keys.due(NS)) > 0
