@@ -34,7 +34,8 @@ def measure(ground: Ground, rooms: int, rounds: int) -> list[Section]:
     with asyncio.Runner() as runner:
         with cpus_awake() as are_awake:
             if not are_awake:
-                blocking.title += "; the CPUs could not be kept awake"
+                for section in (blocking, waiting):
+                    section.title += "; the CPUs could not be kept awake"
             for pure, how in ((False, ""), (True, ", no hiredis")):
                 blocking.rows += _pairs(how, _blocking(ground, rooms, rounds, pure), OTHER_BUDGET if pure else BUDGET)
                 times = runner.run(_asyncio(ground, rooms, rounds, pure))

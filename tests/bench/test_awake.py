@@ -49,6 +49,23 @@ def test_class_that_is_refused_leaves_no_process(monkeypatch):
         assert children(os.getpid()) == before
 
 
+def test_share_of_a_session_is_taken_when_the_system_allows_it(monkeypatch):
+    """Others than root are refused a second one at once."""
+    refusals, taken = iter([BlockingIOError()]), []
+
+    def write(path: Path, text: str, **_: str) -> None:
+        for refusal in refusals:
+            raise refusal
+        taken.append((path.name, text))
+
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Path, "write_text", write)
+    with cpus_awake() as are_awake:
+        monkeypatch.undo()
+        assert are_awake
+    assert taken == [("autogroup", "19")] * len(os.sched_getaffinity(0))
+
+
 def test_killed_benchmark_leaves_no_process():
     with subprocess.Popen(
         [sys.executable, "-c", _HOLD], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
