@@ -33,8 +33,10 @@ _BUFFER_CUTOFF = 6000
 class Ground:
     """Clients and keys. Stores and plain clients use the same connection settings."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, server: int | None = None) -> None:
         self.url = url
+        self.server = server
+        """The process id of the run's own server; None if it is another's."""
         self.id = f"bench-{secrets.token_hex(4)}"
         self.client = self.plain()
         self._random = Random(7)  # noqa: S311 - ids, not secrets; the same in every run
@@ -103,13 +105,13 @@ def opened(url: str) -> Iterator[Ground]:
     """The server of a URL. Without a URL, a private one by TCP, as in a cluster; embedded:// uses a unix socket."""
     if not url:
         (port,) = free_ports(1)
-        with EmbeddedServer(arguments=("--bind", "127.0.0.1", "--port", str(port))):
-            yield Ground(f"redis://127.0.0.1:{port}/0")
+        with EmbeddedServer(arguments=("--bind", "127.0.0.1", "--port", str(port))) as server:
+            yield Ground(f"redis://127.0.0.1:{port}/0", server.pid)
         return
     target = parse(url)
     if target.kind == "embedded":
         with EmbeddedServer() as server:
-            yield Ground(server.url)
+            yield Ground(server.url, server.pid)
         return
     if target.kind != "single":
         raise InvalidInputError(

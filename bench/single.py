@@ -3,20 +3,21 @@
 The contenders alternate call by call, so that a slow moment of the machine hits all of them. Rows compare the medians
 of all calls, and their fastest tenths (p10): what a call takes where nothing disturbs it.
 
-The CPUs are kept awake, as they are on the hosts of a serving cluster. The rows "CPUs idle" say what it is where they
-may sleep between two calls; they have no budget, since much of them is the waking of CPUs.
+Client and server share a CPU: see one_cpu. The rows "a CPU each" say what it is where each has its own; they have no
+budget, since much of them is the waking of CPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from functools import partial
 
 from bench import traffic
-from bench.awake import cpus_awake
 from bench.ground import TTL, Ground
 from bench.measure import Calls, Contender, Spread, Times, alternate, alternate_async, interleave
+from bench.one_cpu import on_one_cpu
 from bench.results import Budget, Row, Section, compare
 from redis_kvpoll import KVPoll
 
@@ -32,18 +33,19 @@ def measure(ground: Ground, rooms: int, rounds: int) -> list[Section]:
     blocking = Section("one_call", "One call at a time, blocking", "ours / theirs")
     waiting = Section("one_call_asyncio", "One call at a time, asyncio", "ours / theirs")
     with asyncio.Runner() as runner:
-        with cpus_awake() as are_awake:
-            if not are_awake:
+        with on_one_cpu(ground.server) as is_one:
+            if is_one:
                 for section in (blocking, waiting):
-                    section.title += "; the CPUs could not be kept awake"
+                    section.title += "; client and server on one CPU"
             for pure, how in ((False, ""), (True, ", no hiredis")):
                 blocking.rows += _pairs(how, _blocking(ground, rooms, rounds, pure), OTHER_BUDGET if pure else BUDGET)
                 times = runner.run(_asyncio(ground, rooms, rounds, pure))
                 waiting.rows += _pairs(how, times, OTHER_BUDGET if pure else ASYNC_BUDGET)
             blocking.rows += _rows(_HANDLE, "", "SET with expiry", _handles(ground, rooms, rounds), OTHER_BUDGET)
             waiting.rows.append(_at_once(ground, rooms, rounds, runner))
-        blocking.rows += _pairs(", CPUs idle", _blocking(ground, rooms, rounds, pure=False), None)
-        waiting.rows += _pairs(", CPUs idle", runner.run(_asyncio(ground, rooms, rounds, pure=False)), None)
+        if is_one and len(os.sched_getaffinity(0)) > 1:
+            blocking.rows += _pairs(", a CPU each", _blocking(ground, rooms, rounds, pure=False), None)
+            waiting.rows += _pairs(", a CPU each", runner.run(_asyncio(ground, rooms, rounds, pure=False)), None)
     return [blocking, waiting]
 
 
