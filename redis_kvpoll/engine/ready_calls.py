@@ -99,7 +99,7 @@ class ReadyCalls:
 
     def full_call(self, command: Command[V, T]) -> Call:
         """Return the script call of a command: without a lease, even if one has begun meanwhile."""
-        (call,) = command.calls(replace(self._context, owner="", incarnation="", shared_args_cache={}))
+        (call,) = command.calls(replace(self._context, owner="", incarnation=""))
         return call
 
     @property

@@ -144,7 +144,7 @@ class Session:
         """Set the lease that owns the rooms which this store creates from now on; none if both are empty."""
         self.identity = replace(self.identity, owner=owner, incarnation=incarnation)
         if self.context is not None:
-            self.context = replace(self.context, owner=owner, incarnation=incarnation, shared_args_cache={})
+            self.context = replace(self.context, owner=owner, incarnation=incarnation)
 
     def server_changed(self) -> None:
         """Note another server, or one without its data: the next call verifies the settings first."""

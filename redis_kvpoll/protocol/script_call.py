@@ -78,8 +78,8 @@ class CallContext(Identity):
     """Entries that a shard's feed keeps; "0" for no feed."""
     feed_ttl_ms: str = FEED_TTL_MS
     """Empty for a store that only reads: then a missing feed is not started."""
-    shared_args_cache: dict[tuple[str, ...], list[str]] = field(default_factory=dict, compare=False, repr=False)
-    """Cache: the ``shared_args`` of each spec."""
+    shared_args_cache: dict[tuple[str, ...], list[str]] = field(init=False, default_factory=dict, compare=False)
+    """Cache: the ``shared_args`` of each spec. Each context has its own, also one that ``replace`` has made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # each call asks whether its spec is one of a few

@@ -85,7 +85,7 @@ _DECODERS: dict[str, Callable[..., list[Any]]] = {
 
 @cache
 def context_of(owner: str, incarnation: str, nonce: str) -> CallContext:
-    return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce, shared_args_cache={})
+    return replace(context("strict"), owner=owner, incarnation=incarnation, nonce=nonce)
 
 
 def sent(name: str, process: Holder, call: Call) -> Sent:

@@ -55,7 +55,6 @@ class RankMember(LeaseHolder):
                 world_size=str(world_size),
                 owner=owner,
                 incarnation=incarnation,
-                shared_args_cache={},
             )
             self._made_of = context
         return self._context
