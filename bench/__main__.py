@@ -12,6 +12,7 @@ from bench import (
     followers,
     instructions,
     leases,
+    many_ranks,
     memory,
     mirrors,
     operate,
@@ -54,6 +55,8 @@ class Sizes:
     together: int
     together_rounds: int
     feed_entries: int
+    many_ranks: tuple[tuple[int, ...], int]
+    """Ranks of a room, and how often the calls for such rooms are timed."""
     memory_rooms: int
     recovery: tuple[int, int, int]
     """Owners, rooms of each, and repetitions."""
@@ -72,6 +75,7 @@ FULL = Sizes(
     together=2_000,
     together_rounds=9,
     feed_entries=feed.FULL,
+    many_ranks=((8, 64, 256, 1_024), 3),
     memory_rooms=100_000,
     recovery=(4, 10_000, 3),
     owners=1_000,
@@ -87,6 +91,7 @@ QUICK = Sizes(
     together=200,
     together_rounds=1,
     feed_entries=5_000,
+    many_ranks=((8,), 1),
     memory_rooms=2_000,
     recovery=(2, 200, 1),
     owners=0,
@@ -120,8 +125,10 @@ def measure_leases(ground: Ground, is_quick: bool) -> Found:
     return [leases.measure(ground, owners)], {"owners": owners}, {}
 
 
-def measure_ranks(ground: Ground, _: bool) -> Found:
-    return [ranks.measure(ground)], {}, {}
+def measure_ranks(ground: Ground, is_quick: bool) -> Found:
+    sizes = QUICK if is_quick else FULL
+    sections = [ranks.measure(ground), many_ranks.writes(ground), *_many_ranks(ground, sizes)]
+    return sections, {"many_ranks": sizes.many_ranks}, _counted()
 
 
 def measure_scale(ground: Ground, is_quick: bool) -> Found:
@@ -152,13 +159,15 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     progress("the change feed")
     sections.append(feed.measure(ground, sizes.rooms, sizes.call_rounds, sizes.rounds))
     sections.append(feed.memory(ground, sizes.feed_entries))
+    progress("many ranks")
+    sections += _many_ranks(ground, sizes)
     progress("memory")
     sections.append(memory.measure(ground, sizes.memory_rooms))
     if sizes.owners:
         progress("leases")
         sections.append(leases.measure(ground, sizes.owners))
         progress("requests of several ranks")
-        sections.append(ranks.measure(ground))
+        sections += [ranks.measure(ground), many_ranks.writes(ground)]
         progress("looking at a large table")
         sections.append(operate.measure(ground, sizes.operate))
     progress("a server killed with all data")
@@ -168,6 +177,10 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
     if sizes.table_sizes:
         sections.append(table_sizes.measure(ground, sizes.table_sizes, sizes.rounds, progress))
     return sections
+
+
+def _many_ranks(ground: Ground, sizes: Sizes) -> list[Section]:
+    return [many_ranks.looks(ground, sizes.rounds), many_ranks.calls(*sizes.many_ranks)]
 
 
 def _peers(ground: Ground, sizes: Sizes) -> list[Section]:

@@ -72,10 +72,10 @@ class Ground:
             policy=policy,
         )
 
-    def rank(self, table: str, rank: int, world_size: int) -> StatusStore:
-        """The store of one rank, without a feed."""
+    def rank(self, table: str, rank: int, world_size: int, feed_length: int | None = 0) -> StatusStore:
+        """The store of one rank, by default without a feed."""
         namespace = f"{self.id}.{table}"
-        return StatusStore(self.plain(), namespace=namespace, rank=rank, world_size=world_size, feed_length=0)
+        return StatusStore(self.plain(), namespace=namespace, rank=rank, world_size=world_size, feed_length=feed_length)
 
     def store_async(self, table: str, pure: bool = False) -> AsyncStatusStore:
         return AsyncStatusStore(self.plain_async(pure), namespace=f"{self.id}.{table}", ttl=TTL)

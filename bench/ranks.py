@@ -36,7 +36,7 @@ _REQUEST = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 _STEPS = (KVPoll.WaitingForInput, KVPoll.Success)
 
 
-class _Side:
+class Side:
     """The ranks of one instance, in a table of its own, each under a lease."""
 
     def __init__(self, ground: Ground, client: redis.Redis, role: str) -> None:
@@ -44,7 +44,7 @@ class _Side:
         self._client = client
         self._namespace = f"{ground.id}.{role}"
         self.ranks = [RankIdentity(n, RANKS, f"{role}-{n}", str(1_700_000_000_000_001 + n)) for n in range(RANKS)]
-        self._contexts = [self._context(rank) for rank in self.ranks]
+        self.contexts = [self._context(rank) for rank in self.ranks]
         self._for_all = self._context(None)
         client.hset(keys.epoch(self._namespace), "epoch", "1-bench")
         for rank in self.ranks:
@@ -55,27 +55,27 @@ class _Side:
 
     def one_by_one(self, room: int) -> None:
         """A request by a caller for each rank."""
-        generation, *_ = [self._open(room, context) for context in self._contexts]
+        generation, *_ = [self.open(room, context) for context in self.contexts]
         for status in _STEPS:
-            for context in self._contexts:
-                self._send(fenced_commands.update(room, generation, status), context)
-        for context in self._contexts:
-            self._send(fenced_commands.clear(room, generation), context)
+            for context in self.contexts:
+                self.send(fenced_commands.update(room, generation, status), context)
+        for context in self.contexts:
+            self.send(fenced_commands.clear(room, generation), context)
 
     def together(self, room: int, window: float, moments: Random) -> None:
         """A request by one caller, which opens the room for the first rank."""
-        generation, (_, *others) = self._open(room, self._contexts[0]), self.ranks
+        generation, (_, *others) = self.open(room, self.contexts[0]), self.ranks
         for status, ranks in ((KVPoll.Bootstrapping, others), *((status, self.ranks) for status in _STEPS)):
             for some in _gathered(ranks, window, moments):
-                self._send(write_ranks([RankChange(room, rank, generation, status) for rank in some]), self._for_all)
+                self.send(write_ranks([RankChange(room, rank, generation, status) for rank in some]), self._for_all)
         for some in _gathered(self.ranks, window, moments):
             changes = [RankChange(room, rank, generation, clears=True) for rank in some]
-            self._send(write_ranks(changes), self._for_all)
+            self.send(write_ranks(changes), self._for_all)
 
-    def _open(self, room: int, context: CallContext) -> int:
-        return int(self._send(fenced_commands.open(room, _REQUEST, KVPoll.Bootstrapping, 0), context)[4])
+    def open(self, room: int, context: CallContext) -> int:
+        return int(self.send(fenced_commands.open(room, _REQUEST, KVPoll.Bootstrapping, 0), context)[4])
 
-    def _send(self, command: Command[Any, Any], context: CallContext) -> list[bytes]:
+    def send(self, command: Command[Any, Any], context: CallContext) -> list[bytes]:
         (call,) = command.calls(context)
         self.calls += 1
         words = call.words()
@@ -136,19 +136,19 @@ def measure(ground: Ground) -> Section:
     return section
 
 
-def _sides(ground: Ground, client: redis.Redis) -> tuple[list[_Side], Random]:
+def _sides(ground: Ground, client: redis.Redis) -> tuple[list[Side], Random]:
     """Both sides, and the moments at which each rank speaks."""
-    return [_Side(ground, client, role) for role in ("prefill", "decode")], Random(5)  # noqa: S311
+    return [Side(ground, client, role) for role in ("prefill", "decode")], Random(5)  # noqa: S311
 
 
-def _together(ground: Ground, sides: list[_Side], window: float, moments: Random) -> None:
+def _together(ground: Ground, sides: list[Side], window: float, moments: Random) -> None:
     for room in ground.ids(REQUESTS):
         for side in sides:
             side.together(room, window, moments)
 
 
 def _row(
-    client: redis.Redis, sides: list[_Side], window: float, theirs: Callable[[], None], ours: Callable[[], None]
+    client: redis.Redis, sides: list[Side], window: float, theirs: Callable[[], None], ours: Callable[[], None]
 ) -> Row:
     """CPU time of a request, in turns."""
     together, apart, calls = [], [], 0

@@ -49,6 +49,9 @@ BUDGETED = {
     },
 }
 BUDGETED["woken"] = {f"{how}.wait, {figure}": ms for how in ("store", "mirror") for figure, ms in FIGURES.items()}
+BUDGETED["mirror_ranks"] = {"mirror.consensus of all": 0.2, "mirror.collect, a room": 1.5}
+_KINDS = ("a mirror's start", "consensus", "update_many", "touch", "abort of one room", "clear_many")
+BUDGETED["rank_calls"] = {f"{kind}, 8 ranks": 10 for kind in _KINDS}
 BUDGETED["mirror_read"] = {"mirror.get": 5, "mirror.poll, 1,000 rooms": 5}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.one_cpu import on_one_cpu
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let one choose a CPU")
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot choose its CPU here")
 
 
 @pytest.fixture
