@@ -129,10 +129,11 @@ class ConsensusMap(StatusMap):
     def collect(self, room: int) -> list[int | None]:
         """Return the status of each stage, in order; None where it has none."""
         if self._rank == self._peers[0]:
-            return [None if status is None else int(status) for status in self._sglangs.collect(room)]
-        found = {**self._statuses_of(room), self._rank: dict.get(self, room)}
+            found: list[int | None] = self._sglangs.collect(room)
+            return found
+        statuses = {**self._statuses_of(room), self._rank: dict.get(self, room)}
         # Without a loop of Python's: a scheduler collects all rooms in each round.
-        return list(map(_AS_INT.__getitem__, map(found.get, self._peers)))
+        return list(map(_AS_INT.__getitem__, map(statuses.get, self._peers)))
 
     def store(self, room: int, status: int) -> None:
         self._sglangs[room] = int(status)
