@@ -154,7 +154,7 @@ def _address(server: ServeAddress) -> tuple[str, dict[str, str]]:
     if parts.password is not None:
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
         headers["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-    elif server.token_file:
+    elif server.token_file is not None:
         headers["authorization"] = f"Bearer {_token(server.token_file)}"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", headers
 

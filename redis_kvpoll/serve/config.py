@@ -70,6 +70,7 @@ class ServeConfig:
             validation.namespace(name)
         if self.public_url and not (_is_web(self.public_url) and self.public_name):
             raise InvalidInputError(f"--public-url {self.public_url!r} is not an http:// or https:// URL")
+        _check_host(self.host)
         self._check_access()
         for option, template in (("--log-url", self.log_url), ("--trace-url", self.trace_url)):
             _check_template(option, template)
@@ -104,6 +105,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _check_host(host: str) -> None:
+    """Refuse what no resolver takes: uvicorn ends with a traceback at it."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise InvalidInputError(f"--host {host!r} is not an address or a host name") from None
 
 
 def _check_template(option: str, template: str) -> None:

@@ -204,4 +204,25 @@ IN_SERVE = [
         "None",
         "cli/test_owners_of_rooms.py::TestReplica::test_reader_is_told_of_a_replica[show]",
     ),
+    (
+        "an empty name of a file with passwords opens the page",
+        "cli.commands.serve:given",
+        "if not text.strip():",
+        "if False:",
+        "serve/test_command.py::test_empty_option_does_not_open_the_page[---public-url]",
+    ),
+    (
+        "serve ends with a traceback at a host that no resolver takes",
+        "serve.config:_check_host",
+        'host.encode("idna")',
+        "host.casefold()",
+        "serve/test_config.py::test_host_that_no_resolver_takes_is_refused[a..b]",
+    ),
+    (
+        "an empty name with --roles is a deployment",
+        "cli.commands.acl:tables_of",
+        "map(validation.namespace, deployments)",
+        "deployments",
+        "servers/test_acl.py::TestRule::test_command_refuses_bad_name_and_prints_nothing[options5]",
+    ),
 ]

@@ -133,6 +133,15 @@ def test_token_that_is_too_short_is_refused_by_its_option(tmp_path, option):
     assert result.stderr == f"Error: {option} {file}, line 1: a token has {MIN_TOKEN} characters or more\n"
 
 
+@pytest.mark.parametrize("option", ["--password-file", "--token-file", "--metrics-token-file", "--public-url"])
+@pytest.mark.parametrize("text", ["", " "])
+def test_empty_option_does_not_open_the_page(monkeypatch, option, text):
+    """A variable that a script has not set: each of these was taken for an option that was not given."""
+    monkeypatch.setattr("redis_kvpoll.serve.listen.run", lambda *_: pytest.fail("it listens"))
+    result = CliRunner().invoke(kvpoll, ["serve", f"{option}={text}"])
+    assert (result.exit_code, f"'{option}': it is empty" in result.stderr) == (2, True)
+
+
 def test_port_in_use_is_named(launch):
     _, port, _ = launch()
     real.until(lambda: is_ready(port), "the start", 60)

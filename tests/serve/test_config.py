@@ -30,6 +30,14 @@ def test_other_addresses_need_credentials(host):
     assert config(host=host, no_auth=True)
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "\udcff", "a..b"])
+def test_host_that_no_resolver_takes_is_refused(host):
+    """uvicorn ends with a traceback at it."""
+    with pytest.raises(InvalidInputError, match="is not an address or a host name") as caught:
+        config(host=host, no_auth=True)
+    assert str(caught.value).isprintable()
+
+
 def test_proxy_on_this_machine_lets_others_in():
     """It connects from loopback, whoever sends the request."""
     options = {"public_url": "https://ops.example/kvpoll"}

@@ -131,7 +131,14 @@ class TestRule:
 
     @pytest.mark.parametrize(
         "options",
-        [["--user", "a b"], ["-n", "a b"], ["-n", ""], ["-n", "a", "-n", "a b"], ["-n", "a" * 120, "--roles"]],
+        [
+            ["--user", "a b"],
+            ["-n", "a b"],
+            ["-n", ""],
+            ["-n", "a", "-n", "a b"],
+            ["-n", "a" * 120, "--roles"],
+            ["-n", "", "--roles"],
+        ],
     )
     def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)

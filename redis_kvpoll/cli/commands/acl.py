@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from redis_kvpoll import validation
 from redis_kvpoll.cli.options import ROLES
 from redis_kvpoll.protocol import acl as rules
 
@@ -35,12 +36,17 @@ def acl(namespaces: tuple[str, ...], roles: bool, user: str, aclfile: bool, read
     if roles:
         if not namespaces:
             raise click.UsageError("--roles needs -n NAME: the KVPOLL_NAMESPACE of the deployment")
-        for name in namespaces:
-            deployment, dash, role = name.rpartition("-")
-            if dash and role in ROLES:
-                hint = f"Is {name} a table? The rule for those of the deployment {deployment} takes -n {deployment}"
-                click.echo(hint, err=True)
-        namespaces = tuple(f"{name}-{role}" for name in namespaces for role in ROLES)
+        namespaces = tables_of(namespaces)
     command = "user" if aclfile else "ACL SETUSER"
     click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespaces, read_only)}")
     click.echo("Replace PASSWORD with your own.", err=True)
+
+
+def tables_of(deployments: tuple[str, ...]) -> tuple[str, ...]:
+    """The tables of deployments of SGLang. An empty name is refused: with the roles it makes two valid ones."""
+    for name in map(validation.namespace, deployments):
+        deployment, dash, role = name.rpartition("-")
+        if dash and role in ROLES:
+            hint = f"Is {name} a table? The rule for those of the deployment {deployment} takes -n {deployment}"
+            click.echo(hint, err=True)
+    return tuple(f"{name}-{role}" for name in deployments for role in ROLES)

@@ -21,6 +21,13 @@ def stuck_after(text: str) -> float:
     return seconds
 
 
+def given(text: str) -> str:
+    """The value of an option that restricts who may look: a variable that a script has not set must not lift that."""
+    if not text.strip():
+        raise click.BadParameter("it is empty: give it a value, or leave the option out")
+    return text
+
+
 @click.command(short_help="Serve metrics, probes and a page.")
 @click.option(
     "-n",
@@ -39,12 +46,19 @@ def stuck_after(text: str) -> float:
 @click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="The port to listen on.")
 @click.option(
     "--password-file",
+    type=given,
     metavar="FILE",
     help="Lines NAME:PASSWORD, 8 characters or more: who may see the page and the API.",
 )
-@click.option("--token-file", metavar="FILE", help="Lines NAME:TOKEN, 16 characters or more: which programs may.")
+@click.option(
+    "--token-file",
+    type=given,
+    metavar="FILE",
+    help="Lines NAME:TOKEN, 16 characters or more: which programs may.",
+)
 @click.option(
     "--metrics-token-file",
+    type=given,
     metavar="FILE",
     help="Lines TOKEN, 16 characters or more: for /metrics alone, which is open without it.",
 )
@@ -57,7 +71,7 @@ def stuck_after(text: str) -> float:
     metavar="URL",
     help="The server, with a user who may write, for --allow-actions.",
 )
-@click.option("--public-url", default="", metavar="URL", help="The address of the page behind a reverse proxy.")
+@click.option("--public-url", type=given, metavar="URL", help="The address of the page behind a reverse proxy.")
 @click.option(
     "--stuck-after",
     type=stuck_after,
@@ -91,6 +105,7 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
         *(credentials.read_tokens(token_file) if token_file else ()),
     ]
     tokens = credentials.read_tokens(metrics_token_file, "--metrics-token-file") if metrics_token_file else ()
+    options["public_url"] = options["public_url"] or ""
     config = ServeConfig(users=tuple(users), metrics_tokens=tuple(tokens), **options).checked()
     from redis_kvpoll.serve import examine, listen
 
