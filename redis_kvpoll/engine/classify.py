@@ -129,7 +129,7 @@ def explained(operation: str, server: str, error: Exception) -> KVPollError:
     """Return the error of an operation that is tried once, from what kept it from its reply."""
     cause = root_cause(error)
     if classify(error) is Failure.REJECTED:
-        return ServerRefusedError(f"{operation}: {printable(describe_rejection(cause))}")
+        return ServerRefusedError(f"{operation}: {printable(describe_rejection(cause))}; server: {server}")
     what = f"no answer from {server}: {printable(remedies.text_of(cause))} ({remedies.remedy(cause)})"
     return StoreUnavailableError(f"{operation}: {what}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -371,6 +372,13 @@ class TestNamespaces:
         result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", f"redis://127.0.0.1:{real.free_port()}"])
         assert (result.exit_code, result.output.count("\n")) == (1, 1)
         assert "namespaces: no answer from redis://127.0.0.1" in result.output
+
+    def test_refusal_names_the_server(self, url):
+        at = urlsplit(url).netloc.rpartition("@")[2]
+        result = CliRunner().invoke(kvpoll, ["namespaces", "--redis", f"redis://nobody:s3cr3t@{at}"])
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+        assert result.stderr.startswith("Error: namespaces: the server refused: WRONGPASS")
+        assert result.stderr.endswith(f"; server: redis://***@{at}\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

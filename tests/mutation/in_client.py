@@ -617,4 +617,11 @@ IN_THE_CLIENT = [
         "if False:",
         "engine/test_refusals.py::TestFinalRefusal::test_denied_read_in_script_corrupts_no_room[sync-valkey-hget]",
     ),
+    (
+        "the refusal of an operation that is tried once does not name the server",
+        "engine.classify:explained",
+        "; server: {server}",
+        "",
+        "cli/test_rooms.py::TestNamespaces::test_refusal_names_the_server",
+    ),
 ]
