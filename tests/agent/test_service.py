@@ -18,6 +18,7 @@ import pytest
 
 from redis_kvpoll.agent.client.channel import AgentChannel
 from redis_kvpoll.agent.link import ServicePath
+from redis_kvpoll.agent.server.running import load
 from tests.agent.application import ECHO
 from tests.support import agents, pace
 from tests.support.real import hear_signals, until
@@ -217,6 +218,8 @@ def test_what_took_the_place_of_its_socket_stays(engine, path, run):
         (["--group", "no such group", APPLICATION], "Error: this host has no group 'no such group': make it"),
         (["nothing:at_all"], "no application 'nothing:at_all'"),
         (["tests.agent.application:nothing"], "no application 'tests.agent.application:nothing'"),
+        (["os:path"], "application 'os:path' was not made: TypeError: 'module' object is not callable"),
+        (["os:getcwd"], "'os:getcwd' makes no application: the str has no open_session"),
     ],
 )
 def test_wrong_options_are_one_sentence(path, options, message):
@@ -280,6 +283,13 @@ def test_another_user_must_be_named(engine, path, run, is_allowed):
         assert not engine.events("opened")
         service.terminate()
         assert service.communicate()[1].count(f"a process of user {NOBODY} was refused") == 1
+
+
+@pytest.mark.parametrize("name", ["os:getcwd", "os:getenv", "os:path"])
+def test_application_needs_its_methods(name):
+    """Not only the first process that joins must find that out."""
+    with pytest.raises(ValueError, match=r"has no open_session|was not made: TypeError"):
+        load(name)()
 
 
 def test_invalid_users_are_an_error(path):

@@ -373,4 +373,11 @@ IN_THE_AGENT = [
         "hello.url",
         "agent/test_client.py::TestAgentName::test_no_part_of_it_depends_on_a_password[password]",
     ),
+    (
+        "what makes no application gives an agent that fails at its first process",
+        f"{_AGENT}.server.running:load",
+        "if missing := [",
+        "if False and [",
+        "agent/test_service.py::test_application_needs_its_methods[os:getcwd]",
+    ),
 ]

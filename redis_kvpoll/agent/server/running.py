@@ -35,6 +35,10 @@ CLOSE_SECONDS = 5.0
 logger = logging.getLogger("redis_kvpoll.agent")
 
 
+METHODS = ("open_session", "is_told", "close")
+"""What an AgentApplication must have."""
+
+
 class AgentApplication(Protocol):
     """What an agent is for. It is made in the agent's event loop."""
 
@@ -67,7 +71,7 @@ def run_started(options: argparse.Namespace) -> int:
 def run_service(path: str, application: str, group: str | None) -> None:
     """Run an agent at a path until SIGINT or SIGTERM.
 
-    OSError if another runs there or the path cannot be used, ValueError for an unknown group.
+    OSError if another runs there or the path cannot be used, ValueError for an unknown group or no application.
     """
     _log_to_stderr()
     allowed_uids()
@@ -78,13 +82,23 @@ def run_service(path: str, application: str, group: str | None) -> None:
 
 
 def load(application: str) -> Callable[[], AgentApplication]:
-    """Return the function that ``module:function`` names. ValueError if there is none."""
+    """Return the function that ``module:function`` names. ValueError if there is none; so may the function raise."""
     module, _, name = application.partition(":")
     try:
         make: Callable[[], AgentApplication] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module raises what it likes
         raise ValueError(f"no application {application!r}: {error}") from error
-    return make
+
+    def make_checked() -> AgentApplication:
+        try:
+            made = make()
+        except Exception as error:
+            raise ValueError(f"application {application!r} was not made: {type(error).__name__}: {error}") from error
+        if missing := [name for name in METHODS if not callable(getattr(made, name, None))]:
+            raise ValueError(f"{application!r} makes no application: the {type(made).__name__} has no {missing[0]}")
+        return made
+
+    return make_checked
 
 
 async def _serve(
