@@ -44,7 +44,8 @@ _STATUSES = {int(status): status for status in KVPoll}
 _NAMES = {status: status.name for status in KVPoll}
 """A dict lookup takes a tenth of the time of ``KVPoll.name``."""
 _plain = str.__str__
-"""The text itself: a subclass, such as an Enum that is a str too, may format otherwise than it compares."""
+"""The text itself: a subclass, such as an Enum that is a str too, may format otherwise than it compares. So this is
+what is checked and sent."""
 
 
 @contextlib.contextmanager
@@ -72,6 +73,13 @@ def room_in_text(text: str) -> int | None:
         with contextlib.suppress(InvalidInputError, ValueError):  # int refuses thousands of digits
             return room(int(text, 10 if text.isdecimal() else 16))
     return None
+
+
+def listed(rooms: Iterable[Any]) -> Iterable[Any]:
+    """Many rooms, not yet checked. TypeError for a text: its characters or bytes would be taken for ids."""
+    if isinstance(rooms, str | bytes | bytearray):
+        raise TypeError(f"not {type(rooms).__name__}")
+    return rooms
 
 
 def rooms(values: Iterable[Any]) -> list[int]:
@@ -108,18 +116,20 @@ def reason(value: Any) -> str:
     """A failure reason: text, cut to MAX_REASON characters."""
     if not isinstance(value, str):
         raise InvalidInputError(f"a reason is a str, not {_shown(value)}")
-    if not value.strip():
+    plain = _plain(value)
+    if not plain.strip():
         raise InvalidInputError("a reason must not be empty: give the cause of the failure")
     # A lone surrogate (from os.fsdecode, for example) has no UTF-8 form and becomes a question mark.
-    text = value.encode("utf-8", "replace").decode("utf-8")
+    text = plain.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
 
 
 def request(value: Any) -> str:
     """The id of a request: short printable text, because it is shown in terminals."""
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_REQUEST or not value.isprintable():
+    text = _plain(value) if isinstance(value, str) else ""
+    if not 1 <= len(text) <= MAX_REQUEST or not text.isprintable():
         raise InvalidInputError(f"a request is a str of 1 to {MAX_REQUEST:,} printable characters, not {_shown(value)}")
-    return _plain(value)
+    return text
 
 
 def generation(value: Any) -> int:
@@ -248,8 +258,8 @@ def count(value: Any, name: str) -> int:
 def _choice(value: Any, name: str, choices: tuple[str, ...]) -> str | None:
     if value is None:
         return None
-    if isinstance(value, str) and value in choices:
-        return _plain(value)
+    if isinstance(value, str) and (text := _plain(value)) in choices:
+        return text
     raise InvalidInputError(f"{name} is one of {', '.join(choices)} (or None), not {_shown(value)}")
 
 

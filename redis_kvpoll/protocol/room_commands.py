@@ -186,9 +186,7 @@ def status_filter(status: KVPoll | int | None, operation: str) -> KVPoll | None:
 def room_list(rooms: Iterable[int]) -> list[int]:
     """Return an iterable of room ids as a checked list."""
     try:
-        if isinstance(rooms, str | bytes | bytearray):  # its characters would be taken for ids
-            raise TypeError
-        each = iter(rooms)  # a zero-dimensional numpy array is an Iterable and raises TypeError
+        each = iter(validation.listed(rooms))  # a zero-dimensional numpy array is an Iterable and raises TypeError
     except TypeError:
         raise InvalidInputError(f"it takes a list of rooms, not {type(rooms).__name__}") from None
     return validation.rooms(each)

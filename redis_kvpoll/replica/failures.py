@@ -102,7 +102,7 @@ class FailureLog:
         """Return what ``rooms`` does, checked: a room as a str would be no failure's, without a word."""
         found = self._rooms()
         with validation.of("failures: what rooms= returned"):
-            return validation.rooms(found)
+            return validation.rooms(validation.listed(found))
 
     def opened(self, found: Iterable[RoomFailure]) -> None:
         """Take the failures that an open of this process was told."""

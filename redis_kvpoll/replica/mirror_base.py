@@ -62,7 +62,7 @@ class MirrorBase(ReplicaHost, ABC):
         """The status of each room in the given order, None when it is absent: one dict look-up per room."""
         self._open_replica("poll")
         try:
-            return list(map(self.get, rooms))
+            return list(map(self.get, validation.listed(rooms)))
         except TypeError as error:  # the look-ups do not check their argument
             raise InvalidInputError(f"poll: it takes a list of rooms ({printable(str(error))})") from None
 
@@ -74,7 +74,7 @@ class MirrorBase(ReplicaHost, ABC):
         """
         get = self._open_replica("consensus").consensus.get
         try:
-            return {room: get(room) for room in rooms}
+            return {room: get(room) for room in validation.listed(rooms)}
         except TypeError as error:  # the look-ups do not check their argument
             raise InvalidInputError(f"consensus: it takes a list of rooms ({printable(str(error))})") from None
 

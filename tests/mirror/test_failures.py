@@ -216,7 +216,7 @@ class TestOnServers:
     @pytest.mark.parametrize("shards", [1, 2])
     def test_held_rooms_that_are_none_end_the_entry(self, side, server, shards):
         store = side.over(server, shards=shards)
-        for rooms in (["8"], ["x"], [-1], [2**70], [None], [8, True], 8):
+        for rooms in (["8"], ["x"], [-1], [2**70], [None], [8, True], 8, "8", b"8"):
             failures = store.failures(lambda rooms=rooms: rooms)
             with pytest.raises(InvalidInputError, match=r"^failures: what rooms= returned: "), failures:
                 pass

@@ -189,8 +189,11 @@ class TestConsensus:
         mirror = first.mirror()
         with pytest.raises(StoreClosedError, match="consensus: this mirror is not open"):
             mirror.consensus([1])
-        with mirror, pytest.raises(InvalidInputError, match="consensus: it takes a list of rooms"):
-            mirror.consensus(7)
+        with mirror:
+            for bad in (7, "12", b"12", bytearray(b"12")):
+                for call in (mirror.consensus, mirror.poll):
+                    with pytest.raises(InvalidInputError, match=f"{call.__name__}: it takes a list of rooms"):
+                        call(bad)
 
 
 def of_store(store, rooms):

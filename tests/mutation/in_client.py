@@ -624,4 +624,18 @@ IN_THE_CLIENT = [
         "",
         "cli/test_rooms.py::TestNamespaces::test_refusal_names_the_server",
     ),
+    (
+        "a request is checked by what a subclass of str says of itself",
+        "validation:request",
+        "not text.isprintable()",
+        "not value.isprintable()",
+        "table/test_inputs.py::TestAccepted::test_text_is_checked_as_what_is_sent[sync-fakeredis]",
+    ),
+    (
+        "bytes in place of a list of rooms are looked up one by one",
+        "validation:listed",
+        "str | bytes | bytearray",
+        "str",
+        "mirror/test_ranks.py::TestConsensus::test_consensus_refuses_what_is_no_list[sync-fakeredis]",
+    ),
 ]

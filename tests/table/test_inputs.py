@@ -91,6 +91,25 @@ OPTIONS = [
 ]
 
 
+class Lying(str):
+    """It claims to be what every check of a text wants, and encodes as no UTF-8."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        return True
+
+    def strip(self):
+        return "text"
+
+    def isprintable(self):
+        return True
+
+    def encode(self, *_):
+        return b"\xff"
+
+
 def hashable(value):
     return type(value).__hash__ is not None and not isinstance(value, list)
 
@@ -171,6 +190,16 @@ class TestAccepted:
         assert client.hmget("kvpoll:{prod}:settings", "policy", "mode") == ["strict", "prefill"]
         assert client.hget("kvpoll:{prod}:room:1", "request") == "rid"
         assert record(client, "prefill-0", "prod")
+
+    def test_text_is_checked_as_what_is_sent(self, make_store):
+        """A subclass of str may say of itself what it likes."""
+        store = make_store(policy="strict")
+        store.update_many({1: 1, 2: 1})
+        store.abort(1, Lying("why"))
+        assert store.failure_reason(1) == "why"
+        refused(lambda: store.abort(2, Lying(" ")), "abort: a reason must not be empty")
+        refused(lambda: store.open(3, Lying("a\nb")), "open: a request is")
+        refused(lambda: make_store(policy=Lying("lax")), "policy is one of")
 
     def test_any_iterable_of_rooms_is_accepted(self, store):
         store.update_status(1, 1)
