@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.aio.dispatcher import AsyncDispatcher
 from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 
 
-class AsyncTailIterator(AsyncIterator[Change | FeedGap]):
+class AsyncTailIterator(OfOneProcess, AsyncIterator[Change | FeedGap]):
     """What is new in the feed, without end. After an error, it goes on where it was."""
 
     def __init__(self, dispatcher: AsyncDispatcher, tail: Tail) -> None:

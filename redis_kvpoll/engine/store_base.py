@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.model import DataLosses
 
 
-class StoreBase:
+class StoreBase(OfOneProcess):
     """The parts of a store that make no call."""
 
     _executor: Executor

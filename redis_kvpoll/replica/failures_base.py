@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from redis_kvpoll import validation
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
 from redis_kvpoll.errors import InvalidInputError, StoreClosedError
@@ -22,7 +23,7 @@ from redis_kvpoll.replica.host import WeakHost, followed, groups
 from redis_kvpoll.replica.listeners import Listeners, Turn
 
 
-class FailuresBase(WriteObserver, ABC):
+class FailuresBase(OfOneProcess, WriteObserver, ABC):
     """The failures of a store's rooms, to be read. Failures and AsyncFailures run its followers."""
 
     def __init__(self, executor: Executor, rooms: Callable[[], Iterable[int]], turn: Turn) -> None:

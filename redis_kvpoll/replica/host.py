@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis_kvpoll import validation
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.engine.effects import Flow, Sleep
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.session import WriteObserver
@@ -69,7 +70,7 @@ def groups(context: CallContext, clustered: bool) -> list[list[str]]:
     return [[tag] for tag in tags] if clustered else [tags]
 
 
-class ReplicaHost(WriteObserver):
+class ReplicaHost(OfOneProcess, WriteObserver):
     """A replica of a store's table, kept current by followers and by the store's own writes."""
 
     def __init__(self, executor: Executor) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from redis_kvpoll import validation
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.errors import InvalidInputError, KVPollError, StoreClosedError, StoreUnavailableError
 from redis_kvpoll.model import KVPoll
@@ -23,7 +24,7 @@ class NotSyncedYetError(StoreUnavailableError):
     """The time is over; nothing that is known keeps the statistics from syncing later."""
 
 
-class StatisticsBase:
+class StatisticsBase(OfOneProcess):
     """The statistics of a namespace, to be read. Statistics and AsyncStatistics run their follower."""
 
     def __init__(self, executor: Executor, stuck_after: Any, lookback: Any, share: Any) -> None:

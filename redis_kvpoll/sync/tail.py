@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from redis_kvpoll._process import OfOneProcess
 from redis_kvpoll.engine.reads import read_feed
 from redis_kvpoll.protocol.feed import Change, FeedGap
 from redis_kvpoll.protocol.feed_reader import Tail
 from redis_kvpoll.sync.dispatcher import Dispatcher
 
 
-class TailIterator(Iterator[Change | FeedGap]):
+class TailIterator(OfOneProcess, Iterator[Change | FeedGap]):
     """What is new in the feed, without end. After an error, it goes on where it was."""
 
     def __init__(self, dispatcher: Dispatcher, tail: Tail) -> None:

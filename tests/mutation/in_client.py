@@ -638,4 +638,11 @@ IN_THE_CLIENT = [
         "str",
         "mirror/test_ranks.py::TestConsensus::test_consensus_refuses_what_is_no_list[sync-fakeredis]",
     ),
+    (
+        "a copy of a store closes the store",
+        "_process:OfOneProcess.__reduce__",
+        "raise TypeError(",
+        "return str(",
+        "table/test_pickling.py::test_what_has_connections_says_what_to_do_instead[itself-StatusStore-copy]",
+    ),
 ]

@@ -225,4 +225,11 @@ IN_SERVE = [
         "deployments",
         "servers/test_acl.py::TestRule::test_command_refuses_bad_name_and_prints_nothing[options5]",
     ),
+    (
+        "an empty name of the token's file is none",
+        "cli.ask_serve:_address",
+        "server.token_file is not None",
+        "server.token_file",
+        "serve/test_ls.py::test_credentials_are_sent_and_wanted",
+    ),
 ]

@@ -187,3 +187,5 @@ def test_credentials_are_sent_and_wanted(table, stuck, serve, tmp_path):
     assert "it wants credentials: name:password@ in the URL, or --serve-token-file" in said
     said = ls(table, "--stuck=1ms", serve=guarded.url, KVPOLL_SERVE_TOKEN_FILE=str(tmp_path / "none"))[2]
     assert "cannot be read: No such file" in said
+    said = ls(table, "--stuck=1ms", "--serve-token-file=", serve=guarded.url)[2]
+    assert "--serve-token-file: '' cannot be read" in said

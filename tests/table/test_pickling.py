@@ -1,4 +1,4 @@
-"""Exceptions can be pickled and copied: they cross process boundaries."""
+"""Exceptions can be pickled and copied: they cross process boundaries. What has connections cannot, and says so."""
 
 from __future__ import annotations
 
@@ -47,3 +47,15 @@ def test_all_errors_are_public_and_in_one_tree():
     for kind in set(ALL) - {errors.KVPollError, errors.EvictionWarning}:
         assert issubclass(kind, errors.KVPollError)
     assert {kind.__name__ for kind in ALL} <= set(redis_kvpoll.__all__)
+
+
+@pytest.mark.parametrize("leave", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("maker", [redis_kvpoll.StatusStore, redis_kvpoll.AsyncStatusStore])
+@pytest.mark.parametrize("given", ["itself", "mirror", "statistics", "lease", "failures", "tail"])
+def test_what_has_connections_says_what_to_do_instead(leave, maker, given):
+    """A shallow copy of a store was another one that closed the first."""
+    store = maker.from_url("redis://localhost:1")
+    arguments = {"lease": ["prefill-0"], "failures": [list]}.get(given, [])
+    found = store if given == "itself" else getattr(store, given)(*arguments)
+    with pytest.raises(TypeError, match=f"^{type(found).__name__} can be neither pickled nor copied: make a store in"):
+        leave(found)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from redis_kvpoll._process import this_process
+from redis_kvpoll._process import OfOneProcess, this_process
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.leases.lease import LeaseKeeper
 from redis_kvpoll.errors import StoreClosedError
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
 
 
-class LeaseBase:
+class LeaseBase(OfOneProcess):
     """The state of a lease, without I/O."""
 
     def __init__(self, executor: Executor, config: LeaseConfig) -> None:
