@@ -18,7 +18,7 @@ from redis_kvpoll.protocol.failures import of_opening
 from redis_kvpoll.protocol.script_call import Call, CallContext
 from redis_kvpoll.protocol.script_specs import OPEN
 from redis_kvpoll.replica.failures import FailureFollower, FailureLog
-from redis_kvpoll.replica.health import have_begun
+from redis_kvpoll.replica.health import have_begun, trouble_of
 from redis_kvpoll.replica.host import WeakHost, followed, groups
 from redis_kvpoll.replica.listeners import Listeners, Turn
 
@@ -139,3 +139,8 @@ def read_since(failures: FailuresBase, room: int, moment: float) -> RoomFailure 
 def is_complete_since(failures: FailuresBase, moment: float) -> bool:
     """Whether ``read_since`` knows each failure since a moment; otherwise only reading a room tells."""
     return failures._log is not None and failures.synced and moment > failures._log.complete_since
+
+
+def why_failures_are_behind(failures: FailuresBase) -> str:
+    """Return why a follower of failures is not current, empty if that is not known, or was logged as a rejection."""
+    return trouble_of(follower.health for follower in failures._followers)

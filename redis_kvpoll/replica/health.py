@@ -32,7 +32,9 @@ class FollowerHealth:
         self.began = False
         """Whether the copy has been synced once."""
         self.failure: KVPollError | None = None
-        """Why it is not synced yet; read only until ``began``."""
+        """Why it is not synced yet, or what was rejected since it was synced last."""
+        self.trouble = ""
+        """Why its last session ended, if the server has rejected nothing: that is logged. Empty once it is synced."""
         self._name = name
         self._operation = operation
         self._limit = limit
@@ -56,8 +58,9 @@ class FollowerHealth:
         if self._warned:
             logger.info("%s is current again", self._name)
         self._warned, self.failures_in_a_row = False, 0
+        self.failure, self.trouble = None, ""  # so that the same rejection is logged when it comes again
         if not self.began:
-            self.began, self.failure = True, None
+            self.began = True
             self._progressed()
 
     def lost(self, error: BaseException) -> float:
@@ -66,9 +69,9 @@ class FollowerHealth:
         if not self._warned:
             self._warned = True
             logger.warning("%s is not current until it has resynced: %s", self._name, shown)
+        self.trouble = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
         if not self.began and time.monotonic() - self._advanced_at >= self._limit:
-            shown = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
-            last = f"{self._limit:g} s (last: {shown.rstrip('.')})"
+            last = f"{self._limit:g} s (last: {self.trouble.rstrip('.')})"
             if self._most_answers:
                 what = f"{self._operation}: the table could not be read to its end for {last}: check the network, and "
                 what += "client-output-buffer-limit on the server"
@@ -82,7 +85,7 @@ class FollowerHealth:
         """Note an error that a person must correct."""
         if self.began and str(error) != str(self.failure):
             logger.error("%s is not current, and retries slowly: %s", self._name, error, exc_info=cause)
-        self._warned = True
+        self._warned, self.trouble = True, ""
         self._fail(error)
         return REJECTED_RETRY
 
@@ -119,3 +122,8 @@ def have_begun(every: Iterable[FollowerHealth]) -> bool:
         if not health.began and health.failure is not None:
             raise health.failure
     return all(health.began for health in found)
+
+
+def trouble_of(every: Iterable[FollowerHealth]) -> str:
+    """Return why one of several followers is not current, empty if nothing is known of that."""
+    return next((health.trouble for health in every if health.trouble), "")

@@ -17,7 +17,7 @@ from redis_kvpoll.errors import InvalidInputError, StoreClosedError, printable
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.protocol.script_call import CallContext
 from redis_kvpoll.replica.follow import Follower
-from redis_kvpoll.replica.health import have_begun
+from redis_kvpoll.replica.health import have_begun, trouble_of
 from redis_kvpoll.replica.host import ReplicaHost, checked_wait, followed, groups
 from redis_kvpoll.replica.listeners import Listeners, Turn
 from redis_kvpoll.replica.replica import Replica
@@ -214,6 +214,11 @@ class MirrorBase(ReplicaHost, ABC):
         if self._closed:
             waiter.settle(self._refuse("wait"))
         return replica, waiter
+
+
+def why_mirror_is_behind(mirror: MirrorBase) -> str:
+    """Return why a mirror is not current, empty if that is not known, or was logged as a rejection."""
+    return trouble_of(follower.health for follower in mirror._followers)
 
 
 def _everything(room: int) -> bool:

@@ -162,4 +162,18 @@ IN_FOLLOWERS = [
         ),
         "mirror/test_failures.py::TestOnServers::test_failure_at_a_moment_of_wrong_rooms_is_told_later[sync-valkey]",
     ),
+    (
+        "a rejection that has ended and comes back is not logged",
+        "replica.health:FollowerHealth.succeeded",
+        'self.failure, self.trouble = None, ""',
+        'self.trouble = ""',
+        "replica/test_health.py::test_rejection_that_comes_back_is_logged_again",
+    ),
+    (
+        "what ended an earlier session is told as why a follower is not current",
+        "replica.health:FollowerHealth.succeeded",
+        'self.failure, self.trouble = None, ""',
+        "self.failure = None",
+        "replica/test_health.py::test_trouble_is_the_latest_loss_until_it_is_current",
+    ),
 ]

@@ -511,4 +511,18 @@ IN_THE_PLUGIN = [
         "",
         "plugin/test_behaviour.py::TestFirstStatus::test_status_from_elsewhere_gives_the_dicts_back[decode]",
     ),
+    (
+        "the agent's log does not say why Redis is unreachable",
+        "agent.session.session:TableSession._monitor",
+        "self._outage.note(self._is_up, table.trouble)",
+        "self._outage.note(self._is_up)",
+        "plugin/test_outage.py::test_table_after_outage_and_data_loss_is_complete[1]",
+    ),
+    (
+        "tries that differ in a number fill the agent's log",
+        "agent.session.outage:Outage._is_new",
+        " or len(self._causes) >= MAX_CAUSES",
+        "",
+        "agent/test_outage.py::test_cause_with_a_number_does_not_fill_the_log",
+    ),
 ]

@@ -48,6 +48,7 @@ def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, wor
                 sglang.request_status.pop(room, None)
         assert dict(ranks[0].request_status) == {room: MOVE for room in ROOMS[50:] if room % 3 == 0}
         real.until(lambda: caplog.text.count("Redis is unreachable") >= world_size, "the outage is logged")
+        real.until(lambda: caplog.text.count("has no contact with Redis: ") >= world_size, "so is its cause")
         server = world.restart(server)
         with table(server) as store:
             until_equal(store, ranks[0])
@@ -60,8 +61,9 @@ def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, wor
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     away = sum("Redis is unreachable" in text for text in warnings)
     lost = sum("lost data (noticed by another epoch)" in text for text in warnings)
+    causes = sum("has no contact with Redis: " in text for text in warnings)
     assert (away >= world_size, lost) == (True, world_size), warnings  # a pause of the machine is an outage, too
-    assert len(warnings) == away + lost, warnings
+    assert len(warnings) == away + lost + causes, warnings
 
 
 def test_lost_lease_fails_rooms_and_is_replaced(server, caplog):

@@ -24,6 +24,7 @@ from redis_kvpoll.aio.mirror import AsyncMirror
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.errors import KVPollError
+from redis_kvpoll.replica.mirror_base import why_mirror_is_behind
 
 
 class JoinedTable:
@@ -58,6 +59,15 @@ class JoinedTable:
     def is_synced(self) -> bool:
         """Whether what it follows is current."""
         return all(follower.synced for follower in self._followers)
+
+    @property
+    def trouble(self) -> str:
+        """Why what it follows is not current, as far as that is known and was not logged."""
+        reasons = (
+            why_mirror_is_behind(follower) if isinstance(follower, AsyncMirror) else follower.trouble
+            for follower in self._followers
+        )
+        return next(filter(None, reasons), "")
 
     async def join(self, stack: AsyncExitStack) -> None:
         """Take the lease, then follow what concerns the client's rooms, until the stack closes."""

@@ -22,7 +22,7 @@ from redis_kvpoll.aio.failures import AsyncFailures
 from redis_kvpoll.aio.rank_group import AsyncRankGroup
 from redis_kvpoll.aio.store import AsyncStatusStore
 from redis_kvpoll.model import RoomFailure
-from redis_kvpoll.replica.failures_base import is_complete_since, read_since
+from redis_kvpoll.replica.failures_base import is_complete_since, read_since, why_failures_are_behind
 from redis_kvpoll.validation import MAX_ROOM
 
 OnFailure = Callable[[RoomFailure], object]
@@ -42,6 +42,11 @@ class SharedFailures:
     def synced(self) -> bool:
         """Whether the failures of all rooms are current."""
         return self._follower is not None and self._follower.synced
+
+    @property
+    def trouble(self) -> str:
+        """Why they are not, as far as that is known and was not logged."""
+        return "" if self._follower is None else why_failures_are_behind(self._follower)
 
     def get(self, room: int) -> RoomFailure | None:
         """Return the latest failure that is known of a client's room."""
