@@ -23,7 +23,10 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("name", "text"),
-        [("LEASE", "-1"), ("TTL", "soon"), ("FEED_LENGTH", "1.5"), ("JOIN", "nan"), ("LONG_HOLD", "yes")],
+        [
+            *(("LEASE", "-1"), ("TTL", "soon"), ("JOIN", "nan"), ("LONG_HOLD", "yes")),
+            *(("FEED_LENGTH", "1.5"), ("FEED_LENGTH", "0"), ("SHARDS", "0")),
+        ],
     )
     def test_invalid_value_is_reported_with_its_variable(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):

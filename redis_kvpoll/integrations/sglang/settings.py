@@ -69,6 +69,17 @@ def _lease(text: str) -> float:
     return seconds
 
 
+def _shards(text: str) -> int | None:
+    return validation.shards(int(text))
+
+
+def _feed_length(text: str) -> int | None:
+    """Refuse 0 here: a store would write it into the settings of a new namespace, where SGLang could never join."""
+    if int(text) == 0:
+        raise ValueError(text)
+    return validation.feed_length(int(text))
+
+
 def _switch(text: str) -> bool:
     return {"0": False, "1": True}[text]
 
@@ -76,7 +87,8 @@ def _switch(text: str) -> bool:
 EXPECTED: Mapping[Callable[[str], Any], str] = {
     _seconds: "a number of seconds above 0",
     _lease: f"a number of seconds, at least {MIN_LEASE_SECONDS:g}",
-    int: "a whole number",
+    _shards: f"a whole number from 1 to {validation.MAX_SHARDS:,}",
+    _feed_length: f"a whole number from 1 to {validation.MAX_FEED_LENGTH:,}",
     _switch: "0 or 1",
 }
 PARSERS: Mapping[str, Callable[[str], Any]] = {
@@ -87,8 +99,8 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "TERMINAL_TTL": _seconds,
     "DEADLINE": _seconds,
     "JOIN": _seconds,
-    "SHARDS": int,
-    "FEED_LENGTH": int,
+    "SHARDS": _shards,
+    "FEED_LENGTH": _feed_length,
     "LONG_HOLD": _switch,
     "AGENT": str,
 }
