@@ -525,4 +525,18 @@ IN_THE_PLUGIN = [
         "",
         "agent/test_outage.py::test_cause_with_a_number_does_not_fill_the_log",
     ),
+    (
+        "a process without a feed makes its namespace one that no process of SGLang can join",
+        "integrations.sglang.settings:_feed_length",
+        "if int(text) == 0:",
+        "if False:",
+        "plugin/test_settings.py::TestSettings::test_invalid_value_is_reported_with_its_variable[FEED_LENGTH-0]",
+    ),
+    (
+        "who upgrades is told to delete the table in which the former version runs",
+        "agent.session.refusals:refusal",
+        " and error.ours is None",
+        " and False",
+        "plugin/test_joining.py::TestJoining::test_table_of_another_version_is_left_to_that",
+    ),
 ]

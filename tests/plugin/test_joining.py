@@ -10,12 +10,14 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.integrations.sglang import install, register, worker
 from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
+from redis_kvpoll.protocol import keys
 from tests.support import pace, real
 from tests.support.own_threads import own_threads
 from tests.support.standin import OWNER, joined, manager
@@ -86,6 +88,19 @@ class TestJoining:
         (line,) = caplog.records
         assert "shards=1" in line.getMessage()
         assert "or set KVPOLL_SHARDS to that value" in line.getMessage()
+
+    def test_table_of_another_version_is_left_to_that(self, table, url, caplog):
+        """Instances of that version may be running there: nobody is told to delete it."""
+        with joined(manager()):
+            assert table.settings()
+        with redis.Redis.from_url(url) as client:
+            client.hset(keys.settings("t-prefill"), "schema", "4")
+        with joined(manager()):
+            pass
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert "has schema=4, which this version does not know; use the version that wrote it, or another" in line
+        assert "KVPOLL_NAMESPACE" in line
+        assert "delete" not in line
 
     def test_incompatible_manager_leaves_server_untouched(self, table, caplog):
         sglang = manager(attn_tp_rank="0")

@@ -7,6 +7,8 @@ from redis_kvpoll.errors import InvalidInputError, KVPollError, NamespaceMismatc
 
 def refusal(error: BaseException) -> tuple[str, str]:
     """Return the reason, and the setting of the namespace that differs, if it is that."""
+    if isinstance(error, NamespaceMismatchError) and error.ours is None:  # another version's, which may be in use
+        return f"{error} (set KVPOLL_NAMESPACE)", ""
     if isinstance(error, NamespaceMismatchError):
         found = f"namespace {error.namespace!r} has {error.setting}={printable(error.theirs)}, not {error.ours}"
         return found, error.setting
