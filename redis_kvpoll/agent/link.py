@@ -39,9 +39,15 @@ class AgentSource(Protocol):
         can start an agent. OSError if there is none.
         """
 
+    @property
+    def ended_text(self) -> str:
+        """What the log says of an agent that has ended a connection without a word."""
+
 
 class ServicePath:
-    """The socket of an agent that somebody else starts."""
+    """The socket of an agent that somebody else starts, and whose log they know."""
+
+    ended_text = "it ended the connection"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)

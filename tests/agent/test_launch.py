@@ -82,6 +82,7 @@ class TestStart:
         assert not here.channel.is_connected
         assert here.calls == []
         assert caplog.text.count("no connection to the agent") == 1
+        assert f"it ended the connection ({log()} may say why); trying again" in caplog.text
 
     def test_a_python_that_cannot_run_it_is_reported(self, engine, monkeypatch, caplog):
         monkeypatch.setattr(sys, "executable", "/bin/false")

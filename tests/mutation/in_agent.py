@@ -380,4 +380,11 @@ IN_THE_AGENT = [
         "if False and [",
         "agent/test_service.py::test_application_needs_its_methods[os:getcwd]",
     ),
+    (
+        "nobody is told where an agent that cannot run says why",
+        f"{_AGENT}.client.channel:AgentChannel._leave",
+        "link.refusal or self._source.ended_text",
+        'link.refusal or "it ended the connection"',
+        "agent/test_launch.py::TestStart::test_an_agent_that_cannot_start_is_tried_again",
+    ),
 ]

@@ -271,7 +271,7 @@ class AgentChannel:
             self._call(self._on_away)
         self._short_ones = 0 if link.has_lasted else self._short_ones + link.is_welcome
         if self._failures or not link.is_welcome or self._short_ones > 1:
-            self._fail(link.refusal or "it ended the connection", is_refused=bool(link.refusal))
+            self._fail(link.refusal or self._source.ended_text, is_refused=bool(link.refusal))
 
     def _fail(self, why: str, *, is_refused: bool = False) -> None:
         """Log each reason of several failures once, and pause. Ticks go on."""

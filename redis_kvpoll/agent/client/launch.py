@@ -52,6 +52,13 @@ class Launcher:
             self._rendezvous.remove(newest)
         return connect_to(self._rendezvous.socket_path(number)), number
 
+    @property
+    def ended_text(self) -> str:
+        """What the log says of an agent that has ended a connection: only its own log has why, if it cannot run."""
+        with contextlib.suppress(OSError):
+            return f"it ended the connection ({self._rendezvous.log_path()} may say why)"
+        return "it ended the connection"
+
     def _connect_to(self, number: int, newer_than: int) -> socket.socket | None:
         if number <= newer_than:
             return None
