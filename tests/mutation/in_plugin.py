@@ -539,4 +539,11 @@ IN_THE_PLUGIN = [
         " and False",
         "plugin/test_joining.py::TestJoining::test_table_of_another_version_is_left_to_that",
     ),
+    (
+        "a process joins a table that no other process sees",
+        "integrations.sglang.settings:read",
+        'if url.partition("://")[0] in PRIVATE:',
+        "if False:",
+        "plugin/test_settings.py::TestSettings::test_table_that_nobody_shares_is_refused[memory://]",
+    ),
 ]

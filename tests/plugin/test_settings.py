@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_kvpoll import StatusStore
+from redis_kvpoll import InvalidInputError, StatusStore
 from redis_kvpoll.integrations.sglang import settings
 
 
@@ -31,6 +31,12 @@ class TestSettings:
     def test_invalid_value_is_reported_with_its_variable(self, name, text):
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
             settings.read({"KVPOLL_URL": "redis://r", f"KVPOLL_{name}": text})
+
+    @pytest.mark.parametrize("url", ["memory://", " embedded://"])
+    def test_table_that_nobody_shares_is_refused(self, url):
+        """A process would say that it has joined."""
+        with pytest.raises(InvalidInputError, match=f"KVPOLL_URL is {url.strip()}, a table that no other"):
+            settings.read({"KVPOLL_URL": url})
 
 
 def test_documented_settings_have_their_defaults():

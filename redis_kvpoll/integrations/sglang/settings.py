@@ -58,6 +58,10 @@ MIN_LEASE_SECONDS = 0.5
 """Below it, a busy interpreter may delay the plugin's thread by more than a heartbeat, a tenth of the lease."""
 
 
+PRIVATE = ("memory", "embedded")
+"""Schemes of a table that belongs to one store: not even the two stores of one agent would share it."""
+
+
 def _seconds(text: str) -> float:
     return validation.seconds(float(text), "a duration")
 
@@ -110,6 +114,9 @@ def read(environment: Mapping[str, str]) -> PluginSettings | None:
     """Return the settings; None without KVPOLL_URL. InvalidInputError names a variable with an invalid value."""
     if not is_enabled(environment):
         return None
+    url = environment[URL].strip()
+    if url.partition("://")[0] in PRIVATE:
+        raise InvalidInputError(f"{URL} is {printable(url)}, a table that no other process sees: name a server")
     found: dict[str, Any] = {}
     for name, parser in PARSERS.items():
         text = environment.get(PREFIX + name, "").strip()
@@ -119,4 +126,4 @@ def read(environment: Mapping[str, str]) -> PluginSettings | None:
             except (KeyError, ValueError, InvalidInputError):
                 expected = EXPECTED.get(parser, "text")
                 raise InvalidInputError(f"{PREFIX}{name} must be {expected}, not {printable(text)!r}") from None
-    return PluginSettings(environment[URL].strip(), **found)
+    return PluginSettings(url, **found)
