@@ -544,6 +544,6 @@ IN_THE_PLUGIN = [
         "integrations.sglang.settings:read",
         'if url.partition("://")[0] in PRIVATE:',
         "if False:",
-        "plugin/test_settings.py::TestSettings::test_table_that_nobody_shares_is_refused[memory://]",
+        "plugin/test_settings.py::TestSettings::test_table_that_nobody_shares_is_refused[memory]",
     ),
 ]

@@ -32,7 +32,7 @@ class TestSettings:
         with pytest.raises(Exception, match=f"KVPOLL_{name}"):
             settings.read({"KVPOLL_URL": "redis://r", f"KVPOLL_{name}": text})
 
-    @pytest.mark.parametrize("url", ["memory://", " embedded://"])
+    @pytest.mark.parametrize("url", ["memory://", " embedded://"], ids=["memory", "embedded"])
     def test_table_that_nobody_shares_is_refused(self, url):
         """A process would say that it has joined."""
         with pytest.raises(InvalidInputError, match=f"KVPOLL_URL is {url.strip()}, a table that no other"):
