@@ -67,6 +67,9 @@ _TEMPORARY = (BusyLoadingError, ClusterDownError, MasterDownError, ReadOnlyError
 _REFUSALS = (AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError, ResponseError)
 _CHANGED_CODES = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 _TEMPORARY_CODES = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "READONLY", "TRYAGAIN")
+_FULL = "max number of clients"
+"""In what a server at its maxclients answers a new connection. redis-py takes only the words of a server outside of a
+cluster for a connection that was not made."""
 _REMOVED_KEY = "attempted to access a non local key"
 """What a script is told of a key that it has removed, while a cluster moves the slot. A part of it was executed."""
 
@@ -144,7 +147,7 @@ def describe_delay(error: BaseException, within: str) -> str:
 def _is_temporary(error: BaseException | None) -> bool:
     if isinstance(error, _TEMPORARY):
         return True
-    return isinstance(error, ResponseError) and _has_code(error, _TEMPORARY_CODES)
+    return isinstance(error, ResponseError) and (_has_code(error, _TEMPORARY_CODES) or _FULL in str(error))
 
 
 def _has_code(error: ResponseError, codes: tuple[str, ...]) -> bool:

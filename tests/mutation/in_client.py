@@ -265,6 +265,13 @@ IN_THE_CLIENT = [
         "servers/test_credentials.py::TestStandingConnection::test_lost_authentication_costs_no_call[sync-poll]",
     ),
     (
+        "a node of a cluster at its maxclients is final",
+        "engine.classify:_is_temporary",
+        " or _FULL in str(error)",
+        "",
+        "servers/test_error_texts.py::TestMayHeal::test_maxclients[sync-valkey-yes]",
+    ),
+    (
         "what a credential provider raises is final",
         "engine.classify:classify",
         "return Failure.REJECTED if rejected",

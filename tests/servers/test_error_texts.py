@@ -15,6 +15,7 @@ from redis_kvpoll import KVPoll, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.transport.embedded import EmbeddedServer
 from tests.support import pace, real
 from tests.support.calls import works
+from tests.support.cluster import SLOTS
 from tests.support.servers import program
 
 SECRET = "s3cr3t"  # noqa: S105
@@ -163,6 +164,23 @@ class TestMayHeal:
             client.config_set("min-replicas-to-write", 1)
             assert "is up" not in unavailable(hasty(server.tcp), "not executed .*NOREPLICAS.*min-replicas-to-write")
             client.config_set("min-replicas-to-write", 0)
+
+    @pytest.mark.parametrize("mode", ["no", "yes"])
+    @pytest.mark.parametrize("kind", ["valkey", "redis", "redis62"])
+    def test_maxclients(self, world, patient, kind, mode, monkeypatch):
+        """A node of a cluster says it in other words."""
+        server = world.serve("--cluster-enabled", mode, kind=kind)
+        with server.client(single_connection_client=True) as client:
+            if mode == "yes":
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(SLOTS))
+                real.until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok", "it serves")
+            client.config_set("maxclients", 1)
+            store = patient(server.tcp)
+            with real.three_tries():
+                unavailable(store, "max number of clients.*raise it, or close other connections")
+            pauses = real.at_the_second_pause(monkeypatch, lambda: client.config_set("maxclients", 1000))
+            works(store)
+            assert len(pauses) == 2
 
     def test_server_closes_new_connections(self, world, hasty):
         with Proxy(world.shared().socket) as proxy:
