@@ -24,6 +24,7 @@ from redis_kvpoll.engine.effects import AwaitCalls, Effect, Flow, PendingCall, S
 from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.reads import next_page
 from redis_kvpoll.engine.ready_calls import ReadyCalls
+from redis_kvpoll.engine.retry import describe_queued
 from redis_kvpoll.protocol.scan import Scan
 from redis_kvpoll.protocol.script_call import Command
 
@@ -197,8 +198,10 @@ class AsyncDispatcher:
         for waiter in waiters:
             if not waiter.done():
                 pending = waiter.pending
-                why = batching.QUEUED if pending.queued_behind is not None else ""
-                waiter.queue.leave(pending, f"no answer within {self.executor.deadline:g} s{why}")
+                what = f"no answer within {self.executor.deadline:g} s"
+                if pending.queued_behind is not None:
+                    what = describe_queued(self.executor.session, pending.call.tag)
+                waiter.queue.leave(pending, what)
                 self._settle(pending)
 
     def _future_for(self, queue: AsyncShardQueue, pending: PendingCall) -> CallFuture:

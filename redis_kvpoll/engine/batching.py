@@ -23,9 +23,6 @@ from redis_kvpoll.engine.retry import MAY_HAVE_RUN, CallFailed, after_some
 from redis_kvpoll.errors import OutcomeUnknownError, StoreUnavailableError
 from redis_kvpoll.protocol.script_call import Call
 
-QUEUED = " (not sent: it was queued all the time)"
-"""Ends the error of a call that was in no batch when its deadline passed."""
-
 
 class Batch:
     """Pending calls of one kind that are sent as one script call."""

@@ -15,12 +15,12 @@ from typing import Any, TypeVar, cast
 from redis.exceptions import ResponseError
 
 from redis_kvpoll.engine import classify, eviction
-from redis_kvpoll.engine.batching import QUEUED, Batch, waves
+from redis_kvpoll.engine.batching import Batch, waves
 from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_POLL_INTERVAL
-from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some
+from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some, describe_queued
 from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.errors import (
     KVPollError,
@@ -143,7 +143,7 @@ class Executor:
         """Send a batch and complete its pending calls; ``first_error`` is that of an attempt that was made before."""
         now = time.monotonic()
         if first_error is None and batch.give_up_at <= now:
-            what = f"no answer within {self.deadline:g} s{QUEUED}"
+            what = describe_queued(self.session, batch.call.tag)
             return batch.fail(CallFailed(StoreUnavailableError, what, until=now))
         attempts = Attempts(self.session, batch.give_up_at)
         try:

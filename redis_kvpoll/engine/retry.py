@@ -50,6 +50,17 @@ class CallFailed(Exception):  # noqa: N818 - internal signal of Attempts to the 
         return error
 
 
+def describe_queued(session: Session, tag: str) -> str:
+    """Return why a call was in no batch when its deadline passed, with what has delayed the calls before it."""
+    at, what = session.delays.get(tag, (-math.inf, ""))
+    is_recent = at > time.monotonic() - session.deadline
+    return what if is_recent else f"no answer within {_queued(session)})"
+
+
+def _queued(session: Session) -> str:
+    return f"{session.deadline:g} s (not sent: it was queued all the time"
+
+
 def after_some(failure: Exception) -> CallFailed:
     """Return the failure of a call that was executed for some rooms, and must not be executed for them again."""
     if isinstance(failure, CallFailed) and failure.kind is OutcomeUnknownError:
@@ -65,6 +76,7 @@ class Attempts:
 
     def __init__(self, session: Session, give_up_at: float) -> None:
         self._session = session
+        self._tag = ""
         self._failures = 0
         """Each made the call pause."""
         self._free_redirects = 0
@@ -103,7 +115,7 @@ class Attempts:
             ServerChanged: the connection leads to another server than ``send.server``; nothing was executed.
             CallFailed: a permanent error, or no time is left.
         """
-        server = send.server
+        self._tag, server = send.tag, send.server
         while True:
             if error is None:
                 send.server, send.timeout = server, self._timeout()
@@ -165,6 +177,8 @@ class Attempts:
         # The last try of a deadline has little time, and its timeout says nothing.
         if not classify.is_timeout(cause) or self._left > 0.1 * self._session.deadline:
             self._telling = cause
+        what = classify.describe_delay(self._telling or cause, _queued(self._session))
+        self._session.delays[self._tag] = time.monotonic(), what
         seconds = _BACKOFF.compute(self._failures)
         until = time.monotonic() + seconds
         if until >= self._give_up_at:

@@ -66,6 +66,8 @@ class Session:
         """How often another server was found, or one without its data."""
         self.slot_map_version = 0
         """Incremented when a cluster's slot map may have changed."""
+        self.delays: dict[str, tuple[float, str]] = {}
+        """By shard: when a call to it was delayed last, and what calls that wait behind it are told of that."""
         self.closed = False
         self.server = ""
         """The server, for messages: a URL without its password. The store sets it."""

@@ -265,6 +265,13 @@ IN_THE_CLIENT = [
         "servers/test_credentials.py::TestStandingConnection::test_lost_authentication_costs_no_call[sync-poll]",
     ),
     (
+        "a call that was queued all the time is not told why",
+        "engine.retry:describe_queued",
+        "what if is_recent else ",
+        "",
+        "engine/test_queued_deadlines.py::test_call_behind_a_refused_one_is_told_why",
+    ),
+    (
         "a node of a cluster at its maxclients is final",
         "engine.classify:_is_temporary",
         " or _FULL in str(error)",
