@@ -30,6 +30,11 @@ class HostedLease(AsyncLease):
         """What another store needs to resume it."""
         return self._keeper.state
 
+    @property
+    def trouble(self) -> str:
+        """Why the latest heartbeat failed; empty once one has succeeded."""
+        return self._keeper.trouble
+
     async def resume(self, state: LeaseState) -> Self:
         """Hold it as another store has held it, in place of entering it. LeaseLostError if it is lost."""
         return await self._hold(self._keeper.resume(state))

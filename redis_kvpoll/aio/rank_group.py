@@ -47,6 +47,11 @@ class RankLease:
         """What another group needs to resume it."""
         return self._keeper.state
 
+    @property
+    def trouble(self) -> str:
+        """Why the latest heartbeat failed; empty once one has succeeded."""
+        return self._keeper.trouble
+
     async def aclose(self) -> None:
         """Release it, and fail the live rooms in which its rank has a part. May be repeated."""
         await self._group.leave(self.identity)

@@ -69,9 +69,12 @@ class FollowerHealth:
         if not self._warned:
             self._warned = True
             logger.warning("%s is not current until it has resynced: %s", self._name, shown)
-        self.trouble = printable(remedies.text_of(error)) if isinstance(error, RedisError | OSError) else shown
+        self.trouble = shown
+        if isinstance(error, RedisError | OSError):
+            shown = printable(remedies.text_of(error)).rstrip(".")
+            self.trouble = f"{shown} ({found})" if (found := remedies.remedy(error)) else shown
         if not self.began and time.monotonic() - self._advanced_at >= self._limit:
-            last = f"{self._limit:g} s (last: {self.trouble.rstrip('.')})"
+            last = f"{self._limit:g} s (last: {shown.rstrip('.')})"
             if self._most_answers:
                 what = f"{self._operation}: the table could not be read to its end for {last}: check the network, and "
                 what += "client-output-buffer-limit on the server"

@@ -32,9 +32,7 @@ class StubSession:
 
     def __init__(self, feed_length: str, rank: str = "", world_size: str = "") -> None:
         of_rank = {"rank": rank, "world_size": world_size}
-        self.context = self.identity = replace(
-            context("compat"), feed_length=feed_length, **of_rank
-        )
+        self.context = self.identity = replace(context("compat"), feed_length=feed_length, **of_rank)
         self.observers: dict[Any, None] = {}
 
     def server_changed(self) -> None:

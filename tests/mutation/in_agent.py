@@ -199,6 +199,27 @@ IN_THE_AGENT = [
         "agent/test_other_failures.py::TestManyAtOnce::test_death_of_an_owner_needs_no_list_of_owners",
     ),
     (
+        "a server that takes no writes counts as reachable",
+        "agent.session.joined_table:JoinedTable.is_writable",
+        "not self.lease.trouble",
+        "True",
+        "plugin/test_outage.py::test_server_that_takes_no_writes_is_an_outage[1]",
+    ),
+    (
+        "a rank's lease does not say why it is not renewed",
+        "aio.rank_group:RankLease.trouble",
+        "self._keeper.trouble",
+        '""',
+        "plugin/test_outage.py::test_server_that_takes_no_writes_is_an_outage[2]",
+    ),
+    (
+        "a follower does not say why it is not current",
+        "replica.health:FollowerHealth.lost",
+        'f"{shown} ({found})"',
+        '""',
+        "plugin/test_outage.py::test_reason_of_an_outage_is_known",
+    ),
+    (
         "a failure is lost whose room is cleared before it is read",
         "agent.session.other_failures:OtherFailures._read",
         "self._last_told(room, number) if entry is None else of_entry(entry)",

@@ -514,8 +514,8 @@ IN_THE_PLUGIN = [
     (
         "the agent's log does not say why Redis is unreachable",
         "agent.session.session:TableSession._monitor",
-        "self._outage.note(self._is_up, table.trouble)",
-        "self._outage.note(self._is_up)",
+        "self._outage.note(self._is_up and table.is_writable, table.trouble)",
+        "self._outage.note(self._is_up and table.is_writable)",
         "plugin/test_outage.py::test_table_after_outage_and_data_loss_is_complete[1]",
     ),
     (

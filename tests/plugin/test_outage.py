@@ -15,7 +15,7 @@ from redis_kvpoll.agent.session import rounds
 from redis_kvpoll.aio.lease import AsyncLease
 from tests.support import real
 from tests.support.own_threads import own_threads
-from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, table, until_equal
+from tests.support.standin import OWNER, joined, manager, serve, serve_rooms, session_of, table, until_equal
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOMS = range(1000, 1200)
@@ -64,6 +64,34 @@ def test_table_after_outage_and_data_loss_is_complete(world, server, caplog, wor
     causes = sum("has no contact with Redis: " in text for text in warnings)
     assert (away >= world_size, lost) == (True, world_size), warnings  # a pause of the machine is an outage, too
     assert len(warnings) == away + lost + causes, warnings
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_server_that_takes_no_writes_is_an_outage(server, caplog, world_size):
+    """Its reads go on, and so do the followers. It is an outage also for a process that has nothing to publish."""
+    caplog.set_level(logging.INFO, "redis_kvpoll")
+    ranks = [manager(attn_tp_size=world_size, attn_tp_rank=rank) for rank in range(world_size)]
+    with joined(*ranks), server.client() as client:
+        with real.three_tries():
+            client.config_set("min-replicas-to-write", 1)
+            for sglang in ranks:
+                session = session_of(sglang)
+                real.until(lambda session=session: "NOREPLICAS" in session.table.trouble, "the reason is known")
+            real.until(lambda: caplog.text.count("Redis is unreachable; ") >= world_size, "the outage is logged")
+        assert not any(sglang.kvpoll_worker.client.state.is_reachable for sglang in ranks)
+        client.config_set("min-replicas-to-write", 0)
+        real.until(lambda: caplog.text.count("is reachable again") >= world_size, "its end is logged")
+        real.until(lambda: not any(session_of(sglang).table.trouble for sglang in ranks), "nothing is wrong")
+
+
+def test_reason_of_an_outage_is_known(world, server):
+    sglang = manager()
+    with joined(sglang):
+        os.kill(server.pid, signal.SIGKILL)
+        session = session_of(sglang)
+        real.until(lambda: "check that the server is up" in session.table.trouble, "the reason is known, with a remedy")
+        world.restart(server)
+        real.until(lambda: not session.table.trouble, "nothing is wrong")
 
 
 def test_lost_lease_fails_rooms_and_is_replaced(server, caplog):

@@ -31,7 +31,7 @@ def test_trouble_is_the_latest_loss_until_it_is_current(health):
     health.lost(ConnectionResetError("closed"))
     health.lost(ConnectionRefusedError("refused"))
     other = FollowerHealth("other", 1.0, lambda: None)
-    assert trouble_of([other, health]) == "refused"
+    assert trouble_of([other, health]) == "refused (check that the server is up and reachable)"
     health.rejected(ServerRefusedError("WRONGPASS"))  # which is logged
     assert trouble_of([other, health]) == ""
     health.lost(ConnectionRefusedError("refused"))

@@ -61,13 +61,18 @@ class JoinedTable:
         return all(follower.synced for follower in self._followers)
 
     @property
+    def is_writable(self) -> bool:
+        """Whether the lease is renewed, as far as is known. A server that only answers reads is as good as away."""
+        return not self.lease.trouble
+
+    @property
     def trouble(self) -> str:
-        """Why what it follows is not current, as far as that is known and was not logged."""
+        """Why what it follows is not current, or the lease not renewed, as far as that is known."""
         reasons = (
             why_mirror_is_behind(follower) if isinstance(follower, AsyncMirror) else follower.trouble
             for follower in self._followers
         )
-        return next(filter(None, reasons), "")
+        return next(filter(None, reasons), self.lease.trouble)
 
     async def join(self, stack: AsyncExitStack) -> None:
         """Take the lease, then follow what concerns the client's rooms, until the stack closes."""

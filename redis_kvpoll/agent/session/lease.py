@@ -64,6 +64,12 @@ class ReplaceableLease:
         self._client = client
         self._former = former
         self._current: HeldLease | None = None
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why it could not be renewed or replaced the last time; empty if it could."""
+        return self._trouble if self._current is None else self._current.trouble
 
     @property
     def is_lost(self) -> bool:
@@ -79,7 +85,13 @@ class ReplaceableLease:
         if self._current is not None:
             await self._current.aclose()
             self._current = None
-        self._current = await self._hold()
+        try:
+            self._current = await self._hold()
+        except LeaseLostError:
+            raise  # other processes take this name; the server takes writes
+        except KVPollError as error:
+            self._trouble = str(error)
+            raise
 
     async def _hold(self, former: LeaseState | None = None) -> HeldLease:
         return await self._member.hold_lease(self.ttl, self._client.stands_still, former)

@@ -14,7 +14,8 @@ from redis_kvpoll.errors import KVPollError
 logger = logging.getLogger("redis_kvpoll")
 
 OUTAGE_SECONDS = 1.0
-"""The followers must be out of sync for this long before Redis counts as unreachable, and not just as slow."""
+"""The followers must be out of sync, or the lease not be renewed, for this long before Redis counts as unreachable, and
+not just as slow."""
 MAX_CAUSES = 10
 """The most causes of one outage that are logged: some have a number that changes with each try."""
 
@@ -32,7 +33,7 @@ class Outage:
         self._since: float | None = None
 
     def note(self, is_up: bool, trouble: str = "") -> None:
-        """Take note of whether everything is in sync, and why not, as far as that is known and was not logged."""
+        """Take note of whether everything is in sync and can be written, and why not, as far as that is known."""
         now = time.monotonic()
         if is_up:
             if self.is_logged:

@@ -207,7 +207,7 @@ class TableSession:
             self._is_up = table.is_synced
             if self._is_up and not table.lease.is_lost:
                 table.publisher.resume()
-            self._outage.note(self._is_up, table.trouble)
+            self._outage.note(self._is_up and table.is_writable, table.trouble)
             if table.others is not None:
                 table.others.tidy()
             self._report()

@@ -52,6 +52,10 @@ class HeldLease(Protocol):
     def state(self) -> LeaseState:
         """What another member needs to resume it."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the latest heartbeat failed; empty once one has succeeded."""
+
     async def aclose(self) -> None: ...
     async def abandon(self, *, as_lost: bool) -> None:
         """Stop renewing it. ``as_lost``: its client is dead, so its rooms fail at once; else it expires."""

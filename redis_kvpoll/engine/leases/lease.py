@@ -56,7 +56,8 @@ class LeaseKeeper:
         self._touches = RoomTouches(executor)
         self._visited: dict[str, float] = {}
         """When the lease was last renewed in each shard but the first."""
-        self._is_failing = False
+        self.trouble = ""
+        """Why the latest heartbeat failed; empty once one has succeeded."""
         self.stands_still: Callable[[], bool] = never
 
     @property
@@ -181,16 +182,16 @@ class LeaseKeeper:
         self._executor.replies_of(OPERATION, pending_calls)
         if self._executor.session.must_renew_settings(now):
             yield from renew_settings(self._executor.session)
-        if self._is_failing:
-            self._is_failing = False
+        if self.trouble:
+            self.trouble = ""
             logger.info("%s is renewed again", self)
 
     def heartbeat_failed(self, error: KVPollError) -> None:
         """Log a failed heartbeat, once per run of failures. The next heartbeat tries again."""
         self._next_heartbeat = min(self._next_heartbeat, time.monotonic() + self.config.retry_interval)
-        if not self._is_failing:
-            self._is_failing = True
+        if not self.trouble:
             logger.warning("%s was not renewed: %s", self, error)
+        self.trouble = str(error)
 
     def _renew(self, now: float, tags: list[str]) -> Flow[list[PendingCall]]:
         """Renew the lease in those shards that are reachable, and sweep where one is due.
@@ -279,7 +280,7 @@ class LeaseKeeper:
     @property
     def _interval(self) -> float:
         """Seconds between heartbeats."""
-        interval = self.config.retry_interval if self._is_failing else self.config.interval
+        interval = self.config.retry_interval if self.trouble else self.config.interval
         return min(interval, touch_interval(self._verified_context))
 
     @property
