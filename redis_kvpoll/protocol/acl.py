@@ -43,6 +43,8 @@ SENT = {
 """Every command that is sent outside of scripts, and its purpose."""
 
 DEFAULT_USER = "kvpoll"
+DEFAULT_READER = "kvpoll-read"
+"""Another name: a rule replaces that of its user, so by one name the reader's would take the writer's rights away."""
 _USER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 
 

@@ -144,6 +144,9 @@ class TestRule:
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
         assert (result.exit_code, result.stdout) == (2, "")
 
+    def test_rule_of_a_reader_has_a_user_of_its_own(self):
+        assert [printed(*options).split()[2] for options in ((), ("--read-only",))] == ["kvpoll", "kvpoll-read"]
+
     def test_roles_need_a_deployment(self):
         result = CliRunner().invoke(kvpoll, ["acl", "--roles"])
         assert (result.exit_code, result.stdout) == (2, "")

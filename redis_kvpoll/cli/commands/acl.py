@@ -23,10 +23,14 @@ from redis_kvpoll.protocol import acl as rules
     is_flag=True,
     help="NAME is a deployment of SGLang (KVPOLL_NAMESPACE): allow its two tables, NAME-prefill and NAME-decode.",
 )
-@click.option("--user", default=rules.DEFAULT_USER, show_default=True, metavar="NAME", help="The user's name.")
+@click.option(
+    "--user",
+    metavar="NAME",
+    help=f"The user's name.  [default: {rules.DEFAULT_USER}; with --read-only {rules.DEFAULT_READER}]",
+)
 @click.option("--aclfile", is_flag=True, help="Print a line for the server's aclfile or configuration instead.")
 @click.option("--read-only", is_flag=True, help="A user who can only read: ls, show, owners, history, tail and others.")
-def acl(namespaces: tuple[str, ...], roles: bool, user: str, aclfile: bool, read_only: bool) -> None:
+def acl(namespaces: tuple[str, ...], roles: bool, user: str | None, aclfile: bool, read_only: bool) -> None:
     """Print the ACL rule of a Redis user with the permissions that this library needs, and no others.
 
     Paste it into redis-cli with a password in place of PASSWORD; without ">PASSWORD" an existing user keeps its own.
@@ -38,7 +42,7 @@ def acl(namespaces: tuple[str, ...], roles: bool, user: str, aclfile: bool, read
             raise click.UsageError("--roles needs -n NAME: the KVPOLL_NAMESPACE of the deployment")
         namespaces = tables_of(namespaces)
     command = "user" if aclfile else "ACL SETUSER"
-    click.echo(f"{command} {rules.user_name(user)} on >PASSWORD {rules.rule(namespaces, read_only)}")
+    click.echo(f"{command} {_user(user, read_only)} on >PASSWORD {rules.rule(namespaces, read_only)}")
     click.echo("Replace PASSWORD with your own.", err=True)
 
 
@@ -50,3 +54,10 @@ def tables_of(deployments: tuple[str, ...]) -> tuple[str, ...]:
             hint = f"Is {name} a table? The rule for those of the deployment {deployment} takes -n {deployment}"
             click.echo(hint, err=True)
     return tuple(f"{name}-{role}" for name in deployments for role in ROLES)
+
+
+def _user(given: str | None, read_only: bool) -> str:
+    """Return the user of the line that is printed."""
+    if given is None:
+        return rules.DEFAULT_READER if read_only else rules.DEFAULT_USER
+    return rules.user_name(given)
