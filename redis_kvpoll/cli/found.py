@@ -26,6 +26,7 @@ from redis_kvpoll.errors import (
 
 if TYPE_CHECKING:
     from redis_kvpoll.doctor.replica import ReplicaLink
+    from redis_kvpoll.protocol.settings import Settings
     from redis_kvpoll.sync.store import StatusStore
 
 SHOWN = 5
@@ -52,7 +53,7 @@ def found_table(url: str, namespace: str, writes: str = "") -> Iterator[OpenTabl
 
     with ExitStack() as stack:
         store = stack.enter_context(open_table(url, namespace, writes=bool(writes)))
-        if is_gone := store.settings() is None:
+        if is_gone := _settings_or_exit(store, url, namespace) is None:
             stack.close()  # the server's clients are counted, and this is none of them
         if (replica := read_replica(url, options.DEADLINE)) is not None:  # first: it may be why nothing is there
             warn_of_replica(replica, url, writes)
@@ -64,9 +65,54 @@ def found_table(url: str, namespace: str, writes: str = "") -> Iterator[OpenTabl
         except CorruptEntryError as error:
             raise click.ClickException(in_shell(error, namespace)) from error
         except ServerRefusedError as error:
-            if not writes or str(error).startswith(writes):
+            if not writes:
                 raise
-            raise ServerRefusedError(f"{writes}: {error}") from error
+            what = error if str(error).startswith(writes) else f"{writes}: {error}"
+            other = f"; {writes} writes: if this user shall only read, name another one in --redis"
+            raise ServerRefusedError(f"{what}{other if is_denied(error) else ''}") from error
+
+
+def is_denied(error: KVPollError) -> bool:
+    """Return whether the server refused a call because the user lacks a right."""
+    from redis_kvpoll.engine.remedies import code_of
+
+    return error.__cause__ is not None and code_of(error.__cause__) == "NOPERM"
+
+
+def _settings_or_exit(store: StatusStore, url: str, namespace: str) -> Settings | None:
+    """Return the settings of a namespace, None if it has none; exit if the user may not read them.
+
+    The user of some tables is refused a namespace that is mistyped, too. The names of others' keys tell that.
+    """
+    try:
+        return store.settings()
+    except ServerRefusedError as error:
+        if not is_denied(error) or not (hint := _hint_of_names(url, namespace)):
+            raise
+        leave(NOT_FOUND, f"Error: {error}\n{hint}")
+
+
+def _hint_of_names(url: str, namespace: str) -> str:
+    """Return which namespaces there are, if this one is none of them; else, and if that is not known, nothing."""
+    from redis_kvpoll.sync.namespaces import list_namespaces
+
+    try:
+        names = [one.namespace for one in list_namespaces(url, options.DEADLINE, LIST_SECONDS)]
+    except KVPollError:
+        return ""
+    roles = [name for role in ROLES if (name := f"{namespace}-{role}") in names]
+    if not names or namespace in names:
+        return ""
+    return _of_roles(roles) if roles else _of_names(names)
+
+
+def _of_roles(names: list[str]) -> str:
+    return "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in names)
+
+
+def _of_names(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more (kvpoll namespaces)" if len(names) > SHOWN else ""
+    return f"This server has: {', '.join(f'-n {name}' for name in names[:SHOWN])}{more}"
 
 
 def in_shell(error: KVPollError, namespace: str) -> str:
@@ -130,10 +176,9 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     if not roles and (why := why_absent(url, options.DEADLINE)):
         yield why
     if roles:
-        yield "SGLang uses one namespace per role: " + " or ".join(f"-n {name}" for name in roles)
+        yield _of_roles(roles)
     elif names:
-        more = f" and {len(names) - SHOWN:,} more (kvpoll namespaces)" if len(names) > SHOWN else ""
-        yield f"This server has: {', '.join(f'-n {name}' for name in names[:SHOWN])}{more}"
+        yield _of_names(names)
     else:
         yield nothing
 

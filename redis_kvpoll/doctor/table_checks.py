@@ -173,14 +173,30 @@ def acl(facts: Facts) -> Observation:
     if found is None:
         return unknown("not known: the calls were not answered")
     if found.lacks_keys:
-        patterns = " ".join(f"~{pattern}" for pattern in keys.patterns([facts.namespace]))
-        advice = f"ACL SETUSER NAME {patterns} (the whole rule: kvpoll acl -n {facts.namespace})"
-        return problem(f"this user is denied the keys of {facts.namespace}", "the rule of kvpoll acl", advice)
+        return _denied_keys(facts)
     if found.reads:
         return _denied(facts, found.reads, "--read-only ")
     if found.writes and len(found.writes) < found.asked_writes:
         return _denied(facts, found.writes, "")
     return well("this user may look, and not write" if found.writes else "this user may do all that is needed")
+
+
+def _denied_keys(facts: Facts) -> Observation:
+    """Return that the user has no right to the namespace, which may be mistyped: SCAN shows the names of all keys."""
+    name, found = facts.namespace, f"this user is denied the keys of {facts.namespace}"
+    patterns = " ".join(f"~{pattern}" for pattern in keys.patterns([name]))
+    advice = f"ACL SETUSER NAME {patterns} (the whole rule: kvpoll acl {_for_acl(name)})"
+    if facts.namespaces and name not in facts.namespaces:
+        roles = [one for one in deployment(name) if one in facts.namespaces]
+        there = " or ".join(f"-n {one}" for one in roles) or "check -n; kvpoll namespaces lists what this server has"
+        found, advice = f"{found}, and the server has no such namespace", f"{there}; if {name} is right: {advice}"
+    return problem(found, "the rule of kvpoll acl", advice)
+
+
+def _for_acl(namespace: str) -> str:
+    """Return the options of kvpoll acl for a user of this table. A rule replaces the former one, so it names both."""
+    base = deployment(namespace)[0]
+    return f"-n {namespace}" if base == namespace else f"-n {base} --roles"
 
 
 def _denied(facts: Facts, commands: tuple[str, ...], option: str) -> Observation:
@@ -189,7 +205,7 @@ def _denied(facts: Facts, commands: tuple[str, ...], option: str) -> Observation
     return problem(
         f"this user is denied {shown}",
         "the rule of kvpoll acl",
-        f"ACL SETUSER NAME {more} (the whole rule, with its keys: kvpoll acl {option}-n {facts.namespace})",
+        f"ACL SETUSER NAME {more} (the whole rule, with its keys: kvpoll acl {option}{_for_acl(facts.namespace)})",
     )
 
 

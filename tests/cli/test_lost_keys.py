@@ -162,6 +162,26 @@ class TestUserOfOneTable:
         assert lines == [["other", ""], ["prod", "strict"]]
         assert "Not read: the settings of other: this user lacks their keys" in shown.stderr
 
+    def test_name_that_the_user_has_no_right_to_is_checked(self, server):
+        options = ["-n", "prod", "--roles"]
+        with StatusStore.from_url(server.tcp, namespace="prod-decode") as store, user_of(server, *options) as url:
+            store.update_status(1, 1)
+            for name, hint in (
+                ("prod", "SGLang uses one namespace per role: -n prod-decode\n"),
+                ("prod-decod", "This server has: -n prod-decode\n"),
+            ):
+                shown = CliRunner().invoke(kvpoll, ["ls", "--redis", url, "-n", name], catch_exceptions=False)
+                assert (shown.exit_code, shown.stderr.endswith(hint)) == (1, True), shown.stderr
+                found = examine(url, name)["acl"]
+                assert found.found == f"this user is denied the keys of {name}, and the server has no such namespace"
+                assert found.advice.startswith("-n prod-decode; if prod is right: " if name == "prod" else "check -n; ")
+
+    def test_reader_who_writes_is_told_to_name_another_user(self, server, lease):
+        with user_of(server, "-n", "prod", "--read-only") as url:
+            for words in WRITING:
+                shown = CliRunner().invoke(kvpoll, [*words, "--redis", url, "-n", "prod"], catch_exceptions=False)
+                assert f"; {words[0]} writes: if this user shall only read, name another one in --redis" in shown.stderr
+
     def test_absent_table_is_said_to_be_absent(self, server, client):
         with StatusStore.from_url(server.tcp, namespace="other") as other, user_of(server, "-n", "prod") as url:
             other.update_status(1, 1)
