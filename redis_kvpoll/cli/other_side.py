@@ -48,12 +48,16 @@ def read_other_side(url: str, namespace: str, room: int) -> OtherRoom | None:
         return OtherRoom(name, error=in_shell(error, name))
 
 
-def say_where_live(url: str, namespace: str, rooms: list[int]) -> None:
-    """Say on stderr which of some aborted rooms the other side still has live: there nothing was aborted."""
+def say_where_live(url: str, namespace: str, rooms: list[int], is_new: bool = True) -> None:
+    """Say on stderr which of some aborted rooms the other side still has live: there nothing was aborted.
+
+    SGLang follows a new failure at once. One that was there before the abort, it may not have followed.
+    """
     name = other_side(namespace)
     if not name or not rooms:
         return
     follows = "SGLang follows; other programs need " if namespace.endswith("-decode") else ""
+    follows = follows if is_new else "if it stays so, "
     if len(rooms) == 1:
         other = read_other_side(url, namespace, rooms[0])
         if other is not None and other.error:

@@ -121,7 +121,7 @@ def owners_of(rooms: list[RoomFacts]) -> str:
     """Return whose rooms they are, in words."""
     counts = Counter(room.owner or "no owner" for room in rooms).most_common()
     if len(counts) == 1:
-        return f"of {counts[0][0]}"
+        return f"{'all ' if len(rooms) > 1 else ''}of {counts[0][0]}"
     shown = ", ".join(f"{name} {count:,}" for name, count in counts[:SHOWN_OWNERS])
     more = f", {len(counts) - SHOWN_OWNERS:,} more" if len(counts) > SHOWN_OWNERS else ""
     return f"of {rooms_owner(rooms)} (by owner: {shown}{more})"
@@ -137,7 +137,7 @@ def end_command(room: int, namespace: str) -> str:
     base, _, decode = deployment(namespace)
     if namespace in (base, decode):
         return f"kvpoll abort {room} -n {namespace}"
-    return f"kvpoll abort {room} -n {decode} (if decode does not have it: -n {namespace})"
+    return f"kvpoll abort {room} -n {decode} (if it is not live there: -n {namespace})"
 
 
 CAUSES = {

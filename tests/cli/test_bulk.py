@@ -114,6 +114,18 @@ class TestOtherSide:
             store.update_many({6: MOVE, 7: MOVE})
             assert CliRunner().invoke(kvpoll, words).stderr == ""
 
+    def test_failure_from_before_an_abort_is_not_said_to_be_followed(self, url):
+        with (
+            StatusStore.from_url(url, namespace="p-decode") as store,
+            StatusStore.from_url(url, namespace="p-prefill") as there,
+        ):
+            store.update_status(1, MOVE)
+            there.update_status(1, MOVE)
+            said = [CliRunner().invoke(kvpoll, ["abort", "1", "--redis", url, "-n", "p-decode"]).stderr for _ in "12"]
+        still = "in p-prefill it is still Transferring: "
+        command = "kvpoll abort 1 -n p-prefill\n"
+        assert said == [f"{still}SGLang follows; other programs need {command}", f"{still}if it stays so, {command}"]
+
     def test_other_side_that_is_not_read_is_not_absent(self, url, watched):
         with StatusStore.from_url(url, namespace="p-decode") as store:
             store.update_many({1: MOVE, 2: MOVE})

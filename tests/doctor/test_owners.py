@@ -10,7 +10,7 @@ from redis_kvpoll import KVPoll, LeaseLostError, StatusStore
 from redis_kvpoll.doctor import owner_checks
 from redis_kvpoll.doctor.facts import RoomFacts
 from redis_kvpoll.doctor.findings import Level
-from redis_kvpoll.doctor.sample_checks import causes_of, end_command
+from redis_kvpoll.doctor.sample_checks import causes_of, end_command, owners_of
 from redis_kvpoll.protocol import keys
 from tests.support.examining import by_check, doctor_of, examine, live_table, status_of
 from tests.support.leasing import ManualLease, begin_long_ago, die, pass_time
@@ -210,11 +210,17 @@ class TestOwners:
         assert "1 at Bootstrapping (decode has not asked for it)" in advice
         assert "1 at Transferring (the network, or a peer that hangs)" in advice
 
+    def test_owner_of_all_stuck_rooms_is_said_to_be_of_all(self):
+        mine, other = (RoomFacts(room, True, KVPoll.Transferring, owner=f"prefill-{room}") for room in (0, 1))
+        assert owners_of([mine]) == "of prefill-0"
+        assert owners_of([mine, mine]) == "all of prefill-0"
+        assert owners_of([mine, mine, other]).endswith(" (by owner: prefill-0 2, prefill-1 1)")
+
 
 def test_room_is_ended_in_decodes_table_if_it_is_there():
     assert end_command(7, "prod") == "kvpoll abort 7 -n prod"
     assert end_command(7, "prod-decode") == "kvpoll abort 7 -n prod-decode"
-    from_prefill = "kvpoll abort 7 -n prod-decode (if decode does not have it: -n prod-prefill)"
+    from_prefill = "kvpoll abort 7 -n prod-decode (if it is not live there: -n prod-prefill)"
     assert end_command(7, "prod-prefill") == from_prefill
 
 

@@ -97,7 +97,7 @@ def abort(url: str, namespace: str, room: int | None, reason: str, wanted: Selec
         return
     state = "is now Failed" if is_new else "was already Failed"
     click.echo(f"Room {room} {state}: {printable(recorded)}")
-    say_where_live(url, namespace, [room])
+    say_where_live(url, namespace, [room], is_new)
 
 
 @click.command(short_help="Remove one room, or all that match, from the table.")
