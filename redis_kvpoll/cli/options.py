@@ -79,7 +79,8 @@ def json_option(command: F) -> F:
 def room_id(text: str) -> int:
     """The room id in a command line argument: decimal, or hexadecimal with 0x as in spans and logs."""
     if (room := validation.room_in_text(text)) is None:
-        raise click.BadParameter(f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…")
+        what = f"{text!r} is not a room id: a room id is an int from 0 to 2^64-1, or 0x…"
+        raise click.BadParameter(f"{what} (for the id of a request: kvpoll find)")
     return room
 
 

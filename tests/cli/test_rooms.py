@@ -73,7 +73,7 @@ class TestLs:
         assert (rooms(run("ls", "--expiring=20s")), rooms(run("ls", "--expiring=40s"))) == ([], [4])
 
     def test_filter_that_nothing_matches_says_so(self, table, run):
-        assert "none of its 5 rooms matches" in run("ls", "--owner", "nobody").stderr
+        assert run("ls", "--owner", "nobody").stderr == "Namespace 'prod': none of its 5 rooms matches.\n"
 
     def test_what_is_left_out_is_said(self, table, run):
         result = run("ls", "--limit", "2")
@@ -109,6 +109,18 @@ class TestFindShowWait:
         assert run("find", "rid", "--limit", "1").stderr == "prod: 2 of 5 rooms; 1 left out: --limit lists more\n"
         result = run("find", "rid-9")
         assert (result.exit_code, "no room of a request 'rid-9' (5 rooms)" in result.stderr) == (1, True)
+
+    def test_request_that_is_not_found_leads_to_the_other_side(self, url):
+        with StatusStore.from_url(url, namespace="p-prefill") as store:
+            store.open(1, request="rid-1")
+            words = ["find", "a 1", "--redis", url, "-n", "p-prefill"]
+            said = CliRunner().invoke(kvpoll, words, catch_exceptions=False).stderr
+        assert "never opened, cleared, expired or evicted; the other side: kvpoll find 'a 1' -n p-decode" in said
+
+    def test_request_in_place_of_a_room_leads_to_find(self, table, run):
+        for command in ("show", "history", "abort", "clear", "wait"):
+            result = run(command, "rid-1")
+            assert (result.exit_code, "for the id of a request: kvpoll find" in result.stderr) == (2, True), command
 
     def test_show_takes_a_hexadecimal_room(self, table, run):
         for room in ("5", "0x5", "0X05"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +15,10 @@ from redis_kvpoll.cli.clock import ServerClock
 from redis_kvpoll.cli.exits import NOT_FOUND, leave
 from redis_kvpoll.cli.found import found_table
 from redis_kvpoll.cli.options import json_option, table_options
+from redis_kvpoll.cli.other_side import other_side
 from redis_kvpoll.cli.rows import listed_columns, room_line, shown_cells
 from redis_kvpoll.cli.selection import Found, Selection, select, selection_options, text_part, with_entries
+from redis_kvpoll.errors import printable
 from redis_kvpoll.model import Entry
 
 if TYPE_CHECKING:
@@ -166,7 +169,9 @@ def _print(
         if wanted == Selection(status=wanted.status) and wanted.status:
             what = f"has no rooms at {' or '.join(wanted.status)}"
         joint = " " if what.startswith("has") else ": "
-        click.echo(f"Namespace {namespace!r}{joint}{what}.", err=not wanted.is_any and not sys.stdout.isatty())
+        by = f" ({source})" if source else ""
+        click.echo(f"Namespace {namespace!r}{joint}{what}{by}.", err=not wanted.is_any and not sys.stdout.isatty())
+        return
     else:
         print_found(found, now)
     if left_out > 0 or not wanted.is_any or sys.stdout.isatty():
@@ -209,9 +214,17 @@ def find(url: str, namespace: str, request: str, limit: int, wants_json: bool) -
         matching = Matching(store, wanted, clock)
         found = heapq.nsmallest(limit, matching, key=SORTS["updated"])
     if not found and not wants_json:
-        total = f"{matching.total:,} room{'' if matching.total == 1 else 's'}"
-        leave(NOT_FOUND, f"namespace {namespace!r} has no room of a request {request!r} ({total})")
+        leave(NOT_FOUND, _nothing_found(namespace, request, matching.total))
     listed = Listed(found, matching.total, matching.count, advice="--limit lists more")
     _print(namespace, wanted, listed, clock.now(), wants_json, replica)
     if not found:
         raise click.exceptions.Exit(NOT_FOUND)
+
+
+def _nothing_found(namespace: str, request: str, total: int) -> str:
+    rooms = f"{total:,} room{'' if total == 1 else 's'}"
+    more = ""
+    if there := other_side(namespace):
+        more = f"; the other side: kvpoll find {shlex.quote(printable(request))} -n {there}"
+    why = f"never opened, cleared, expired or evicted{more}"
+    return f"namespace {namespace!r} has no room of a request {request!r} ({rooms}): {why}"
