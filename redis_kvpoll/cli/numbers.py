@@ -5,6 +5,7 @@ The most important line is the first; what is zero is dim; what wants attention 
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from redis_kvpoll.model import KVPoll
 from redis_kvpoll.statistics.model import FAILURES, LIVE, Snapshot
 
 REASONS = 8
+REASON_LINES = 3
 LOSS_SECONDS = 3600.0
 """For how long a loss of data is shown."""
 ORDER = (*LIVE, KVPoll.Success, KVPoll.Failed)
@@ -129,14 +131,16 @@ def _print_failures(console: Console, snapshot: Snapshot) -> None:
     width = max(20, console.width - 20)
     for reason in snapshot.reasons[:REASONS]:
         text = reason.last if reason.count == 1 else reason.text
-        shown = _cut(printable(text) or "(no reason)", width)
+        shown = _folded(printable(text) or "(no reason)", width)
         console.print(Text.assemble(f"{reason.count:>6,}  ", (f"{reason.kind:<10}  ", "dim"), shown), soft_wrap=True)
         if reason.last != text:
-            console.print(Text(f"{'':20}{_cut(f'last: {printable(reason.last)}', width)}", "dim"), soft_wrap=True)
+            console.print(Text(f"{'':20}{_folded(f'last: {printable(reason.last)}', width)}", "dim"), soft_wrap=True)
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _folded(text: str, width: int) -> str:
+    """Return a reason in lines below each other: SGLang's begin with the room, and what happened is at their end."""
+    lines = textwrap.wrap(text, width, max_lines=REASON_LINES, placeholder=" …")
+    return f"\n{'':20}".join(lines)
 
 
 def _print_owners(console: Console, snapshot: Snapshot) -> None:

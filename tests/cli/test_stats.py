@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from chaos.proxy import Proxy
 from redis_kvpoll import KVPoll, StatusStore
+from redis_kvpoll.cli import numbers
 from redis_kvpoll.cli.app import kvpoll
 from redis_kvpoll.cli.commands import stats
+from redis_kvpoll.statistics.model import ReasonCount
 from redis_kvpoll.sync.statistics import Statistics
 from tests.support import real
 
@@ -104,3 +109,15 @@ def test_interrupt_before_the_table_is_found_is_130(proxy, monkeypatch):
     monkeypatch.setattr("redis_kvpoll.cli.found.open_table", interrupted)
     result = run(proxy)
     assert (result.exit_code, result.output) == (130, "")
+
+
+def test_end_of_a_long_reason_is_shown_on_a_narrow_terminal():
+    text = "KVTransferError(bootstrap_room=#): Failed to send kv chunk to #:#"
+    last = "KVTransferError(bootstrap_room=388313981772641783): Failed to send kv chunk to 10.0.0.5:55373"
+    shown = io.StringIO()
+    console = Console(file=shown, width=80)
+    reasons = [ReasonCount(text, "transfer", 2, 0.0, last)]
+    numbers._print_failures(console, SimpleNamespace(failures={"transfer": 2}, reasons=reasons))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()).endswith(f"2 transfer {text} last: {last}")

@@ -281,4 +281,11 @@ IN_SERVE = [
         "if False and (there := other_side(namespace)):",
         "cli/test_rooms.py::TestFindShowWait::test_request_that_is_not_found_leads_to_the_other_side",
     ),
+    (
+        "a narrow terminal cuts a reason off",
+        "cli.numbers:_folded",
+        "max_lines=REASON_LINES",
+        "max_lines=1",
+        "cli/test_stats.py::test_end_of_a_long_reason_is_shown_on_a_narrow_terminal",
+    ),
 ]
