@@ -114,7 +114,7 @@ class AsyncNodePool:
             return await self.call(effect)
         try:
             # As the connection's own methods: _failed does the rest that they do.
-            effect.is_sent = True
+            effect.begin()
             try:
                 connection._writer.write(effect.packed)
             finally:
@@ -161,7 +161,7 @@ class AsyncNodePool:
         packed = effect.packed or pack(effect.words)
         if effect.then:
             packed = b"".join([packed, *map(pack, effect.then)])
-        effect.is_sent = True
+        effect.begin()
         await connection.send_packed_command(packed)
 
     async def close(self) -> None:

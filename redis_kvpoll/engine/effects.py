@@ -6,7 +6,7 @@ blocking and the asyncio driver run the same flows, so every decision about fail
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,9 +37,17 @@ class Send:
     packed: bytes | None = None
     """The command as it goes over the wire, if it was packed in advance; else None."""
     is_sent: bool = False
-    """Set by the transport when it has begun to write the command: then it may have been executed."""
+    """Whether the transport has begun to write the command: then it may have been executed."""
+    on_sent: Callable[[], object] | None = None
+    """Called at that moment, if set."""
     rest: Any = None
     """In asyncio, the task that reads the reply when the sending task was cancelled meanwhile."""
+
+    def begin(self) -> None:
+        """Note that the command may have been executed from now on. For the transport, before it writes."""
+        self.is_sent = True
+        if self.on_sent is not None:
+            self.on_sent()
 
 
 @dataclass(slots=True)

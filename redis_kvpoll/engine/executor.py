@@ -20,6 +20,7 @@ from redis_kvpoll.engine.classify import ServerChanged
 from redis_kvpoll.engine.effects import AwaitCalls, Flow, PendingCall, Send, Sleep
 from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.engine.recovery.tracked_rooms import CREATOR_POLL_INTERVAL
+from redis_kvpoll.engine.recovery.tracking import CLEARING
 from redis_kvpoll.engine.retry import Attempts, CallFailed, after_some, describe_queued
 from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.errors import (
@@ -71,34 +72,30 @@ class Executor:
         calls = self.recovery.build_calls(command, context)
         return [] if self.recovery.needs_check([call.tag for call in calls]) else calls
 
-    def prepare(self, call: Call) -> Send:
-        """Return the first attempt of a call to a shard that is current."""
-        tag = call.tag
-        return Send(tag, call.words(), None, not call.spec.repeatable, None, (), self.recovery.servers.get(tag))
+    def prepare(self, call: Call, batch: Batch | None = None) -> Send:
+        """Return the first attempt of a call, that of a ``batch`` if there is one, to a shard that is current."""
+        tag, recovery = call.tag, self.recovery
+        send = Send(tag, call.words(), None, not call.spec.repeatable, None, (), recovery.servers.get(tag))
+        if call.spec in CLEARING:  # a batch that is not sent yet may lose callers
+            send.on_sent = lambda: recovery.members.mark_clearing(batch.call if batch else call)
+        return send
 
     def complete(
         self, call: Call, server: bytes | None, tokens: SyncTokens, reply: list[Any], is_repeated: bool = False
     ) -> tuple[list[Any], bool]:
-        """Process a reply. Returns the fields of the rooms that are done, and whether these are all rooms of the call.
-
-        If not, the rest of the call must be sent again.
-        """
+        """Process a reply. Returns the fields of the rooms that are done, and whether these are all rooms of the call:
+        if not, the rest must be sent again."""
         done = self.recovery.accept_reply(call, server, tokens, reply, is_repeated)
         if done is None:
             return [], False
         return done, not call.spec.may_stop or len(done) >= len(call.rooms) * len(call.spec.reply)
 
     def recover_call(
-        self,
-        command: Command[V, T],
-        call: Call,
-        sent_at: float,
-        first_error: Exception | None,
-        done: Sequence[Any] = (),
+        self, command: Command[V, T], call: Call, sent_at: float, error: Exception | None, done: Sequence[Any] = ()
     ) -> Flow[list[Any]]:
         """Repeat a command's only call, first sent at ``sent_at``, or the rest of it after what is ``done``."""
         pending = PendingCall(call, sent_at + self.deadline)
-        yield from self.send_batch(Batch([pending], replied=done), first_error)
+        yield from self.send_batch(Batch([pending], replied=done), error)
         return self.reply_of(command, pending)
 
     # Any other command
@@ -164,8 +161,8 @@ class Executor:
         while True:
             try:
                 if error is None:
-                    yield from recovery.make_current(tag, attempts)
-                tokens, send = self.session.sync_tokens(), self.prepare(batch.call)
+                    yield from recovery.make_current(tag, attempts, batch.call)
+                tokens, send = self.session.sync_tokens(), self.prepare(batch.call, batch)
                 batch.send, failed, error = send, error, None
                 reply = yield from attempts.send(send, spec.repeatable, spec.script, failed, batch.words_again)
             except ServerChanged as changed:

@@ -87,7 +87,7 @@ class NodePool:
             if effect.asking:
                 connection.send_command("ASKING")
                 self._read(connection)
-            effect.is_sent = True
+            effect.begin()
             connection.send_packed_command([pack(words) for words in (effect.words, *effect.then)])
         except BaseException as error:
             self._failed(connection, error)

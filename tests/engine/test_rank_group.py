@@ -223,6 +223,7 @@ class TestLossOfData:
             perform, transport = transport_of(it.store).perform, transport_of(it.store)
 
             async def cut(effect):
+                effect.begin()
                 raise StoreUnavailableError("cut")
 
             monkeypatch.setattr(transport, "perform", cut)

@@ -19,7 +19,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.protocol import fenced_commands
 from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
 from redis_kvpoll.protocol.replies import OpenedRoom
-from redis_kvpoll.protocol.script_call import CallContext, Command
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from tests.model import recovery_explorer, recovery_settings, recovery_store
 from tests.model.breadth_first import Report
 from tests.model.canonical import short
@@ -61,6 +61,7 @@ GROUPS = {
     "ids used again": Setting(behind=True, ops=4 + MORE),
     "trimmed feed": Setting(trims=1, ops=3 + MORE),
     "back to a former server": Setting(returns=1, ops=3 + MORE),
+    "before a clear": Setting(ranks=_BESIDE, clears_first=True, ops=3 + MORE),
 }
 # What breaks without a part of it: (the part, its replacement, the setting, the violation)
 PARTS: list[tuple[str, Any, Setting, str]] = [
@@ -115,7 +116,13 @@ class GroupExplorer(RecoveryExplorer):
 
     def _recover_in_steps(self, world: World, number: int) -> list[Step]:
         """What awaits its creator comes first again after each interruption: so also all at once."""
-        return [self._recover(world, number), self._recover(world, number, is_whole=True)]
+        clears: list[Call | None] = [None]
+        store = world.stores[number]
+        for rank in self.ranks[number] if self.setting.clears_first else ():
+            if store.told[rank]:
+                command: Command[Any, Any] = self._command(store, number, [rank], "clear")
+                clears += command.calls(self._sessions[number].context)
+        return [self._recover(world, number, 0.0, is_whole, clear) for clear in clears for is_whole in (False, True)]
 
     def _operations(self, world: World, number: int) -> Iterator[Step]:
         store, ranks = world.stores[number], self.ranks[number]
@@ -130,6 +137,9 @@ class GroupExplorer(RecoveryExplorer):
                 yield from self._attach(world, number, rank)
             else:
                 yield self._write(world, number, [rank], "update")
+                yield self._write(world, number, [rank], "clear")
+        for rank in set(ranks).difference(free) if self.setting.clears_first else ():
+            if (told := store.told[rank]) and told.creator:  # the clear that was held back
                 yield self._write(world, number, [rank], "clear")
         if (
             len({told.generation for rank in free if (told := store.told[rank])})
@@ -189,15 +199,9 @@ class GroupExplorer(RecoveryExplorer):
     def _write(self, world: World, number: int, ranks: list[int], name: str) -> Step:
         store = world.stores[number]
         recovery, context = self._recoveries.thaw(store.recovery), self._sessions[number].context
-        changes = [self._change(store, rank, name) for rank in ranks]
-        if recovery.members:
-            after, answers = self._carry_out(world, number, recovery, write_ranks(changes), context)
-        else:
-            build = fenced_commands.clear if name == "clear" else fenced_commands.update
-            words = () if name == "clear" else (KVPoll.Transferring,)
-            command: Command[Any, Any] = build(ROOM, changes[0].generation, *words)  # type: ignore[operator]
-            after, answer = self._carry_out(world, number, recovery, command, context)
-            answers = [answer]
+        after, answers = self._carry_out(world, number, recovery, self._command(store, number, ranks, name), context)
+        if not recovery.members:
+            answers = [answers]
         text = short(f"{_name(number)} on S{store.server}: {name} {ranks} -> {answers}")
         learnt: dict[int, Told | None] = {}
         for rank, answer in zip(ranks, answers, strict=True):
@@ -208,6 +212,14 @@ class GroupExplorer(RecoveryExplorer):
             if is_over and name == "update" and (lost := self._lost(was, rank, world.servers[store.server])):
                 raise BrokenError(f"{text}: it {lost}")
         return self._learnt(after, number, recovery, learnt), text
+
+    def _command(self, store: Store, number: int, ranks: list[int], name: str) -> Command[Any, Any]:
+        changes = [self._change(store, rank, name) for rank in ranks]
+        if len(self.ranks[number]) > 1:
+            return write_ranks(changes)
+        if name == "clear":
+            return fenced_commands.clear(ROOM, changes[0].generation)
+        return fenced_commands.update(ROOM, changes[0].generation, KVPoll.Transferring)
 
     def _change(self, store: Store, rank: int, name: str) -> RankChange:
         told = store.told[rank]
@@ -220,7 +232,7 @@ class GroupExplorer(RecoveryExplorer):
         self, world: World, number: int, recovery: Recovery, command: Command[Any, Any], context: CallContext
     ) -> tuple[World, Any]:
         store = world.stores[number]
-        (call,) = recovery.build_calls(command, context)
+        call = recovery_store.sent(recovery, command, context)
         self._servers.load(world.servers[store.server], world.now)
         outcomes = recovery.accept_reply(call, _identity(store.server), (), self._servers.run(call))
         assert outcomes is not None, "no epoch is lost in this model"

@@ -66,7 +66,7 @@ def sent(process: Process, context: CallContext, call: Call) -> Process:
     if call.spec not in tracking.CLEARING or process.held is None:
         return process
     held = store_of(process, context)
-    held.mark_clearing(call)
+    held.mark_room_clearing(NAMESPACE, ROOM, call.room_args[0])
     fence = call.room_args[0].encode()
     is_over = not context.rank and fence in (
         b"",

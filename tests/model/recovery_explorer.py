@@ -119,16 +119,27 @@ class RecoveryExplorer:
         return self._reached[recovery, other]
 
     def _recover_in_steps(self, world: World, number: int) -> list[Step]:
-        return [self._recover(world, number)]
+        told = world.stores[number].told if self.setting.clears_first else ()
+        clears = [self._clear(room, one) for room, one in enumerate(told) if one]
+        return [self._recover(world, number, clear=clear) for clear in (None, *clears)]
 
-    def _recover(self, world: World, number: int, at: float = 0.0, is_whole: bool = False) -> Step:
-        """One round trip of a recovery: the verification; or, after it, the replay of one room, or of all."""
+    def _clear(self, room: int, told: Told) -> Call:
+        (call,) = fenced_commands.clear(ROOMS[room], told.generation).calls(self._session.context)
+        return call
+
+    def _recover(
+        self, world: World, number: int, at: float = 0.0, is_whole: bool = False, clear: Call | None = None
+    ) -> Step:
+        """One round trip of a recovery: the verification; or, after it, the replay of one room, or of all.
+
+        ``clear`` is the call that it precedes; whether that is sent then is another step.
+        """
         store = world.stores[number]
         recovery = self._recoveries.thaw(store.recovery)
         recovery_store.CLOCK.now = at
         is_new = recovery.servers.get(NAMESPACE) != _identity(store.server)
         self._servers.load(world.servers[store.server], world.now)
-        flow = recovery.make_current(NAMESPACE, recovery_store.StubAttempts())  # type: ignore[arg-type]
+        flow = recovery.make_current(NAMESPACE, recovery_store.StubAttempts(), clear)  # type: ignore[arg-type]
         effect, text = next(flow, None), "has nothing to replay"
         if isinstance(effect, Send):
             effect.server, text = _identity(store.server), "verifies"
@@ -143,8 +154,10 @@ class RecoveryExplorer:
                 break
         flow.close()
         after = self._changed(world, store.server)
-        text = short(f"{_name(number)} on S{store.server}: {text}")
+        text = short(f"{_name(number)} on S{store.server}: {text}{', holding one back' if clear else ''}")
         self._check_created(world.servers[store.server], after.servers[store.server], text)
+        if at and any(told and told.creator and _awaits_itself(recovery, told) for told in store.told):
+            raise BrokenError(f"{text}: a creator awaits itself")
         return self._with_store(after, number, store, self._recoveries.number(recovery)), text
 
     def _operations(self, world: World, number: int) -> Iterator[Step]:
@@ -152,8 +165,9 @@ class RecoveryExplorer:
         world = world._replace(ops=world.ops - 1)
         facts = self._recoveries.facts[store.recovery]
         for room, told in enumerate(store.told):
-            if ROOMS[room] not in facts.awaiting:
-                for name, command in self._commands(number, room, told, facts.highest_generation):
+            is_due = self.setting.clears_first and told is not None and told.creator  # the clear that was held back
+            for name, command in self._commands(number, room, told, facts.highest_generation):
+                if ROOMS[room] not in facts.awaiting or (is_due and name == "clear"):
                     yield from self._call(world, number, room, command, name)
         recovery = self._recoveries.thaw(store.recovery)
         sweep = lease_commands.sweep(self._session.context, NAMESPACE)
@@ -176,7 +190,7 @@ class RecoveryExplorer:
     def _call(self, world: World, number: int, room: int, command: Command[Any, Any], name: str) -> Iterator[Step]:
         store = world.stores[number]
         recovery = self._recoveries.thaw(store.recovery)
-        (call,) = recovery.build_calls(command, self._session.context)
+        call = recovery_store.sent(recovery, command, self._session.context)
         self._servers.load(world.servers[store.server], world.now)
         outcomes = recovery.accept_reply(call, _identity(store.server), (), self._servers.run(call))
         assert outcomes is not None, "no epoch is lost in this model"
@@ -187,6 +201,8 @@ class RecoveryExplorer:
             value = error
         text = short(f"{_name(number)} on S{store.server}: {name} {room} -> {value}")
         was, told = store.told[room], _told(store.told[room], value, name)
+        if was and was.creator and name == "clear" and _tracks(recovery, was):
+            raise BrokenError(f"{text}: its creator may bring it back")
         if was and told is None and name == "update" and (lost := self._lost(was, room, world.servers[store.server])):
             raise BrokenError(f"{text}: it {lost}")
         store = store._replace(told=(*store.told[:room], told, *store.told[room + 1 :]))
@@ -245,7 +261,8 @@ class RecoveryExplorer:
         for number, store in enumerate(world.stores):
             facts = self._recoveries.facts[store.recovery]
             for room, told in enumerate(store.told if not facts.is_unverified else ()):
-                if told is None or (self._awaits(store.recovery, room) and not told.creator):
+                may_wait = told and (not told.creator or self.setting.clears_first)
+                if told is None or (may_wait and self._awaits(store.recovery, room)):
                     continue
                 if lost := self._lost(told, room, world.servers[store.server]):
                     raise BrokenError(f"{_name(number)}'s {room} {lost}")
@@ -287,6 +304,17 @@ def _told(told: Told | None, value: Any, name: str) -> Told | None:
     if told is None or name == "clear" or value.outcome is Outcome.STALE:
         return None
     return told._replace(status=int(value.status))
+
+
+def _tracks(recovery: Recovery, told: Told) -> bool:
+    """Whether a store keeps a generation that it has opened."""
+    rooms = recovery.tracked_rooms.in_shard(NAMESPACE).values()
+    return any(one.generation == told.generation and one.role == "creator" for one in rooms)
+
+
+def _awaits_itself(recovery: Recovery, told: Told) -> bool:
+    rooms = recovery.tracked_rooms.in_shard(NAMESPACE).values()
+    return any(one.generation == told.generation and one.is_own and one.awaiting_since is not None for one in rooms)
 
 
 def _name(number: int) -> str:

@@ -31,6 +31,8 @@ class Setting:
     behind: bool = False
     is_slow: bool = True
     """Whether a minute passes with each step, so that no room was opened in the last minute."""
+    clears_first: bool = False
+    """Whether a recovery may precede a clear, which is sent after it or never."""
     has_lease: bool = False
     """Whether stores renew a lease before they replay."""
     feed_length: str = "100"
@@ -62,6 +64,8 @@ RECOVERIES = {
     "attached, leases": Setting(attached=ATTACHED, has_lease=True, lost=1, ops=3 + MORE),
     "late reply": Setting(attached=ATTACHED, late=1, ops=3 + MORE),
     "back to a former server": Setting(attached=ATTACHED, returns=1, ops=3 + MORE),
+    "before a clear": Setting(clears_first=True, lost=1, ops=3 + MORE),
+    "attached, before a clear": Setting(attached=ATTACHED, clears_first=True, ops=3 + MORE),
 }
 if LONG:
     RECOVERIES["two rooms"] = Setting(rooms=2, ops=4)

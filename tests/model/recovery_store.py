@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from redis_kvpoll.engine.effects import Send
-from redis_kvpoll.engine.recovery import data_loss, members, recovery, tracked_rooms
+from redis_kvpoll.engine.recovery import data_loss, members, recovery, tracked_rooms, tracking
 from redis_kvpoll.engine.recovery.recovery import Recovery
 from redis_kvpoll.protocol import lease_commands
-from redis_kvpoll.protocol.script_call import Call
+from redis_kvpoll.protocol.script_call import Call, CallContext, Command
 from tests.model.operations import context
 from tests.model.table import NAMESPACE
 from tests.support.internals import state_of_recovery, verification_of
@@ -135,6 +135,14 @@ def facts_of(store: Recovery) -> Facts:
     awaiting = frozenset(room for room in rooms.in_shard(NAMESPACE) if rooms.awaits_creator(room))
     is_unverified, has_called = verification_of(store, NAMESPACE)
     return Facts(is_unverified, has_called, bool(rooms.awaiting_shards), awaiting, rooms.highest_generation)
+
+
+def sent(recovery: Recovery, command: Command[Any, Any], context: CallContext) -> Call:
+    """The only call of a command, as it is sent."""
+    (call,) = recovery.build_calls(command, context)
+    if call.spec in tracking.CLEARING:
+        recovery.members.mark_clearing(call)
+    return call
 
 
 class Told(NamedTuple):

@@ -176,6 +176,6 @@ def test_path_to_violation_is_short_and_readable():
 
 
 def test_recovery_of_cleared_room_is_a_violation(monkeypatch):
-    monkeypatch.setattr(handles.TrackedRooms, "mark_clearing", lambda *_: None)
+    monkeypatch.setattr(handles.TrackedRooms, "mark_room_clearing", lambda *_: None)
     report = Explorer(settings.lossy("compat", 2, lost=1)).explore(most=50_000)
     assert "was cleared by the process that brings it back" in (report.violation or ""), str(report)

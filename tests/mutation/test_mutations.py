@@ -46,7 +46,7 @@ def test_mutation_without_its_text_is_an_error():
         pass
     with (
         pytest.raises(mutate.NoSuchTextError, match="not once"),
-        mutate.mutation("engine.recovery.tracked_rooms:TrackedRooms.mark_clearing", "room", ""),
+        mutate.mutation("engine.recovery.tracked_rooms:TrackedRooms.mark_room_clearing", "room", ""),
     ):
         pass
 

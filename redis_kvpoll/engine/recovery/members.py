@@ -17,6 +17,7 @@ from redis_kvpoll.engine.recovery import tracking
 from redis_kvpoll.engine.recovery.lease_holder import LeaseHolder, Renewable
 from redis_kvpoll.engine.recovery.marks import Mark
 from redis_kvpoll.engine.recovery.tracked_rooms import CREATORS, OTHERS, TrackedRooms
+from redis_kvpoll.engine.recovery.tracked_state import TrackedRoom
 from redis_kvpoll.model import Ending, Outcome, RoomFailure
 from redis_kvpoll.protocol import keys, rank_commands, script_specs
 from redis_kvpoll.protocol.rank_commands import RankIdentity, SentChange
@@ -82,6 +83,7 @@ class Members(dict[RankIdentity, RankMember]):
     def __init__(self, own: TrackedRooms) -> None:
         super().__init__()
         self.own = own
+        self._held_back: dict[str, list[TrackedRoom]] = {}
 
     @property
     def all_tracked(self) -> list[TrackedRooms]:
@@ -124,13 +126,31 @@ class Members(dict[RankIdentity, RankMember]):
             for member in members:
                 yield from member.tracked_rooms.replays(tag, member.context(context), time.monotonic(), roles)
 
-    def mark_clearing(self, calls: Sequence[Call]) -> None:
-        """Note which rooms calls of WRITE_RANKS clear, and for which members."""
-        for call in calls:
-            for room, words in zip(call.rooms, call.room_args, strict=True):
-                for change in rank_commands.sent_changes(words) if rank_commands.ABSENT in words else ():
+    def mark_clearing(self, call: Call) -> None:
+        """Note that a call is sent, one of tracking.CLEARING: until its reply, what it clears is not created again."""
+        for rooms, room, fence in self._cleared_by(call):
+            rooms.mark_room_clearing(call.tag, room, fence)
+
+    def hold_back(self, tag: str, call: Call | None) -> None:
+        """Note what is to be sent to a shard once its recovery is complete, instead of what was noted before."""
+        for tracked in self._held_back.pop(tag, ()):
+            tracked.is_held_back = False
+        if call is not None and call.spec in tracking.CLEARING:
+            held = self._held_back[tag] = list[TrackedRoom]()
+            for rooms, room, fence in self._cleared_by(call):
+                if (found := rooms.in_shard(tag).get(room)) is not None and found.is_of(fence):
+                    found.is_held_back = True
+                    held.append(found)
+
+    def _cleared_by(self, call: Call) -> Iterator[tuple[TrackedRooms, int, str]]:
+        """Yield who tracks each room that a call clears, the room, and its generation, empty for any."""
+        for room, words in zip(call.rooms, call.room_args, strict=True):
+            if call.spec is not script_specs.WRITE_RANKS:
+                yield self.own, room, words
+            elif rank_commands.ABSENT in words:
+                for change in rank_commands.sent_changes(words):
                     if change.clears and (member := self.get(change.identity)):
-                        member.tracked_rooms.mark_room_clearing(call.tag, room, str(change.generation))
+                        yield member.tracked_rooms, room, str(change.generation)
 
     def observe(self, call: Call, reply: Sequence[Any], mark: Mark | None, now: float) -> None:
         """Update what all track, as ``tracking.observe``."""

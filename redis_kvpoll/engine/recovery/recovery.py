@@ -23,7 +23,7 @@ from redis_kvpoll.engine.recovery.tracked_rooms import TrackedRooms
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.engine.session import Session, SyncTokens
 from redis_kvpoll.protocol.script_call import Call, CallContext, Command
-from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITE_RANKS, WRITTEN
+from redis_kvpoll.protocol.script_specs import OPEN, SET_PREFIX, UPDATE, WRITE, WRITTEN
 
 UNDER_LEASE = (UPDATE, WRITE, OPEN, SET_PREFIX)
 """The scripts that a store with a lost lease must not call, even where the shard does not know of the loss."""
@@ -70,16 +70,10 @@ class Recovery(LeaseHolder):
     # A call: whether the shard is current, the server to send it to, and its reply
 
     def build_calls(self, command: Command[Any, Any], context: CallContext) -> list[Call]:
-        """Return a command's calls. Rooms that they clear are not created again."""
+        """Return a command's calls, or raise LeaseLostError."""
         if self.lease is not None and command.spec in UNDER_LEASE:
             self.lease.check(command.operation)
-        calls = command.calls(context)
-        if self.tracked_rooms and command.spec in tracking.CLEARING:
-            for call in calls:
-                self.tracked_rooms.mark_clearing(call)
-        if self.members and command.spec is WRITE_RANKS:
-            self.members.mark_clearing(calls)
-        return calls
+        return command.calls(context)
 
     def needs_check(self, tags: Iterable[str]) -> bool:
         """Whether one of these shards must be verified, or has rooms to replay, before a call is sent to it."""
@@ -174,8 +168,10 @@ class Recovery(LeaseHolder):
 
     # Verification
 
-    def make_current(self, tag: str, attempts: Attempts) -> Flow[None]:
+    def make_current(self, tag: str, attempts: Attempts, call: Call | None = None) -> Flow[None]:
         """Do what must precede a call to a shard: verify the settings, and the shard if needed.
+
+        What ``call`` clears, which is sent after this, is not created for that moment.
 
         A deadline or an interrupt may stop this at any effect; the next call continues it.
 
@@ -189,6 +185,7 @@ class Recovery(LeaseHolder):
                 session.adopt_settings((yield from attempts.ask_settings()), changes)
             if not self._needs_check(tag):
                 return
+            self.members.hold_back(tag, call)
             shard = self._shards[tag]
             if tag in self.unverified and not has_asked:
                 yield from self._verify(tag, shard, attempts)

@@ -153,16 +153,12 @@ class TrackedRooms:
             tracked.reason = ""  # a plain write has taken it out of Failed
         tracked.until = now + (self._terminal_ttl if tracked.status in TERMINAL else self.ttl)
 
-    def mark_clearing(self, call: Call) -> None:
-        """Note that a clear of these rooms is sent: until its reply they are not created again."""
-        for room, fence in zip(call.rooms, call.room_args, strict=True):
-            self.mark_room_clearing(call.tag, room, fence)
-
     def mark_room_clearing(self, tag: str, room: int, fence: str) -> None:
-        """Note that a clear of a room is sent; ``fence`` is its generation, empty for any."""
+        """Note that a clear of a room is sent: until its reply it is not created again. ``fence`` is its generation,
+        empty for any."""
         tracked = self.in_shard(tag).get(room)
         # A clear through an old handle does not affect a later generation.
-        if tracked and fence in ("", str(tracked.generation)):
+        if tracked and tracked.is_of(fence):
             tracked.is_clearing = True
 
     def mark(self, tag: str, room: int, tracked: TrackedRoom, mark: Mark | None) -> None:
@@ -256,7 +252,8 @@ class TrackedRooms:
             is_waiting = tracked is not None and tracked.awaiting_since is not None
             # One that is over was kept for this, however long the server was away.
             is_expired = tracked is not None and tracked.until <= now and not tracked.is_over
-            if tracked and (is_expired or now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT):
+            is_late = tracked is not None and now - (tracked.awaiting_since or now) > CREATOR_TIMEOUT
+            if tracked and (is_expired or (is_late and not tracked.is_own)):
                 del rooms_here[room]
                 is_waiting = False
             elif (

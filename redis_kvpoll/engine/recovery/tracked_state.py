@@ -38,6 +38,9 @@ class TrackedRoom:
     """The entry of its last change by this store. A replay is none."""
     is_clearing: bool = False
     """Whether a clear was sent, and has no reply yet. Such a room is not created again."""
+    is_held_back: bool = False
+    """Whether a clear is to be sent once the recovery is complete, which does not create the room for a moment. If
+    that clear is not sent, the next call creates the room."""
     is_over: bool = False
     """Whether its last rank has cleared it. Then it matters only to a server that has lost that."""
     has_ended: bool = False
@@ -48,7 +51,17 @@ class TrackedRoom:
     @property
     def replay_role(self) -> Role:
         """The role with which it is replayed."""
-        return "attached" if self.is_clearing and self.role == "creator" else self.role
+        is_leaving = self.is_clearing or self.is_held_back
+        return "attached" if is_leaving and self.role == "creator" else self.role
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this store is the creator that a replay would await, and has sent no clear of it."""
+        return self.role == "creator" and not self.is_clearing
+
+    def is_of(self, fence: str) -> bool:
+        """Whether a clear affects it; ``fence`` is the generation that it clears, empty for any."""
+        return fence in ("", str(self.generation))
 
     def add_opening(self, room: int, feed_id: bytes | None) -> None:
         """Add the entry that tells its opening, as a reply names it."""

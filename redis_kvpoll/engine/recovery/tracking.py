@@ -19,7 +19,8 @@ from redis_kvpoll.protocol.script_call import Call
 
 logger = logging.getLogger("redis_kvpoll.leases")
 
-CLEARING = (specs.CLEAR, specs.CLEAR_FENCED)
+CLEARING = (specs.CLEAR, specs.CLEAR_FENCED, specs.WRITE_RANKS)
+"""The scripts that may clear rooms."""
 
 _DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
 _GONE = frozenset({*specs.CLEARED, Outcome.STALE.value, Outcome.SKIPPED.value})
@@ -167,7 +168,7 @@ def observe_cleared(
             rooms.unmark(tag, room)
         if code == Ending.ENDED.value:
             rooms.end(tag, room, tracked.generation, now)
-    elif tracked.awaiting_since is None:
+    elif tracked.awaiting_since is None or tracked.role == "creator":  # whom else would it await?
         del rooms_here[room]
 
 
