@@ -71,6 +71,17 @@ def lose_connections(store, proxy):
     fails(store, lambda: store.touch([B]))
 
 
+@contextlib.contextmanager
+def moved(store, proxy, servers):
+    """The next call opens a connection, and finds an empty server. Returns a client of that."""
+    lose_connections(store, proxy)
+    empty = servers.serve()
+    proxy.target, proxy.refusing = str(empty.socket), False
+    with empty.client(decode_responses=True) as client:
+        yield client
+        proxy.cut()
+
+
 class TestNeverSent:
     @RANKS
     def test_clear_that_fails_in_the_queue(self, side, proxy, client, threads, ranks):
@@ -172,12 +183,8 @@ class TestDuringRecovery:
         store = side.open(proxy.url, deadline=60.0, **request.param)
         room = opened(store)
         room.update(MOVE)
-        lose_connections(store, proxy)
-        empty = servers.serve()
-        proxy.target, proxy.refusing = str(empty.socket), False
-        with empty.client(decode_responses=True) as client:
+        with moved(store, proxy, servers) as client:
             yield store, room, client
-            proxy.cut()
 
     AS = pytest.mark.parametrize("held", [{}, {"rank": 0, "world_size": 2}], ids=["plain", "rank"], indirect=True)
 
@@ -209,3 +216,14 @@ class TestDuringRecovery:
             with pytest.raises(StoreUnavailableError):
                 room.clear()
         assert room.update(KVPoll.Success) == Update(Outcome.ADVANCED, KVPoll.Success)
+
+    def test_clear_of_a_former_generation(self, side, proxy, servers, monkeypatch):
+        """It holds back nothing."""
+        monkeypatch.setattr("redis_kvpoll.engine.executor.CREATOR_POLL_INTERVAL", 60.0)  # no call waits for the creator
+        store = side.open(proxy.url, deadline=60.0)
+        old = opened(store)
+        old.fail("why")
+        store.open(A, request="new")
+        with moved(store, proxy, servers) as client:
+            assert old.clear().outcome is Outcome.STALE
+            assert rooms_on_server(client) == {A: "Bootstrapping"}

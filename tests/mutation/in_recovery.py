@@ -115,17 +115,17 @@ IN_RECOVERY = [
     ),
     (
         "a recovery creates the room that is cleared next",
-        "engine.recovery.members:Members.hold_back",
-        "found.is_held_back = True",
-        "pass",
+        "engine.recovery.members:Members.replays",
+        "self._held(before)",
+        "{}",
         "engine/test_unsent_clears.py::TestDuringRecovery::test_room_is_not_there_for_a_moment[sync-plain]",
     ),
     (
-        "a room is held back after the end of the clear",
-        "engine.recovery.members:Members.hold_back",
-        "tracked.is_held_back = False",
-        "pass",
-        "model/test_data_loss.py::test_recovery_keeps_all_invariants[before a clear]",
+        "a clear of a former generation holds the room back",
+        "engine.recovery.members:Members._held",
+        "one is not None and one.is_of(fence)",
+        "one is not None",
+        "engine/test_unsent_clears.py::TestDuringRecovery::test_clear_of_a_former_generation[sync]",
     ),
     (
         "a creator awaits another one of the room that was held back",
@@ -144,8 +144,8 @@ IN_RECOVERY = [
     (
         "a rank creates the room that it clears",
         "engine.recovery.tracked_state:TrackedRoom.replay_role",
-        "self.is_clearing or",
-        "False or",
+        "self.is_clearing or is_held",
+        "is_held",
         "engine/test_unsent_clears.py::TestSent::test_room_stays_away_without_a_reply[sync-rank]",
     ),
     (

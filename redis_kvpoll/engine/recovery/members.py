@@ -83,7 +83,6 @@ class Members(dict[RankIdentity, RankMember]):
     def __init__(self, own: TrackedRooms) -> None:
         super().__init__()
         self.own = own
-        self._held_back: dict[str, list[TrackedRoom]] = {}
 
     @property
     def all_tracked(self) -> list[TrackedRooms]:
@@ -118,29 +117,32 @@ class Members(dict[RankIdentity, RankMember]):
         """As TrackedRooms.server_changed, for all."""
         return sum(rooms.server_changed(tag, kept, now) for rooms in self.all_tracked)
 
-    def replays(self, tag: str, context: CallContext) -> Iterator[Call]:
-        """As TrackedRooms.replays, for all; creators first, as whom one awaits may be another."""
+    def replays(self, tag: str, context: CallContext, before: Call | None = None) -> Iterator[Call]:
+        """As TrackedRooms.replays, for all; creators first, as whom one awaits may be another.
+
+        ``before`` is the call that follows, if any. What it is to clear is not created for that moment; if it is not
+        sent then, the next replay creates it.
+        """
+        held = self._held(before)
         for roles in (CREATORS, OTHERS) if self else (CREATORS | OTHERS,):
             members = list(self.values())
-            yield from self.own.replays(tag, context, time.monotonic(), roles)
+            yield from self.own.replays(tag, context, time.monotonic(), roles, held)
             for member in members:
-                yield from member.tracked_rooms.replays(tag, member.context(context), time.monotonic(), roles)
+                of_member = member.context(context)
+                yield from member.tracked_rooms.replays(tag, of_member, time.monotonic(), roles, held)
 
     def mark_clearing(self, call: Call) -> None:
         """Note that a call is sent, one of tracking.CLEARING: until its reply, what it clears is not created again."""
         for rooms, room, fence in self._cleared_by(call):
             rooms.mark_room_clearing(call.tag, room, fence)
 
-    def hold_back(self, tag: str, call: Call | None) -> None:
-        """Note what is to be sent to a shard once its recovery is complete, instead of what was noted before."""
-        for tracked in self._held_back.pop(tag, ()):
-            tracked.is_held_back = False
-        if call is not None and call.spec in tracking.CLEARING:
-            held = self._held_back[tag] = list[TrackedRoom]()
-            for rooms, room, fence in self._cleared_by(call):
-                if (found := rooms.in_shard(tag).get(room)) is not None and found.is_of(fence):
-                    found.is_held_back = True
-                    held.append(found)
+    def _held(self, before: Call | None) -> dict[int, TrackedRoom]:
+        """Return what a call is to clear, by ``id()``: tracked rooms are compared by their values."""
+        if before is None or before.spec not in tracking.CLEARING:
+            return {}
+        tag, cleared = before.tag, self._cleared_by(before)
+        found = [(rooms.in_shard(tag).get(room), fence) for rooms, room, fence in cleared]
+        return {id(one): one for one, fence in found if one is not None and one.is_of(fence)}
 
     def _cleared_by(self, call: Call) -> Iterator[tuple[TrackedRooms, int, str]]:
         """Yield who tracks each room that a call clears, the room, and its generation, empty for any."""

@@ -185,12 +185,11 @@ class Recovery(LeaseHolder):
                 session.adopt_settings((yield from attempts.ask_settings()), changes)
             if not self._needs_check(tag):
                 return
-            self.members.hold_back(tag, call)
             shard = self._shards[tag]
             if tag in self.unverified and not has_asked:
                 yield from self._verify(tag, shard, attempts)
             has_asked = not session.is_verified  # a loss was found, and the settings come before the replay
-            if not has_asked and (yield from self._replay(tag, shard, attempts)):
+            if not has_asked and (yield from self._replay(tag, shard, attempts, call)):
                 shard.answer = None  # when it is verified again, it is for something later
                 self.unverified.discard(tag)
                 if not self.unverified:
@@ -254,11 +253,11 @@ class Recovery(LeaseHolder):
         self.losses.noticed(what, rooms)
         self.unverified.update(filter(self._holds, list(self._shards)))
 
-    def _replay(self, tag: str, shard: ShardState, attempts: Attempts) -> Flow[bool]:
+    def _replay(self, tag: str, shard: ShardState, attempts: Attempts, before: Call | None) -> Flow[bool]:
         """Renew the leases and replay the rooms that are due. Returns False if data or a lease was lost during it."""
         if not (yield from self._renew_leases(tag, shard, attempts)):
             return False
-        for replay in self.members.replays(tag, self._context):
+        for replay in self.members.replays(tag, self._context, before):
             call = replay
             while call.rooms:
                 tokens = self._session.sync_tokens()

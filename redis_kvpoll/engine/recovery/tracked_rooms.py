@@ -6,7 +6,7 @@ seconds of the monotonic clock. Loops over rooms are over copies: a signal handl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from redis_kvpoll.engine.recovery.marks import Mark
 from redis_kvpoll.engine.recovery.tracked_state import Loss, Role, TrackedRoom, replay_item
@@ -241,10 +241,13 @@ class TrackedRooms:
                 tracked.awaiting_since = now
                 self._to_replay.setdefault(tag, {}).setdefault(room, loss)
 
-    def replays(self, tag: str, context: CallContext, now: float, roles: frozenset[Role] = _ROLES) -> Iterator[Call]:
+    def replays(
+        self, tag: str, context: CallContext, now: float, roles: frozenset[Role] = _ROLES, held: Container[int] = ()
+    ) -> Iterator[Call]:
         """Yield the calls that replay the rooms of some roles which are due, and those that await their creator.
 
-        After an interruption, the next run continues with the rooms whose replay has no reply.
+        Those in ``held``, by their ``id()``, await it even if that is this store. After an interruption, the next run
+        continues with the rooms whose replay has no reply.
         """
         rooms_here, to_replay, due = self.in_shard(tag), self._to_replay.get(tag, {}), {}
         for room, loss in {**self._awaiting_creator.get(tag, {}), **to_replay}.items():
@@ -262,8 +265,8 @@ class TrackedRooms:
                 and (is_waiting or room in to_replay)
                 and (self.has_rank or not tracked.is_clearing)  # the status of a rank counts after its clear, too
             ):
-                if tracked.replay_role in roles:
-                    due[room] = tracked, loss
+                if (role := tracked.replay_role(id(tracked) in held)) in roles:
+                    due[room] = tracked, loss, role
                 continue
             self.replayed(tag, room, is_waiting)
         self.schedule_retry(tag, now)

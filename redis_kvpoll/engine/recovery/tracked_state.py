@@ -38,9 +38,6 @@ class TrackedRoom:
     """The entry of its last change by this store. A replay is none."""
     is_clearing: bool = False
     """Whether a clear was sent, and has no reply yet. Such a room is not created again."""
-    is_held_back: bool = False
-    """Whether a clear is to be sent once the recovery is complete, which does not create the room for a moment. If
-    that clear is not sent, the next call creates the room."""
     is_over: bool = False
     """Whether its last rank has cleared it. Then it matters only to a server that has lost that."""
     has_ended: bool = False
@@ -48,11 +45,9 @@ class TrackedRoom:
     awaiting_since: float | None = None
     """Since when the replay awaits the creator; None if it does not."""
 
-    @property
-    def replay_role(self) -> Role:
-        """The role with which it is replayed."""
-        is_leaving = self.is_clearing or self.is_held_back
-        return "attached" if is_leaving and self.role == "creator" else self.role
+    def replay_role(self, is_held: bool) -> Role:
+        """Return the role with which it is replayed; ``is_held`` if its clear comes next, so that nobody needs it."""
+        return "attached" if (self.is_clearing or is_held) and self.role == "creator" else self.role
 
     @property
     def is_own(self) -> bool:
@@ -69,13 +64,13 @@ class TrackedRoom:
             self.openings = (*self.openings, mark)[-MAX_OPENINGS:]
 
 
-def replay_item(tracked: TrackedRoom, loss: Loss) -> tuple[str, ...]:
+def replay_item(tracked: TrackedRoom, loss: Loss, role: Role) -> tuple[str, ...]:
     """Return the arguments of a room in a call of specs.REPLAY."""
     status = tracked.status
     name, reason = _NAMES[status], tracked.reason if status is KVPoll.Failed else ""
     opened = " ".join(map(str, tracked.openings)) if loss == "server" else ""
     written = str(tracked.written or "")
-    generation, role = str(tracked.generation), tracked.replay_role
+    generation = str(tracked.generation)
     changed = tracked.changed or tracked.written
     updated = changed.feed_id.partition(b"-")[0].decode() if changed else ""
     return generation, tracked.request, name, reason, tracked.length, role, loss, opened, written, updated
