@@ -14,15 +14,16 @@
 local reply = {feed_position(ARGV[1])}
 local status_field, cleared_field = rank_fields(ARGV[2])
 for i = 2, #KEYS do
-  local words, fields, ranks = redis.pcall('HGETALL', KEYS[i]), {}, {}
+  local words, ranks, status, own, cleared = redis.pcall('HGETALL', KEYS[i]), {}, nil, nil, nil
   for k = 1, #words, 2 do
     local name, value = words[k], words[k + 1]
-    fields[name] = value
-    if (name == 'status' or string.find(name, '^%l+:%d+$')) and string.find(value, '^%a+$') then
+    if name == 'status' then status = value end
+    if name == status_field then own = value elseif name == cleared_field then cleared = value end
+    if string.find(value, '^%a+$') and (name == 'status' or string.find(name, '^%l+:%d+$')) then
       ranks[#ranks + 1], ranks[#ranks + 2] = name, value
     end
   end
-  reply[i * 3 - 4] = words.err and words or rank_view(fields.status, fields[status_field], fields[cleared_field])
+  reply[i * 3 - 4] = words.err and words or rank_view(status, own, cleared)
   reply[i * 3 - 3] = redis.call('PTTL', KEYS[i])
   reply[i * 3 - 2] = table.concat(ranks, ' ')
   fields_read = fields_read + #words / 2

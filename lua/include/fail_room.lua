@@ -1,7 +1,7 @@
 -- Fail a live room with all its ranks, which then hold no part. The first reason and failed_by stay. Times are
 -- milliseconds.
 --
--- INCLUDE  counts, read_fields
+-- INCLUDE  order, counts, limit
 --
 -- At maxmemory only the first write of a script is refused, and only if it may need memory: so the TTL comes first.
 
@@ -12,15 +12,20 @@ local function fail_room(room, has_ranks, reason, author, now_ms, ttl_ms)
   redis.call('PEXPIRE', room, ttl_ms)
   local changed, parts = {'status', 'Failed', 'updated_ms', now_ms}, {}
   if has_ranks then
-    local fields = read_fields(room)
-    for name in pairs(fields) do
-      if string.find(name, '^status:') then
-        changed[#changed + 1], changed[#changed + 2], fields[name] = name, 'Failed', 'Failed'
-      elseif string.find(name, '^by:') then
+    local words, counts = redis.call('HGETALL', room), {[0] = 0, 0, 0, 0, 0, 0}
+    fields_read = fields_read + #words / 2
+    for i = 1, #words, 2 do  -- as read_fields.lua and count_ranks, in half the time
+      local name, kind = words[i], string.match(words[i], '^(%l+):%d+$')
+      if kind == 'status' then
+        changed[#changed + 1], changed[#changed + 2], counts[0] = name, 'Failed', counts[0] + 1
+      elseif kind == 'by' then
         parts[#parts + 1] = name
+      elseif kind == 'cleared' then
+        local order = ORDER[words[i + 1]] or 4
+        counts[order], counts[5] = counts[order] + 1, counts[5] + 1
       end
     end
-    changed[#changed + 1], changed[#changed + 2] = 'counts', format_counts(count_ranks(fields))
+    changed[#changed + 1], changed[#changed + 2] = 'counts', format_counts(counts)
     redis.call('HINCRBY', room, 'version', '1')
   end
   for first = 1, #changed, MAX_WORDS do

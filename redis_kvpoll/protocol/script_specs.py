@@ -173,7 +173,7 @@ CLEAR = ScriptSpec(
     codes=(Outcome.SKIPPED, Outcome.STALE, Outcome.CLEARED, Ending.ENDED, Refusal.WORLD_SIZE, Refusal.CORRUPT),
     epoch=True,
     repeatable=False,
-    max_rooms=500,
+    max_rooms=250,
     may_stop=True,
     statuses_after=lambda reply: [
         None if code in CLEARED else status

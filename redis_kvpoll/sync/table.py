@@ -73,7 +73,7 @@ class Table(ABC):
         return self._run(room_commands.clear(room))
 
     def clear_many(self, rooms: Iterable[int]) -> dict[int, KVPoll | None]:
-        """Remove many rooms and return the status that each had, in one round trip per shard and 500 rooms.
+        """Remove many rooms and return the status that each had, in one round trip per shard and 250 rooms.
 
         Raises:
             OutcomeUnknownError: a reply was lost, or only some of the rooms were removed.

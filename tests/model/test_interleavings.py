@@ -133,7 +133,7 @@ MUTATIONS = [
         "went with the clear of one rank",
     ),
     ("2 ranks, loss", "strict", "clear", "not (fields[8] and", "not (false and", "the replayed room went with"),
-    ("2 ranks", "strict", "abort", "name, 'Failed', 'Failed'", "'reason', 'x', 'x'", ""),
+    ("2 ranks", "strict", "abort", "counts[0] = name, 'Failed'", "counts[0] = 'reason', 'x'", ""),
     (
         "2 ranks, one for both",
         "strict",

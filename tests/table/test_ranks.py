@@ -139,6 +139,18 @@ class TestOneRank:
         entry = first.entry(ROOM)
         assert (entry.ranks, entry.reason, entry.failed_by) == ({0: FAIL, 1: FAIL, 2: FAIL}, "why", "rank 2")
 
+    def test_abort_counts_ranks_that_have_cleared(self, ranks, client):
+        first, second, third = ranks(3)
+        for store in (first, second, third):
+            store.update_status(ROOM, MOVE)
+        first.clear(ROOM)
+        second.abort(ROOM)
+        assert client.hget(KEY, "counts") == "0 0 1 0 2 1"
+        second.clear(ROOM)
+        assert client.exists(KEY)
+        third.clear(ROOM)
+        assert not client.exists(KEY)
+
     def test_rank_that_joins_failed_room_is_not_failed_by(self, ranks, store):
         first, second = ranks(2)
         first.update_status(ROOM, MOVE)
