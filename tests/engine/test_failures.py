@@ -85,8 +85,8 @@ class TestLostReply:
 
     def test_lost_clear_many_error_counts_what_was_done(self, store, proxy):
         calls = iter((False, True))
-        proxy.lose = lambda command: len(command) > 1000 and next(calls)
-        with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(500 done\)"):
+        proxy.lose = lambda command: len(command) > 500 and next(calls)
+        with pytest.raises(OutcomeUnknownError, match=r"clear_many of rooms 0, 1, 2 and 2,997 more \(250 done\)"):
             store.clear_many(range(3_000))
 
     def test_partly_executed_clear_many_is_not_safe_to_retry(self, world, proxy, client):
@@ -101,13 +101,13 @@ class TestLostReply:
 
         proxy.rewrite = refuse_from_now_on
         try:
-            with real.three_tries(), pytest.raises(OutcomeUnknownError, match=r"\(500 done\)") as caught:
+            with real.three_tries(), pytest.raises(OutcomeUnknownError, match=r"\(250 done\)") as caught:
                 store.clear_many(range(3_000))
         finally:
             proxy.rewrite = None
             client.config_set("min-replicas-to-write", 0)
         assert "safe to retry" not in str(caught.value)
-        assert len(room_keys(client)) == 2_500
+        assert len(room_keys(client)) == 2_750
 
     @pytest.mark.parametrize("refusing", [0, 1])
     def test_partly_refused_clear_many_is_unknown(self, world, proxy, client, refusing):
