@@ -115,7 +115,7 @@ def calls(ranks: Sequence[int], rounds: int) -> Section:
         for world_size in ranks:
             found: dict[str, list[float]] = {}
             for _ in range(rounds):
-                client.flushall()
+                client.execute_command("FLUSHALL", "SYNC")  # else memory is freed during the calls
                 with StatusStore.from_url(server.url, rank=0, world_size=world_size) as store:
                     for name, call in _kinds(client, store, world_size).items():
                         client.slowlog_reset()
