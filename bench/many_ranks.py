@@ -123,8 +123,8 @@ def calls(ranks: Sequence[int], rounds: int) -> Section:
                         found.setdefault(name, []).append(_longest(client))
             for name, longest in found.items():
                 spread = Spread.of(longest)
-                title = f"{name}, {world_size:,} ranks"
-                section.rows.append(Row(title, "", "ms", spread.median, None, spread, CALL_BUDGET))
+                kind = f"{name}, {world_size:,} ranks"
+                section.rows.append(Row(kind, "", "ms", spread.median, None, spread, CALL_BUDGET))
     return section
 
 

@@ -14,7 +14,8 @@
 local reply = {feed_position(ARGV[1])}
 local status_field, cleared_field = rank_fields(ARGV[2])
 for i = 2, #KEYS do
-  local words, ranks, status, own, cleared = redis.pcall('HGETALL', KEYS[i]), {}, nil, nil, nil
+  local words, ranks = redis.pcall('HGETALL', KEYS[i]), {}
+  local status, own, cleared
   for k = 1, #words, 2 do
     local name, value = words[k], words[k + 1]
     if name == 'status' then status = value end

@@ -27,6 +27,8 @@ _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL if hasattr(socket, "MSG_NOSIGNA
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(4)
 PATIENCE = 1.0
 """Seconds to wait for a thread that is in the middle of a callback when the connection ends."""
+ENDED = "it ended the connection"
+"""What is logged of an agent that has ended a connection without a word."""
 COUNTER_BYTES = 4096
 """One page, of which 8 bytes count the packets, 8 show that the agent's process runs, and 8 count the pings read."""
 
@@ -47,7 +49,7 @@ class AgentSource(Protocol):
 class ServicePath:
     """The socket of an agent that somebody else starts, and whose log they know."""
 
-    ended_text = "it ended the connection"
+    ended_text = ENDED
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)

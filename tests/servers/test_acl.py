@@ -129,17 +129,10 @@ class TestRule:
             acl.user_name(bad)
         assert str(caught.value).isprintable()
 
-    @pytest.mark.parametrize(
-        "options",
-        [
-            ["--user", "a b"],
-            ["-n", "a b"],
-            ["-n", ""],
-            ["-n", "a", "-n", "a b"],
-            ["-n", "a" * 120, "--roles"],
-            ["-n", "", "--roles"],
-        ],
-    )
+    BAD_NAMES = (["--user", "a b"], ["-n", "a b"], ["-n", ""], ["-n", "a", "-n", "a b"])
+    BAD_DEPLOYMENTS = (["-n", "a" * 120, "--roles"], ["-n", "", "--roles"])
+
+    @pytest.mark.parametrize("options", [*BAD_NAMES, *BAD_DEPLOYMENTS])
     def test_command_refuses_bad_name_and_prints_nothing(self, options):
         result = CliRunner().invoke(kvpoll, ["acl", *options], catch_exceptions=False)
         assert (result.exit_code, result.stdout) == (2, "")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from redis_kvpoll.agent.link import connect_to
+from redis_kvpoll.agent.link import ENDED, connect_to
 from redis_kvpoll.agent.rendezvous import Rendezvous, number_at, write_number
 
 LOCK_PATIENCE = 10.0
@@ -56,8 +56,8 @@ class Launcher:
     def ended_text(self) -> str:
         """What the log says of an agent that has ended a connection: only its own log has why, if it cannot run."""
         with contextlib.suppress(OSError):
-            return f"it ended the connection ({self._rendezvous.log_path()} may say why)"
-        return "it ended the connection"
+            return f"{ENDED} ({self._rendezvous.log_path()} may say why)"
+        return ENDED
 
     def _connect_to(self, number: int, newer_than: int) -> socket.socket | None:
         if number <= newer_than:
