@@ -177,7 +177,7 @@ class Proxy:
         return lose
 
 
-_FOR_ONE_ROOM = {"update": "update_one"}
+_FOR_ONE_ROOM = {"update": "update_one", "write": "advance_one"}
 
 
 def _calls(command: Command, script: str) -> bool:

@@ -115,12 +115,15 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
     executor, server, sent_at, error = dispatcher.executor, ready.servers.get(ready.tag), time.monotonic(), None
     tokens = executor.session.sync_tokens()
 
-    def complete(reply: list[Any]) -> list[Any] | None:
-        return executor.recovery.accept_reply(call, server, tokens, reply)
+    def complete(reply: list[Any] | None) -> list[Any] | None:
+        return executor.recovery.accept_reply(call, server, tokens, reply) if reply else None
 
     own = None
     try:
-        reply = await _send(dispatcher, queue, packed, complete)
+        try:
+            reply = await _send(dispatcher, queue, packed, complete)
+        except NoScriptError:
+            reply = await _send(dispatcher, queue, ready.pack_fenced_update_with_source(call, status), complete)
     except (NotSent, RedisError, OSError) as failure:
         error = failure
     else:
@@ -130,7 +133,7 @@ async def update_handle(dispatcher: AsyncDispatcher, room: int, generation: int,
             dispatcher.end_turn(queue)
             raise
     command = fenced_commands.update(room, generation, status)
-    if not own:  # data was lost, or the script has left the room out
+    if not own:  # the case is not the usual one, or data was lost
         updated: Update = await dispatcher.repeat(queue, PendingCall(call, sent_at + executor.deadline, command), error)
         return updated
     dispatcher.end_turn(queue)

@@ -72,6 +72,12 @@ class ReadyCalls:
         command, lease = self._current().write, self._recovery.lease
         return command.pack(room, generation, status) if command and (lease is None or not lease.lost) else None
 
+    def pack_fenced_update_with_source(self, call: Call, status: KVPoll | int) -> bytes:
+        """Return the bytes of a fenced update whose script the server lacks. ``call`` came with its first bytes."""
+        sent = PackedWrite(self._context, has_source=True).pack(call.rooms[0], int(call.room_args[1]), status)
+        assert sent is not None  # noqa: S101 - pack_fenced_update has returned bytes
+        return sent[0]
+
     def decode_update(self, reply: bytes | None, status: KVPoll | int) -> Update | None:
         """Return the result in the reply to an update; None if the full path has to go on."""
         recovery = self._recovery
@@ -127,7 +133,7 @@ class ReadyCalls:
             context,
             update=packed.update_command(context) if context.feed_length != "0" else None,
             get=packed.get_command(context),
-            write=PackedWrite(context) if context.mode != "prefill" else None,
+            write=PackedWrite(context) if context.feed_length != "0" else None,
         )
 
 

@@ -1,6 +1,6 @@
 """The calls on one room that are made most: packed in advance, but for the room and what depends on the status.
 
-The bytes are made from the words that the full path would send; only an update has a script of its own, for the usual
+The bytes are made from the words that the full path would send; only updates have scripts of their own, for the usual
 case. To add one: make its words here, and give it a method in ``engine/ready_calls``.
 """
 
@@ -25,6 +25,15 @@ UPDATE_ONE = ScriptSpec(
 )
 """It replies otherwise than the scripts of ``script_specs``, so it is not one of them: see ``update_reply``."""
 
+ADVANCE_ONE = ScriptSpec(
+    load("advance_one"),
+    shard_keys=("feed", "epoch", "leases"),
+    shared_args=("feed_length", "owner", "incarnation"),
+    room_args=("ttl_ms", "status", "generation"),
+    reply=WRITE.reply,
+)
+"""Its reply is that of write.lua, or none."""
+
 _EARLY = (KVPoll.Bootstrapping, KVPoll.WaitingForInput, KVPoll.Transferring)
 _UNCHANGED = {s.name.encode()[:1]: Update(Outcome.UNCHANGED, s) for s in KVPoll}
 _DIGITS = [b"%d" % digit for digit in range(10)]
@@ -38,7 +47,6 @@ _NAMES: dict[int, str] = {s: s.name for s in KVPoll}
 _USUAL = frozenset((KVPoll, int, type(None)))
 """The types of the argument. A float may equal a status, and a list is none that a dict could look up."""
 _FIRST = range(1)
-_ENDS = {s: (s.name,) for s in KVPoll if s is not KVPoll.Failed}
 
 
 class PackedCommand:
@@ -69,13 +77,7 @@ class PackedCommand:
 
 def update_command(context: CallContext, has_source: bool = False) -> PackedCommand:
     """The call that merges a status other than Failed; with the script's source, for a server that lacks it."""
-    call = UPDATE_ONE.call(context, context.namespace, [0], [], range(1))
-    words = call.words()
-    if has_source:
-        words[:2] = ["EVAL", UPDATE_ONE.script.source]
-    ends = {status: (context.ttl_ms, status.name) for status in _EARLY}
-    ends[KVPoll.Success] = (context.terminal_ttl_ms, KVPoll.Success.name)
-    return PackedCommand(words, call.room_keys[0], ends)
+    return _merge_command(UPDATE_ONE, context, has_source)
 
 
 def get_command(context: CallContext) -> PackedCommand:
@@ -85,25 +87,22 @@ def get_command(context: CallContext) -> PackedCommand:
 
 
 class PackedWrite:
-    """Fenced updates: the call that merges a status into one generation of a room, by write.lua.
+    """Fenced updates: the call that merges a status other than Failed into one generation of a room."""
 
-    Not those to Failed, which need one key more.
-    """
-
-    def __init__(self, context: CallContext) -> None:
-        self._call = WRITE.call(context, context.namespace, [0], [], range(1))
-        self._key = self._call.room_keys[0].removesuffix("0")
-        self._packed = PackedCommand(self._call.words(), self._call.room_keys[0], _ENDS, more=2)
+    def __init__(self, context: CallContext, has_source: bool = False) -> None:
+        self._call = WRITE.call(context, context.namespace, [0], [], _FIRST)
+        self._keys = [key.removesuffix("0") for key in self._call.room_keys]
+        self._packed = _merge_command(ADVANCE_ONE, context, has_source, more=1)
 
     def pack(self, room: int, generation: int, status: KVPoll | int) -> tuple[bytes, Call] | None:
-        """Return the bytes and the call; None as ``PackedCommand.pack``."""
+        """Return the bytes, and the call of write.lua that does the same; None as ``PackedCommand.pack``."""
         number = str(generation)
-        packed = self._packed.pack(room, status, f"${len(number)}\r\n{number}\r\n$0\r\n\r\n")
+        packed = self._packed.pack(room, status, f"${len(number)}\r\n{number}\r\n")
         if packed is None:
             return None
         spec, tag, shard_keys, shared_args, *_ = self._call
-        items = [_NAMES[status], number, ""]
-        return packed, Call(spec, tag, shard_keys, shared_args, [room], [f"{self._key}{room}"], items, _FIRST)
+        keys_here = [f"{start}{room}" for start in self._keys]
+        return packed, Call(spec, tag, shard_keys, shared_args, [room], keys_here, [_NAMES[status], number, ""], _FIRST)
 
 
 def update_reply(reply: bytes, status: str) -> list[Any]:
@@ -112,6 +111,17 @@ def update_reply(reply: bytes, status: str) -> list[Any]:
     if outcome is Outcome.UNCHANGED:
         return [None, outcome.value, reply]
     return [reply.removeprefix(b"+"), outcome.value, status.encode()]
+
+
+def _merge_command(spec: ScriptSpec, context: CallContext, has_source: bool, more: int = 0) -> PackedCommand:
+    """A script that gets ttl_ms and status behind the key of the room, and ``more`` words behind those."""
+    call = spec.call(context, context.namespace, [0], [], _FIRST)
+    words = call.words()
+    if has_source:
+        words[:2] = ["EVAL", spec.script.source]
+    ends = {status: (context.ttl_ms, status.name) for status in _EARLY}
+    ends[KVPoll.Success] = (context.terminal_ttl_ms, KVPoll.Success.name)
+    return PackedCommand(words, call.room_keys[0], ends, more)
 
 
 def _bulk(words: Sequence[str]) -> str:

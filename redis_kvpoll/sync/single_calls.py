@@ -112,16 +112,19 @@ def _send_write(dispatcher: Dispatcher, packed: bytes, call: Call, status: KVPol
     ready, executor, sent_at = dispatcher.ready, dispatcher.executor, time.monotonic()
     server, tokens, own, first_error = ready.servers.get(ready.tag), executor.session.sync_tokens(), None, None
     try:
-        reply = dispatcher.transport.call_packed(packed, server)
+        try:
+            reply = dispatcher.transport.call_packed(packed, server)
+        except NoScriptError:
+            reply = dispatcher.transport.call_packed(ready.pack_fenced_update_with_source(call, status), server)
     except (NotSent, RedisError, OSError) as error:
         first_error = error
     else:
         if reply is TAKE_FULL_PATH:
             return TAKE_FULL_PATH
-        own = executor.recovery.accept_reply(call, server, tokens, reply)
+        own = executor.recovery.accept_reply(call, server, tokens, reply) if reply else None
         if own and (update := replies.update(own)) is not None:
             return update
     command = fenced_commands.update(call.rooms[0], int(call.room_args[1]), status)
-    if not own:  # data was lost, or the script has left the room out
+    if not own:  # the case is not the usual one, or data was lost
         own = dispatcher.run(ready.repeat(command, call, sent_at, first_error))
     return command.finish(command.rooms, executor.decode(command, command.rooms, own))

@@ -25,8 +25,9 @@ from tests.support import real
 from tests.support.contexts import context
 from tests.support.internals import age_settings, idle_connections_of, known_server_of, node_pool_of
 
-BOOT, MOVE, DONE = KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success
+BOOT, WAIT, MOVE, DONE = list(KVPoll)[1:]
 SCRIPT = packed.UPDATE_ONE.script
+SHORT = {packed.UPDATE_ONE.script.sha.encode(): "update_one", packed.ADVANCE_ONE.script.sha.encode(): "advance_one"}
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ def opened(world, proxy):
 
 def sent(proxy):
     """What was sent since the last look: each command, or the name of the script."""
-    names = {SCRIPT.sha.encode(): "update_one"}
-    found = [names.get(one[1], "full") if one[0] == b"EVALSHA" else one[0].decode() for one in proxy.commands]
+    found = [SHORT.get(one[1], "full") if one[0] == b"EVALSHA" else one[0].decode() for one in proxy.commands]
     proxy.commands.clear()
     return found
 
@@ -80,14 +80,24 @@ class TestPacked:
         (key,) = keys.rooms("ns", [room])
         assert packed.get_command(self.CONTEXT).pack(room, None) == pack(["HGET", key, "status"])
 
-    @pytest.mark.parametrize("owner", [{}, {"owner": "me", "incarnation": "1700000000000001"}], ids=["", "lease"])
+    @pytest.mark.parametrize(
+        "owner",
+        [{}, {"owner": "me", "incarnation": "1700000000000001"}, {"mode": "prefill"}],
+        ids=["", "lease", "prefill"],
+    )
     @pytest.mark.parametrize("room", [0, 9, 2**64 - 1])
     @pytest.mark.parametrize("status", KVPoll)
-    def test_fenced_update_is_the_full_call(self, room, status, owner):
+    def test_fenced_update_is_its_script_and_the_full_call(self, room, status, owner):
         made = context(**owner)
         (call,) = fenced_commands.update(room, 1_700_000_000_000_123, status).calls(made)
-        found = packed.PackedWrite(made).pack(room, 1_700_000_000_000_123, int(status))
-        assert found == (None if status is KVPoll.Failed else (pack(call.words()), call))
+        ttl = made.terminal_ttl_ms if status is DONE else made.ttl_ms
+        args = [ttl, status.name, "1700000000000123"]
+        words = packed.ADVANCE_ONE.call(made, "ns", [room], args, [0]).words()
+        for has_source in (False, True):
+            if has_source:
+                words[:2] = ["EVAL", packed.ADVANCE_ONE.script.source]
+            found = packed.PackedWrite(made, has_source).pack(room, 1_700_000_000_000_123, int(status))
+            assert found == (None if status is KVPoll.Failed else (pack(words), call))
 
     @pytest.mark.parametrize(
         ("room", "status"),
@@ -137,6 +147,26 @@ class TestUsualCase:
         assert store.update_status(1, MOVE) == Update(Outcome.ADVANCED, MOVE)
         assert store.update_status(2, MOVE) == Update(Outcome.ADVANCED, MOVE)
         assert sent(proxy) == ["update_one", "EVAL", "update_one"]
+
+    def test_handle_sends_one_command_a_call(self, world, side, proxy):
+        server = world.serve()
+        proxy.target = server.socket
+        store = side.open(proxy.url)
+        with store.lease("me"), server.client() as client:
+            handle = store.open(1)
+            handle.update(BOOT)
+            sent(proxy)
+            assert handle.update(WAIT) == Update(Outcome.ADVANCED, WAIT)
+            assert handle.update(BOOT) == Update(Outcome.UNCHANGED, WAIT)
+            assert sent(proxy) == ["advance_one"] * 2
+            client.script_flush()
+            assert handle.update(MOVE) == Update(Outcome.ADVANCED, MOVE)
+            assert handle.update(DONE) == Update(Outcome.ADVANCED, DONE)
+            assert sent(proxy) == ["advance_one", "EVAL", "advance_one"]
+            store.abort(1)
+            sent(proxy)
+            assert handle.update(MOVE) == Update(Outcome.UNCHANGED, KVPoll.Failed)
+            assert sent(proxy)[:2] == ["advance_one", "full"]
 
     def test_write_through_handle_is_in_a_mirror_at_once(self, side, proxy):
         store = side.open(proxy.url)

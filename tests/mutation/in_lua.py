@@ -146,6 +146,27 @@ IN_LUA = [
         "protocol/test_update_one.py::test_times_after_an_entry_by_hand_are_the_clocks[fakeredis]",
     ),
     (
+        "a handle's update takes another generation of its room",
+        "advance_one.lua",
+        "or found[3] ~= ARGV[6] or",
+        "or",
+        "protocol/test_fast_path.py::test_advance_one_and_write_agree[fakeredis-generation-plain]",
+    ),
+    (
+        "a handle's update does without the lease",
+        "advance_one.lua",
+        "string.find(lease, ARGV[3] .. ' ', 1, true) ~= 1",
+        "false",
+        "protocol/test_fast_path.py::test_advance_one_and_write_agree[fakeredis-another lease-owner]",
+    ),
+    (
+        "a handle's update leaves every case to write.lua",
+        "advance_one.lua",
+        "if not id or id.err then return false end",
+        "if true then return false end",
+        "engine/test_ready_calls.py::TestUsualCase::test_handle_sends_one_command_a_call[sync-async]",
+    ),
+    (
         "a batch is applied in reverse order",
         "update.lua",
         "for i = 1, count do",

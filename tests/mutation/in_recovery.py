@@ -186,7 +186,7 @@ IN_RECOVERY = [
     (
         "a late write after a clear without a reply makes a rank forget its status",
         "engine.recovery.tracking:observe_written",
-        "code == Outcome.STALE.value and tracked.is_clearing",
+        "code == _STALE and tracked.is_clearing",
         "False",
         (
             "engine/test_recovery_ranks.py::TestRanks::test_cleared_rank_still_counts_after_recovery"
@@ -490,7 +490,7 @@ IN_RECOVERY = [
     (
         "what was tracked of a room outlives a plain update that creates it",
         "engine.recovery.tracking:observe_written",
-        "not generation and code == Outcome.CREATED.value",
+        "not generation and code == _CREATED",
         "False",
         "engine/test_recovery.py::TestFlushAll::test_room_that_a_plain_update_created_anew_is_not[sync-redis-plain]",
     ),

@@ -1,4 +1,7 @@
-"""The fast paths of write.lua and open.lua, beside the rest of each: they must agree wherever both could act."""
+"""The fast paths of write.lua and open.lua, beside the rest of each: they must agree wherever both could act.
+
+So must advance_one.lua and write.lua, or the former does nothing, and says so.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import itertools
 
 import pytest
 
-from redis_kvpoll.protocol import fenced_commands, keys, room_commands
+from redis_kvpoll.protocol import fenced_commands, keys, packed, room_commands
 from tests.support.calls_of_scripts import GENERATION, A, replay, send, table, take_lease
 from tests.support.heads import text_of
 
@@ -97,6 +100,33 @@ def test_fast_path_and_the_rest_agree(server, damage, actor):
             assert reply[0] is None or reply[0] == last[0][0]
             found.append((list(map(str, reply[1:])), states(client)))
         assert found[0] == found[1], (own, other, status, is_fenced)
+
+
+def advance_one(client, context, status):
+    ttl_ms = context.terminal_ttl_ms if status == 4 else context.ttl_ms
+    words = packed.ADVANCE_ONE.call(context, "ns", [A], [ttl_ms, STATUSES[status - 1], GENERATION], [0]).words()
+    return client.eval(packed.ADVANCE_ONE.script.source, *words[2:])
+
+
+@pytest.mark.parametrize("actor", ["plain", "owner"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_advance_one_and_write_agree(server, damage, actor):
+    client = server.client()
+    for own, status in itertools.product((None, *STATUSES), range(1, 5)):
+        found = []
+        for is_short in (True, False):
+            client.flushall()
+            context = fill(client, actor, own, None, DAMAGES[damage])
+            reply, before = advance_one(client, context, status) if is_short else None, states(client)
+            if is_short:
+                is_usual = damage in ("none", "no part", "own status", "version", "counts") and own in STATUSES[:4]
+                assert (reply is not None) >= is_usual, (own, status)
+                assert reply is not None or before == states(client)
+            if reply is None:
+                (call,) = fenced_commands.update(A, int(GENERATION), status).calls(context)
+                reply = client.eval(call.spec.script.source, *call.words()[2:])
+            found.append((list(map(str, reply[1:])), reply[0] is None, states(client)))
+        assert found[0] == found[1], (own, status)
 
 
 OPENINGS = {

@@ -14,7 +14,7 @@ from redis_kvpoll.model import Ending, Outcome, Refusal
 from redis_kvpoll.protocol import fenced_commands, keys, lease_commands, room_commands, script_specs, scripts
 from redis_kvpoll.protocol import settings as settings_module
 from redis_kvpoll.protocol.lease_commands import LeaseConfig
-from redis_kvpoll.protocol.packed import UPDATE_ONE
+from redis_kvpoll.protocol.packed import ADVANCE_ONE, UPDATE_ONE
 from redis_kvpoll.protocol.script_call import ScriptSpec
 from redis_kvpoll.protocol.script_specs import SPECS
 from redis_kvpoll.protocol.settings import ExpectedSettings
@@ -27,7 +27,8 @@ AFTER = ("refused", "feed")
 """The includes that go after their script."""
 FAST_PATHS = ("advance", "quick_open")
 """Those that come before all else and define nothing."""
-OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE)  # with replies of their own
+OTHERS = (settings_module.SETTINGS, lease_commands.LEASE, lease_commands.RENEW, UPDATE_ONE, ADVANCE_ONE)
+"""With replies of their own, or short ways of another."""
 MAX_LINES = 80
 ENUM = {code.value: code.name for code in (*Outcome, *Ending, *Refusal)}
 
@@ -133,11 +134,12 @@ class TestHeads:
             == (list(spec.shared_args[: len(once)]) == once)
         )
 
-    def test_update_one_head_matches_spec(self):
-        labelled = head("update_one")[1]
-        assert words(labelled["KEYS"]) == (list(UPDATE_ONE.shard_keys), list(UPDATE_ONE.room_keys))
-        assert words(labelled["ARGV"]) == (list(UPDATE_ONE.shared_args), list(UPDATE_ONE.room_args))
-        assert words(labelled["REPLY"]) == ([], list(UPDATE_ONE.reply))
+    @pytest.mark.parametrize(("spec", "before"), [(UPDATE_ONE, []), (ADVANCE_ONE, ["feed_id", "epoch"])])
+    def test_head_of_short_way_matches_spec(self, spec, before):
+        labelled = head(spec.script.name)[1]
+        assert words(labelled["KEYS"]) == (list(spec.shard_keys), list(spec.room_keys))
+        assert words(labelled["ARGV"]) == (list(spec.shared_args), list(spec.room_args))
+        assert words(labelled["REPLY"]) == (before, list(spec.reply))
 
     def test_renew_head_matches_call(self):
         labelled, spec = head("renew")[1], lease_commands.RENEW

@@ -22,8 +22,11 @@ logger = logging.getLogger("redis_kvpoll.leases")
 CLEARING = (specs.CLEAR, specs.CLEAR_FENCED, specs.WRITE_RANKS)
 """The scripts that may clear rooms."""
 
-_DONE = frozenset(outcome.value for outcome in Outcome) - {Outcome.SKIPPED.value, Outcome.STALE.value}
-_GONE = frozenset({*specs.CLEARED, Outcome.STALE.value, Outcome.SKIPPED.value})
+_CREATED, _FAILED, _SKIPPED, _STALE, _LEASE_LOST = (
+    code.value for code in (Outcome.CREATED, Outcome.FAILED, Outcome.SKIPPED, Outcome.STALE, Refusal.LEASE)
+)
+_DONE = frozenset(outcome.value for outcome in Outcome) - {_SKIPPED, _STALE}
+_GONE = frozenset({*specs.CLEARED, _STALE, _SKIPPED})
 """The outcomes of clears after which the caller has no part in the room."""
 
 
@@ -97,13 +100,13 @@ def observe_written(
         tracked = rooms.track(tag, room, TrackedRoom(generation, "", "attached", None, now), now)
     elif generation and generation != tracked.generation:
         return
-    elif code == Refusal.LEASE.value or (generation and code == Outcome.STALE.value):
-        if code == Outcome.STALE.value and tracked.is_clearing:  # by a clear whose reply was lost
+    elif code == _LEASE_LOST or (generation and code == _STALE):
+        if code == _STALE and tracked.is_clearing:  # by a clear whose reply was lost
             observe_cleared(rooms, tag, room, str(generation), code, mark, now)
         elif tracked.awaiting_since is None and tracked.role != "cleared":  # then it is late, and changes nothing
             del rooms_here[room]
         return
-    if not generation and code == Outcome.CREATED.value and not (rooms.has_rank and tracked.role == "attached"):
+    if not generation and code == _CREATED and not (rooms.has_rank and tracked.role == "attached"):
         del rooms_here[room]  # the room was absent, so the generation that was tracked is over
         return
     if code in specs.WRITTEN:
@@ -114,7 +117,7 @@ def observe_written(
         rooms.unmark(tag, room)
     if code in _DONE:
         rooms.merge_status(tracked, status, now)
-        if code == Outcome.FAILED.value:
+        if code == _FAILED:
             tracked.reason = tracked.reason or reason
 
 
@@ -125,7 +128,7 @@ def _observe_replay(rooms: TrackedRooms, call: Call, reply: Sequence[Any], mark:
         is_waiting = False
         if tracked is None:
             pass
-        elif code == Outcome.SKIPPED.value and not tracked.is_over:
+        elif code == _SKIPPED and not tracked.is_over:
             is_waiting = True
             tracked.awaiting_since = now if tracked.awaiting_since is None else tracked.awaiting_since
         elif code in _DONE:
