@@ -51,12 +51,14 @@ _SETTLE = 0.3
 class Sizes:
     changes: int
     rounds: int
+    more_rounds: int
+    """Without mirrors: what the plugin's processes add is little beside what they take without changes."""
     idle_seconds: float
     link_seconds: float
 
 
-FULL = Sizes(changes=300, rounds=3, idle_seconds=3.0, link_seconds=5.0)
-QUICK = Sizes(changes=10, rounds=1, idle_seconds=0.2, link_seconds=0.5)
+FULL = Sizes(changes=300, rounds=3, more_rounds=4, idle_seconds=3.0, link_seconds=5.0)
+QUICK = Sizes(changes=10, rounds=1, more_rounds=0, idle_seconds=0.2, link_seconds=0.5)
 
 
 class Usage(NamedTuple):
@@ -94,8 +96,10 @@ def measure(ground: Ground, sizes: Sizes, progress: Callable[[str], None]) -> li
     loads: dict[tuple[Kind, int], Load] = {("mirror", count): Load() for count in MIRRORS}
     loads |= {("failures", count): Load() for count in PROCESSES}
     _prepare(ground)
-    for number in range(sizes.rounds):
+    for number in range(sizes.rounds + sizes.more_rounds):
         for (kind, count), load in loads.items():
+            if number >= sizes.rounds and kind == "mirror" and count:
+                continue
             progress(f"{count} {'mirrors' if kind == 'mirror' else 'processes of the plugin'}, round {number + 1}")
             idle = loads["mirror", 0].idle_us
             _measure_load(ground, kind, count, sizes, load, idle[-1] if kind == "mirror" and count else None)
@@ -139,9 +143,7 @@ def _measure_load(ground: Ground, kind: Kind, count: int, sizes: Sizes, load: Lo
         store.update_many(dict.fromkeys(rooms, KVPoll.Bootstrapping))
         simulator = Simulator(ground.url, _feeds(ground, kind, count)) if count else None
         with simulator or nullcontext():
-            before = Usage.of(ground)
-            time.sleep(sizes.idle_seconds)
-            load.idle_us.append(Usage.of(ground).since(before).cpu_us / sizes.idle_seconds)
+            quiet_us = _quiet_us(ground, sizes.idle_seconds / 2)
             before, began = Usage.of(ground), time.monotonic()
             starts = []
             for number, room in enumerate(rooms):
@@ -150,6 +152,8 @@ def _measure_load(ground: Ground, kind: Kind, count: int, sizes: Sizes, load: Lo
                 store.update_status(room, KVPoll.Transferring)
             time.sleep(_SETTLE)
             used, took = Usage.of(ground).since(before), time.monotonic() - began
+            # Before and after: the machine may have become slower meanwhile.
+            load.idle_us.append((quiet_us + _quiet_us(ground, sizes.idle_seconds / 2)) / sizes.idle_seconds)
             found = simulator.stop() if simulator else []
     idle, asking = load.idle_us[-1] if idle_us is None else idle_us, Usage.of(ground)
     asking = Usage.of(ground).since(asking)
@@ -158,6 +162,13 @@ def _measure_load(ground: Ground, kind: Kind, count: int, sizes: Sizes, load: Lo
     load.commands.append((used.commands - asking.commands) / sizes.changes)
     for _, _, known_at in found:
         load.known_ms += [1000 * (end - start) for start, end in zip(starts, known_at, strict=False)]
+
+
+def _quiet_us(ground: Ground, seconds: float) -> float:
+    """Return the CPU of the server for so many seconds without changes."""
+    before = Usage.of(ground)
+    time.sleep(seconds)
+    return Usage.of(ground).since(before).cpu_us
 
 
 def _idle(counter: Counter | None, kind: Kind, sizes: Sizes) -> float | None:
@@ -184,7 +195,7 @@ def _sections_of(loads: dict[tuple[Kind, int], Load]) -> tuple[Section, Section]
     for (kind, count), load in loads.items():
         name = f"{count} mirrors" if kind == "mirror" else f"{count} processes of the plugin"
         # On a busy machine a difference of two CPU times may be below zero.
-        ratios = Spread.of([max(0.001, us) / max(0.001, base) for us, base in zip(load.us, without, strict=True)])
+        ratios = Spread.of([max(0.001, us) / max(0.001, base) for us, base in zip(load.us, without, strict=False)])
         budget = PLUGIN_BUDGET if (kind, count) == ("failures", PROCESSES[-1]) else None
         change.rows.append(Row(name, "", "us", Spread.of(load.us).median, Spread.of(without).median, ratios, budget))
         known, late = (statistics.median(load.known_ms), p99(load.known_ms)) if load.known_ms else (None, None)
