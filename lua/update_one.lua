@@ -35,8 +35,8 @@ end
 
 local name = string.sub(room, #KEYS[1] + 2)  -- as in room_id.lua
 local id
-if current then
-  id = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', 'ttl_ms', ttl_ms, name, incoming)
+if current then  -- who creates a room trims the feed: that is often enough, and each word costs
+  id = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', 'ttl_ms', ttl_ms, name, incoming)
 else
   id = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[1], '*', 'ttl_ms', ttl_ms, name, incoming,
     'first', '')
