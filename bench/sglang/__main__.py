@@ -45,7 +45,8 @@ def measure(ground: Ground, is_quick: bool) -> Found:
         raise InvalidInputError("SGLang is not installed here: make bench-sglang")
     sizes = QUICK if is_quick else FULL
     more: report.Environment = {"SGLang": version("sglang"), "torch": version("torch")}
-    return _sections(ground, sizes), asdict(sizes), more
+    with processes.own_agents():
+        return _sections(ground, sizes), asdict(sizes), more
 
 
 def _sections(ground: Ground, sizes: Sizes) -> list[Section]:

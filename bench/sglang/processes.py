@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
+import signal
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any, Self
 
 SENDER, RANK, SCHEDULER = "bench.sglang.sender", "bench.sglang.rank", "bench.sglang.scheduler"
@@ -71,6 +75,29 @@ def context() -> ForkServerContext:
     found = get_context("forkserver")
     found.set_forkserver_preload([SENDER, RANK])
     return found
+
+
+@contextlib.contextmanager
+def own_agents() -> Iterator[None]:
+    """Keep the agents of the processes that start in this block in a folder of their own, and end them with the block.
+
+    By itself, an agent whose processes were killed waits for its server, which ends with the run.
+    """
+    with tempfile.TemporaryDirectory(prefix="kva", ignore_cleanup_errors=True) as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        try:
+            yield
+        finally:
+            for log in Path(folder).rglob("*.log"):
+                for pid in re.findall(r"runs as process (\d+)", log.read_text()):
+                    _end_agent(int(pid), log)
+
+
+def _end_agent(pid: int, log: Path) -> None:
+    """Kill an agent, if the process of that id is still the one that writes this log."""
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/fd/1").readlink() == log:
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

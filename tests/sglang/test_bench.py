@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+
+import pytest
 
 from bench.sglang.__main__ import MARKERS
 from tests.sglang.deployment import ROOT
@@ -26,13 +31,33 @@ ROWS = {
 }
 
 
-def test_quick_run_reports_every_section(tmp_path):
+@pytest.fixture
+def temporary():
+    """The run's temporary folder. Its path is short: the address of an agent's socket has room for 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kva") as folder:
+        yield Path(folder)
+
+
+def writers_into(folder):
+    """The processes whose output goes into a file of the folder, also if that was removed."""
+    found = []
+    for output in Path("/proc").glob("[0-9]*/fd/1"):
+        try:
+            found += [output.parts[2]] if output.readlink().is_relative_to(folder) else []
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def test_quick_run_reports_every_section(tmp_path, temporary):
     page, found = tmp_path / "page.md", tmp_path / "found.json"
     start, end = MARKERS
     main = "<!-- bench: start -->\nthe main run's\n<!-- bench: end -->\n"
     page.write_text(f"{main}{start}\nold\n{end}\nafter\n")
     command = [sys.executable, "-m", "bench.sglang", "--quick", "--json", str(found), "--markdown", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    environment["TMPDIR"] = str(temporary)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "budgets are kept" in done.stdout
 
@@ -55,3 +80,5 @@ def test_quick_run_reports_every_section(tmp_path):
     assert (
         pictured == {f"page/{name}.svg" for name in ROWS} == {f"page/{p.name}" for p in (tmp_path / "page").iterdir()}
     )
+
+    assert (list(temporary.iterdir()), writers_into(temporary)) == ([], [])
