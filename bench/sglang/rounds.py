@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bench.measure import Spread
-from bench.results import Row, Section
+from bench.results import Budget, Row, Section
 from bench.sglang.processes import WorkerProcess
 
 PLAIN, THREAD, AGENT = "dict", "thread", "agent"
 RATES = (50, 200, 500)
 """Requests a second."""
+ROUNDS_BUDGET, CPU_BUDGET = Budget(0.97, at_least=True), Budget(60.0)
+"""Of the agent. The thread is what it has replaced."""
 
 
 def measure(worker: WorkerProcess, rounds: int, seconds: float) -> list[Section]:
@@ -29,8 +31,9 @@ def measure(worker: WorkerProcess, rounds: int, seconds: float) -> list[Section]
             name = f"{how}, {rate} requests/s"
             kept = Spread.of([ours[0] / theirs[0] for ours, theirs in pairs])
             ours, theirs = (Spread.of([rounds for rounds, _ in some]).median for some in (found[how], plain))
-            lost.rows.append(Row(name, "SGLang's dicts", "per_second", ours, theirs, kept))
+            rounds_budget, cpu_budget = (ROUNDS_BUDGET, CPU_BUDGET) if how == AGENT else (None, None)
+            lost.rows.append(Row(name, "SGLang's dicts", "per_second", ours, theirs, kept, rounds_budget))
             requests = int(rate * seconds)
             more = Spread.of([max(1e-3, (ours[1] - theirs[1]) / requests * 1e6) for ours, theirs in pairs])
-            cpu.rows.append(Row(name, "", "us", more.median, None, more))
+            cpu.rows.append(Row(name, "", "us", more.median, None, more, cpu_budget))
     return [lost, cpu]
