@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import re
+import select
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ SENDER, RANK, SCHEDULER = "bench.sglang.sender", "bench.sglang.rank", "bench.sgl
 """The modules of the workers. Each has a ``Worker``, whose methods are the commands. Only these import SGLang."""
 IMPORT_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
+END_SECONDS = 10.0
+"""For an agent that is killed."""
 _QUIET = {
     "SGLANG_HOST_IP": "127.0.0.1",
     "OMP_NUM_THREADS": "1",
@@ -94,10 +97,11 @@ def own_agents() -> Iterator[None]:
 
 
 def _end_agent(pid: int, log: Path) -> None:
-    """Kill an agent, if the process of that id is still the one that writes this log."""
-    with contextlib.suppress(OSError):
+    """Kill an agent, if the process of that id is still the one that writes this log; return once it has ended."""
+    with contextlib.suppress(OSError), os.fdopen(os.pidfd_open(pid)) as process:  # the id is not used again meanwhile
         if Path(f"/proc/{pid}/fd/1").readlink() == log:
-            os.kill(pid, signal.SIGKILL)
+            signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+            select.select([process], [], [], END_SECONDS)
 
 
 @contextlib.contextmanager
