@@ -24,7 +24,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("name", "text"),
         [
-            *(("LEASE", "-1"), ("TTL", "soon"), ("JOIN", "nan"), ("LONG_HOLD", "yes")),
+            *(("LEASE", "-1"), ("LEASE", "0.4"), ("TTL", "soon"), ("JOIN", "nan"), ("LONG_HOLD", "yes")),
             *(("FEED_LENGTH", "1.5"), ("FEED_LENGTH", "0"), ("SHARDS", "0")),
         ],
     )
