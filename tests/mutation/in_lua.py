@@ -34,6 +34,13 @@ IN_LUA = [
         "table/test_ttl.py::TestTimeToLive::test_feed_begun_again_by_an_opening_has_a_ttl[sync-fakeredis]",
     ),
     (
+        "the counts of refused writes end after a day",
+        "write.lua",
+        "'604800000'",
+        "'86400000'",
+        "table/test_ttl.py::TestTimeToLive::test_shared_keys_have_the_promised_ttls[sync-fakeredis]",
+    ),
+    (
         "a refused write is not counted",
         "update.lua",
         "refused[outcome] = (refused[outcome] or 0) + 1",
@@ -256,6 +263,13 @@ IN_LUA = [
         "if owner ~= '' and incarnations[owner] ~= incarnation then return false end",
         "",
         "table/test_rank_groups.py::test_group_names_each_refusal[fakeredis]",
+    ),
+    (
+        "a room that all ranks end in one call keeps the TTL of a live one",
+        "write_ranks.lua",
+        "    else\n      ttl_ms = ARGV[3]\n",
+        "",
+        "table/test_rank_groups.py::test_group_and_single_calls_agree[fakeredis-compat-none]",
     ),
     (
         "the feed names one of several ranks",

@@ -158,6 +158,7 @@ def make_table(server):
 
 @pytest.mark.parametrize("mode", ["none", "prefill"])
 @example(batches=LIFE, damage=set())
+@example(batches=LIFE[:3], damage=set())
 @example(batches=[[one for step in LIFE for one in step]], damage=set())
 @example(batches=[LIFE[0], [(A, 0, FAIL, True), (A, 1, INPUT, False), (A, 2, FAIL, True)], LIFE[3]], damage=set())
 @example(batches=[[(A, 0, LENGTH, True), (A, 1, CLEAR, True), (A, 1, LENGTH, True)]], damage=set())
