@@ -3,6 +3,7 @@ PYTHON ?= python3
 # One more worker than CPUs: many tests wait for servers that are stopped or killed.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 BIN := .venv/bin
+BROWSER := tests/serve/browser
 # A test that hangs ends its process after twenty minutes, with the stacks of its threads. No other lasts nearly so long.
 NO_HANG := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 comma := ,
@@ -18,12 +19,12 @@ test: .venv/test
 	$(BIN)/python -m pytest $(NO_HANG) -n $(WORKERS) --dist worksteal
 
 # The tests with the marker slow, which need a browser or a Prometheus; those that miss theirs are skipped and say so.
-test-slow: .venv/test tests/serve/browser/node_modules
+test-slow: .venv/test $(BROWSER)/node_modules/.package-lock.json
 	$(BIN)/python -m pytest $(NO_HANG) -m slow
 
-# What drives the browser. Without npm it is left out, and the tests say so.
-tests/serve/browser/node_modules: tests/serve/browser/package-lock.json
-	@if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --ignore-scripts && touch node_modules; \
+# What drives the browser: the file is what npm writes last. Without npm it is left out, and the tests say so.
+$(BROWSER)/node_modules/.package-lock.json: $(BROWSER)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(BROWSER) && npm ci --silent --ignore-scripts; \
 	    else echo "no npm (on Debian: apt install npm): the browser's tests are skipped"; fi
 
 # With the real SGLang 0.5.23, on a CPU, in its own environment.
@@ -52,7 +53,7 @@ docs: .venv/docs
 	@echo "build/docs/index.html"
 
 # docs/pictures, from the real programs: a quarter of an hour, for charts that are full. MINUTES=1 for a try.
-pictures: .venv/pictures tests/serve/browser/node_modules
+pictures: .venv/pictures $(BROWSER)/node_modules/.package-lock.json
 	$(BIN)/python docs/draw_pictures.py --minutes $(or $(MINUTES),15)
 
 # A few seconds per scenario, a minute with LONG=1. SEED repeats the choice of faults and calls.
@@ -70,7 +71,7 @@ check: .venv/lint
 lint: check
 
 clean:
-	rm -rf .venv .venv-sglang dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-sglang $(BROWSER)/node_modules dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # UNFINISHED exists while .venv is being changed. If make finds it, the change was cut short (a closed terminal, a killed
 # pip) and .venv is made anew. A pip that fails by itself changes nothing; without the trap some shells take Ctrl-C for that.

@@ -21,7 +21,7 @@ def why_absent() -> str:
     if shutil.which("node") is None:
         return "no node on PATH (Debian: apt-get install nodejs npm)"
     if not (FOLDER / "node_modules" / "playwright-core").exists():
-        return "no tests/serve/browser/node_modules (make tests/serve/browser/node_modules)"
+        return "no tests/serve/browser/node_modules (make test-slow installs it)"
     return ""
 
 
