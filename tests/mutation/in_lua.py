@@ -265,6 +265,13 @@ IN_LUA = [
         "table/test_rank_groups.py::test_group_names_each_refusal[fakeredis]",
     ),
     (
+        "that all ranks have cleared a restored room is known for a second",
+        "write_ranks.lua",
+        "redis.call('PEXPIRE', KEYS[5], DAY_MS)",
+        "redis.call('PEXPIRE', KEYS[5], 1000)",
+        "protocol/test_survival.py::TestCleared::test_replayed_room_that_all_ranks_cleared_stays_cleared[fakeredis-together]",
+    ),
+    (
         "a room that all ranks end in one call keeps the TTL of a live one",
         "write_ranks.lua",
         "    else\n      ttl_ms = ARGV[3]\n",

@@ -6,6 +6,7 @@ import pytest
 
 from redis_kvpoll import Outcome
 from redis_kvpoll.protocol import keys, room_commands
+from redis_kvpoll.protocol.rank_commands import RankChange, RankIdentity, write_ranks
 from tests.support.calls_of_scripts import GENERATION, A, B, at, replay, send, table, take_lease
 
 FEED, CLEARED, ROOM = keys.feed("ns"), keys.cleared("ns"), keys.rooms("ns", [A])[0]
@@ -143,6 +144,24 @@ class TestCleared:
         assert outcome(client, **lost) == STALE
         assert outcome(client, generation=GENERATION - 1, **lost) == STALE
         assert outcome(client, generation=GENERATION + 1, **lost) == CREATED
+
+    @pytest.mark.parametrize("how", ["one by one", "together", "replayed"])
+    def test_replayed_room_that_all_ranks_cleared_stays_cleared(self, client, how):
+        """The last one notes it, for as long as a clear without ranks does."""
+        world_size = int(table("rank").world_size)
+        ranks = [table("rank", rank=str(rank)) for rank in range(world_size)]
+        for mine in ranks:
+            send(client, replay(A), mine)
+        assert not client.exists(CLEARED)
+        if how == "together":
+            identities = [RankIdentity(rank, world_size) for rank in range(world_size)]
+            send(client, write_ranks([RankChange(A, one, GENERATION, clears=True) for one in identities]), table())
+        else:
+            for mine in ranks:
+                send(client, replay(A, role="cleared") if how == "replayed" else room_commands.clear(A), mine)
+        assert not client.exists(ROOM)
+        assert client.hget(CLEARED, str(A)) == str(GENERATION)
+        assert DAY_MS - 60_000 < client.pttl(CLEARED) <= DAY_MS
 
     def test_clear_of_other_room_leaves_nothing(self, client):
         send(client, room_commands.update_status(A, 1), table())
