@@ -1,7 +1,8 @@
-"""Batches of one thread to several shards at once: all are sent before the first reply is read.
+"""Batches of one thread to several shards at once: all are sent before the first reply is read, up to MAX_IDLE to each
+server. A store keeps no more connections to one: each further one would be opened for this call, and closed after it.
 
-Invariant: a shard that is down delays no other. Replies are read as they arrive, not in the order of the shards: an
-unread reply blocks its shard's queue for other callers.
+Invariant: a shard that is down delays no other, but for those of its server beyond that number. Replies are read as
+they arrive, not in the order of the shards: an unread reply blocks its shard's queue for other callers.
 
 Its limit: a shard that pauses between two tries may wait until connecting to one that hangs has failed. If pauses went
 first, a shard that is refused again and again would keep the other from its only try.
@@ -19,6 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis_kvpoll.engine.classify import NotSent
 from redis_kvpoll.engine.effects import Flow, Send, Sleep
 from redis_kvpoll.sync.transport import InFlight, Transport
+from redis_kvpoll.transport.connection_options import MAX_IDLE
 
 REPLY_GRACE = 0.01
 """Seconds to wait for replies in flight before trying a server whose last try failed: connecting may take long."""
@@ -75,20 +77,28 @@ class ShardFanOut:
         """Send what can be sent at once; of what may take long, the least risky effect, when nothing else is due."""
         slow = []
         for number, (effect, _) in list(self._unsent.items()):
+            if self._is_server_full(effect):
+                continue
             if risk := self._transport.risk(effect):
                 slow.append((risk, number))
             else:
-                self._begin(number, effect)
+                self._begin(number)
         if slow and not (self._in_flight and self._transport.readable(self._calls, REPLY_GRACE)):
             _, number = min(slow)
-            effect, since = self._unsent[number]
-            waited = time.monotonic() - since
-            if waited > REPLY_GRACE * 2:  # it counts towards the timeout
-                effect.timeout = max(0.001, (effect.timeout or self._deadline) - waited)
-            self._begin(number, effect)
+            self._begin(number)
 
-    def _begin(self, number: int, effect: Send) -> None:
-        del self._unsent[number]
+    def _is_server_full(self, effect: Send) -> bool:
+        """Whether so many calls to its server are in flight that it waits for the reply to one of them."""
+        if len(self._in_flight) < MAX_IDLE:
+            return False
+        pool = self._transport.pool_for(effect)
+        return sum(call[0] is pool for call in self._calls) >= MAX_IDLE
+
+    def _begin(self, number: int) -> None:
+        effect, since = self._unsent.pop(number)
+        waited = time.monotonic() - since
+        if waited > REPLY_GRACE * 2:  # it counts towards the timeout
+            effect.timeout = max(0.001, (effect.timeout or self._deadline) - waited)
         try:
             call = self._transport.begin(effect)
         except (NotSent, RedisError, OSError) as error:
@@ -107,7 +117,8 @@ class ShardFanOut:
         times = [*self._sleeping.values(), *(until for _, until in self._in_flight.values())]
         if not times:
             return
-        seconds = 0.0 if self._unsent else max(0.0, min(times) - now)
+        is_more_to_send = not all(self._is_server_full(effect) for effect, _ in self._unsent.values())
+        seconds = 0.0 if is_more_to_send else max(0.0, min(times) - now)
         if not self._in_flight:
             time.sleep(seconds)
             return

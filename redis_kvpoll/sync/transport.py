@@ -126,6 +126,10 @@ class Transport(ABC):
         return readable([connection for _, connection, _ in calls], seconds)
 
     @abstractmethod
+    def pool_for(self, effect: Send) -> NodePool | None:
+        """Return the connections that this would be sent over; None if no node is known to have the slot."""
+
+    @abstractmethod
     def risk(self, effect: Send) -> Risk:
         """Return what sending this may have to wait for."""
 
@@ -151,6 +155,9 @@ class NodeTransport(Transport):
 
     def begin(self, effect: Send) -> InFlight:
         return self._node_pool, self._node_pool.send(effect), effect
+
+    def pool_for(self, effect: Send) -> NodePool | None:
+        return self._node_pool
 
     def risk(self, effect: Send) -> Risk:
         return Risk.FAILED_NODE if self._node_pool.last_try_failed else Risk.NONE
@@ -196,13 +203,17 @@ class ClusterTransport(Transport):
         self._cluster.slot_map.stale = True
         super().time_out(pool, connection, effect)
 
-    def risk(self, effect: Send) -> Risk:
+    def pool_for(self, effect: Send) -> NodePool | None:
         try:
-            if self._cluster.pool_for(effect).last_try_failed:
-                return Risk.FAILED_NODE
-        except NotSent:  # no node is known to have the slot
-            return Risk.STALE_MAP
-        return Risk.STALE_MAP if self._cluster.slot_map.stale else Risk.NONE
+            return self._cluster.pool_for(effect)
+        except NotSent:
+            return None
+
+    def risk(self, effect: Send) -> Risk:
+        pool = self.pool_for(effect)
+        if pool is not None and pool.last_try_failed:
+            return Risk.FAILED_NODE
+        return Risk.STALE_MAP if pool is None or self._cluster.slot_map.stale else Risk.NONE
 
     @contextlib.contextmanager
     def _stale_on_failure(self) -> Iterator[SlotMap]:

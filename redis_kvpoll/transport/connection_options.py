@@ -36,7 +36,8 @@ class WithPool(Protocol):
 C = TypeVar("C", bound=WithPool)
 
 MAX_IDLE = 16
-"""Connections to one server that are kept. Threads that need more open and close them; tasks wait."""
+"""Connections to one server that are kept. Threads that need more open and close them. Tasks wait, and so do
+the calls of one batch to many shards."""
 
 _IGNORED = 0.1
 """The part of a timeout that may pass before the call for nothing, so that the connection's own timeout is used."""

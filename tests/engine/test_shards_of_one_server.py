@@ -10,6 +10,7 @@ import pytest
 from redis_kvpoll import KVPoll
 from redis_kvpoll.engine.retry import Attempts
 from redis_kvpoll.protocol import keys
+from redis_kvpoll.transport.connection_options import MAX_IDLE
 from tests.support import real
 from tests.support.internals import answers_of, executor_of, marks_of
 
@@ -105,3 +106,16 @@ def test_parallel_calls_ask_of_each_shard_once_more(world, tmp_path, round_trips
     sharded.store.poll([room.id for room in sharded.rooms])
     assert len(round_trips) <= SHARDS
     real.until(lambda: not any(answers_of(sharded.store).values()), "all are used")
+
+
+def test_batch_over_many_shards_needs_no_new_connections(world):
+    """A store keeps 16 connections to a server. Each further one of a call would be opened for it, and closed after."""
+    server, rooms = world.serve(), range(1000)
+    store = world.open(server.tcp, shards=4 * MAX_IDLE)
+    with server.client() as client:
+        before = client.info("stats")["total_connections_received"]
+        for status in (KVPoll.Bootstrapping, KVPoll.Transferring, KVPoll.Success):
+            store.update_many(dict.fromkeys(rooms, status))
+        opened = client.info("stats")["total_connections_received"] - before
+    assert store.poll(rooms) == [KVPoll.Success] * len(rooms)
+    assert opened <= MAX_IDLE + 1  # the asyncio store has one more, for calls that are alone

@@ -244,6 +244,13 @@ IN_THE_CLIENT = [
         "servers/test_dead_node.py::test_hanging_node_holds_up_no_other_shard",
     ),
     (
+        "a batch opens a connection for each shard, however many there are",
+        "sync.fan_out:ShardFanOut._is_server_full",
+        ">= MAX_IDLE",
+        "> 9999",
+        "engine/test_shards_of_one_server.py::test_batch_over_many_shards_needs_no_new_connections",
+    ),
+    (
         "a mirror that was entered during a call is not told of it",
         "engine.session:Session.observers_now",
         "tuple(self.observers)",
