@@ -13,17 +13,19 @@ from typing import Any
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from redis_kvpoll import _fork
 from redis_kvpoll.transport import tls_probe
 from redis_kvpoll.transport.connection_kind import is_fake
 from redis_kvpoll.transport.connection_options import opening, pack
 from redis_kvpoll.transport.server_identity import ASK_IDENTITY, KnownServer
 
-_opening_threads: set[int] = set()
+_opening_threads: set[tuple[int, int]] = set()
+"""Each as (process, thread): a child of ``fork`` has a copy, and its own threads soon get the same numbers."""
 
 
 def is_opening(thread: int) -> bool:
     """Whether a thread opens a connection for another one, which waits for it and may have its batch in flight."""
-    return thread in _opening_threads
+    return (_fork.pid, thread) in _opening_threads
 
 
 class Connector:
@@ -131,7 +133,7 @@ class _Opening:
 
     def _open(self) -> None:
         outcome: list[Any] | BaseException
-        me = get_ident()
+        me = _fork.pid, get_ident()
         try:
             _opening_threads.add(me)
             self._connection.connect()

@@ -17,6 +17,7 @@ from redis_kvpoll.engine.effects import AwaitCalls, PendingCall
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.keys import tag
 from redis_kvpoll.sync import dispatcher
+from redis_kvpoll.sync.connecting import is_opening
 from tests.support import cluster, pace, real
 from tests.support.calls import MARGIN, calls_may_take, objects_of
 from tests.support.hammer import hammer
@@ -326,6 +327,20 @@ class TestFork:
             assert os.waitpid(child, 0)[1] == 0
             go_on.set()
             thread.join()
+
+    def test_child_has_no_thread_that_connects_for_another(self, proxy, threads):
+        """Its own threads may get the number of the parent's, and would then send past the queue for ever."""
+        with StatusStore.from_url(proxy.url, deadline=60.0) as store:
+            proxy.stalled = True
+            first = threads.submit(store.get, 1)
+            real.until(lambda: any(is_opening(one.ident) for one in threading.enumerate()), "a thread connects")
+            (connecting,) = (one.ident for one in threading.enumerate() if is_opening(one.ident))
+            child = os.fork()
+            if not child:
+                os._exit(is_opening(connecting))
+            assert os.waitpid(child, 0)[1] == 0
+            proxy.stalled = False
+            assert first.result(PATIENCE) is None
 
 
 class TestShards:

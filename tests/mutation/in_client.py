@@ -244,6 +244,13 @@ IN_THE_CLIENT = [
         "servers/test_dead_node.py::test_hanging_node_holds_up_no_other_shard",
     ),
     (
+        "a child of fork takes its thread for one of the parent's that connects",
+        "sync.connecting:is_opening",
+        "(_fork.pid, thread) in _opening_threads",
+        "any(one == thread for _, one in _opening_threads)",
+        "engine/test_batching_threads.py::TestFork::test_child_has_no_thread_that_connects_for_another",
+    ),
+    (
         "a batch opens a connection for each shard, however many there are",
         "sync.fan_out:ShardFanOut._is_server_full",
         ">= MAX_IDLE",
