@@ -217,17 +217,17 @@ class Executor:
     def reply_of(self, command: Command[Any, Any], pending: PendingCall) -> list[Any]:
         """Return the reply of a command's only call, or raise its failure."""
         reply = pending.reply
-        return self.replies_of(command, [pending])[0] if reply is None or pending.failure else reply
+        return self.replies_of(command, [pending])[0] if reply is None else reply
 
     def replies_of(
         self, command: Command[Any, Any] | str, pending_calls: list[PendingCall], done: int = 0
     ) -> list[list[Any]]:
         """Return the replies of the calls, or raise a failure under the operation's name: the first that leaves open
-        what was executed, else the first."""
+        what was executed, else the first. A reply counts, also of a sender that the call had been given up on for."""
         for pending in pending_calls:
             if pending.reply is not None:
                 done += len(pending.call.rooms)
-        failures = [pending.failure for pending in pending_calls if pending.failure is not None]
+        failures = [pending.failure for pending in pending_calls if pending.reply is None and pending.failure]
         if failures:
             failure = next(filter(_is_unknown, failures), failures[0])
             if done and not pending_calls[0].call.spec.repeatable:

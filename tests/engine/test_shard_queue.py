@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from redis_kvpoll import KVPollError, OutcomeUnknownError, ServerRefusedError, StoreUnavailableError
 from redis_kvpoll.engine.batching import Batch, ShardQueue
 from redis_kvpoll.engine.effects import PendingCall, Send
+from redis_kvpoll.engine.executor import Executor
 from redis_kvpoll.engine.retry import CallFailed
+from redis_kvpoll.engine.session import Session
 from redis_kvpoll.protocol import room_commands
 from redis_kvpoll.protocol.script_specs import CLEAR
 from redis_kvpoll.protocol.settings import ExpectedSettings
@@ -350,3 +352,19 @@ def test_queue_keeps_no_batch_but_the_last():
         batch.distribute(answer(batch))
         queue.end_batch(batch)
     assert isinstance(batch, Batch)
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "among others"])
+def test_reply_after_the_failure_counts(others):
+    """A sender that was given up on may get on. Then the call was executed; the error would say that it was not."""
+    calls = [pending("update", [room]) for room in range(1 + others)]
+    queue = queue_of_calls(calls[0])
+    late = queue.take_batch()
+    queue.requeue_or_fail(late)
+    run_out(queue.take_batch(), until=NEVER)
+    for batch in (late, *(Batch([one]) for one in calls[1:])):
+        batch.distribute(["2", "Transferring"])
+    executor = Executor(Session.checked("default", (900, 300, 5), (None, None, None, None, False), (None, None)))
+    assert calls[0].failure is not None
+    assert executor.replies_of("update_many", calls) == [["2", "Transferring"]] * len(calls)
+    assert executor.reply_of("update_many", calls[0]) == ["2", "Transferring"]

@@ -209,6 +209,13 @@ IN_THE_CLIENT = [
         "engine/test_failures.py::TestLostReply::test_unknown_part_of_a_clear_many_is_told[sync-1]",
     ),
     (
+        "a call whose reply came after all raises what it was given up on with",
+        "engine.executor:Executor.replies_of",
+        "if pending.reply is None and pending.failure]",
+        "if pending.failure]",
+        "engine/test_shard_queue.py::test_reply_after_the_failure_counts[among others]",
+    ),
+    (
         "an error of counts names another method",
         "sync.listing:Listing.counts",
         'pages("counts")',
