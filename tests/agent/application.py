@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from redis_kvpoll.agent.server import agent_sessions, process_death
+from redis_kvpoll.agent.server import agent_sessions, peer_socket, process_death
 
 RECORD, ECHO, FLOOD, BREAK, STALL = range(5)
 """What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception, a long
@@ -83,6 +83,22 @@ def make_without_peer_pidfd():
 def make_without_pidfd():
     """As with processes in a foreign PID namespace."""
     agent_sessions.open_watch = lambda *_: None
+    return make()
+
+
+def make_without_memfd_in_python():
+    """As with the Python of uv or conda, which was built with a glibc before 2.27."""
+    del os.memfd_create
+    return make()
+
+
+def make_without_memfd():
+    """As on a host that has none."""
+
+    def fail(_):
+        raise OSError("no memory to share")
+
+    peer_socket.sealed_memory = fail
     return make()
 
 

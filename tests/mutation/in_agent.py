@@ -73,6 +73,13 @@ IN_THE_AGENT = [
         "agent/test_death.py::TestWatch::test_a_process_that_proc_hides_is_not_watched",
     ),
     (
+        "a process can end its agent by making their shared memory shorter",
+        f"{_AGENT}.server.shared_memory:sealed_memory",
+        "_F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL",
+        "0",
+        "agent/test_shared_memory.py::test_nobody_can_change_its_size[older glibc]",
+    ),
+    (
         "a process whose files take long to release counts as one that lives",
         f"{_AGENT}.server.agent_sessions:OpenSessions.lose",
         "UNWATCHED_SECONDS if peer.watch is None else VANISHED_SECONDS",

@@ -7,7 +7,6 @@ dropped, and connects again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.link import COUNTER_BYTES
+from redis_kvpoll.agent.server.shared_memory import sealed_memory
 
 MAX_QUEUED = 8 * 1024 * 1024
 """The bytes that may wait for a process to read them."""
@@ -183,11 +183,8 @@ class Peer:
         return True
 
     def _share(self) -> int:
-        descriptor = os.memfd_create("redis_kvpoll", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = sealed_memory(COUNTER_BYTES)
         try:
-            os.ftruncate(descriptor, COUNTER_BYTES)
-            # Without the seals the process could make it shorter, and a write here would end the agent.
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self._counter = memoryview(mmap.mmap(descriptor, COUNTER_BYTES)).cast("Q")
         except BaseException:
             os.close(descriptor)
