@@ -91,6 +91,14 @@ class TestStart:
         until(lambda: "the agent could not be started" in caplog.text, "the report")
         assert str(engine.rendezvous.log_path()) in caplog.text
 
+    def test_a_process_without_standard_streams_starts_one(self, engine):
+        """The listening socket has the number of a stream then, for which the agent has its log."""
+        code = "import os, sys; from redis_kvpoll.agent.client.launch import Launcher; os.closerange(0, 3)"
+        code += "; Launcher(*sys.argv[1:3], ('--idle=0.5',)).connect(0)"
+        command = [sys.executable, "-c", code, engine.name, f"{agents.APPLICATION}:make"]
+        assert subprocess.run(command, check=False, cwd=agents.PROJECT).returncode == 0
+        engine.until("started")
+
     def test_numbers_grow_even_if_the_clock_does_not(self, engine):
         place = engine.rendezvous
         first = place.next_number(0)

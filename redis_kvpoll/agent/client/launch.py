@@ -9,6 +9,7 @@ The agent is no child of the process that started it, and shares no descriptor, 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
@@ -71,15 +72,19 @@ class Launcher:
         if not sys.executable:
             raise OSError("this process has no Python interpreter that could run the agent")
         with self._rendezvous.listen(number) as listener:
+            # A process whose stdin is closed may have it there, where the agent's own stdin will be.
+            descriptor = fcntl.fcntl(listener, fcntl.F_DUPFD_CLOEXEC, 3)
             try:
-                self._run(number, listener)
+                self._run(number, descriptor)
             except BaseException:
                 self._rendezvous.remove(number)
                 raise
+            finally:
+                os.close(descriptor)
 
-    def _run(self, number: int, listener: socket.socket) -> None:
+    def _run(self, number: int, listener: int) -> None:
         command = [sys.executable, "-P", "-m", "redis_kvpoll.agent", self._application, *self._options]
-        command += [f"--name={self._name}", f"--number={number}", f"--descriptor={listener.fileno()}"]
+        command += [f"--name={self._name}", f"--number={number}", f"--descriptor={listener}"]
         log = os.open(self._rendezvous.log_path(), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(log).st_size > MAX_LOG_BYTES:
@@ -89,7 +94,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[listener.fileno()],
+                pass_fds=[listener],
                 start_new_session=True,
                 cwd="/",
                 env=os.environ | {"PYTHONPATH": _python_path()},
