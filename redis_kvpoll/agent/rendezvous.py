@@ -102,6 +102,8 @@ class Rendezvous:
                     yield descriptor
                     return
             finally:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile would hold it for ever
                 os.close(descriptor)
             if time.monotonic() > deadline:
                 raise BlockingIOError(f"another process has held {path} for {patience:g} seconds")

@@ -99,6 +99,25 @@ class TestStart:
         assert subprocess.run(command, check=False, cwd=agents.PROJECT).returncode == 0
         engine.until("started")
 
+    def test_a_child_that_was_forked_meanwhile_holds_no_lock(self, engine):
+        """It has the descriptor of the file, and does not know it."""
+        reading, writing = os.pipe()
+        with engine.rendezvous.locked(0):
+            child = os.fork()
+            if not child:
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+        os.close(reading)
+        try:
+            with engine.rendezvous.locked(0):
+                pass
+        except BlockingIOError:
+            pytest.fail("the child holds it")
+        finally:
+            os.close(writing)
+            os.waitpid(child, 0)
+
     def test_numbers_grow_even_if_the_clock_does_not(self, engine):
         place = engine.rendezvous
         first = place.next_number(0)

@@ -108,6 +108,13 @@ IN_THE_AGENT = [
         "agent/test_launch.py::TestFolder::test_a_link_is_refused",
     ),
     (
+        "a child that a process forks while it starts an agent keeps all others from it",
+        f"{_AGENT}.rendezvous:Rendezvous.locked",
+        "fcntl.flock(descriptor, fcntl.LOCK_UN)",
+        "pass",
+        "agent/test_launch.py::TestStart::test_a_child_that_was_forked_meanwhile_holds_no_lock",
+    ),
+    (
         "the number of a stopped agent is used again",
         f"{_AGENT}.rendezvous:Rendezvous.next_number",
         "max(above + 1, int(time.time() * 1000))",
