@@ -30,10 +30,13 @@ _LONGEST_PATH = 107
 
 def private_folder() -> Path:
     """Return the folder of this user's agents; creates it. PermissionError if others could change what is in it."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not (runtime and _is_ours(runtime)):
-        runtime = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - checked below
-    folder = Path(runtime) / f"redis_kvpoll-{os.getuid()}"
+    # A relative path would be another folder for each process, and for the agent, whose working directory is "/".
+    place = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if not (place.is_absolute() and _is_ours(place)):
+        place = Path(os.environ.get("TMPDIR", ""))
+    if not place.is_absolute():
+        place = Path("/tmp")  # noqa: S108 - checked below
+    folder = place / f"redis_kvpoll-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if not _is_ours(folder):

@@ -235,6 +235,16 @@ class TestFolder:
             monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
             assert places.private_folder() == engine.folder / f"redis_kvpoll-{os.getuid()}"
 
+    def test_a_relative_path_is_no_folder(self, engine, monkeypatch):
+        """Each process has a working directory of its own, and the agent another one."""
+        (engine.folder / "run").mkdir(mode=0o700)
+        monkeypatch.chdir(engine.folder)
+        monkeypatch.setenv("TMPDIR", str(engine.folder))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+        assert places.private_folder().parent == engine.folder
+        monkeypatch.setenv("TMPDIR", "run")
+        assert places.private_folder().is_absolute()
+
     def test_a_path_that_is_too_long_says_so(self, engine, monkeypatch):
         long = engine.folder / ("x" * 100)
         long.mkdir(mode=0o700)

@@ -108,6 +108,13 @@ IN_THE_AGENT = [
         "agent/test_launch.py::TestFolder::test_a_link_is_refused",
     ),
     (
+        "a relative path is another folder for each process",
+        f"{_AGENT}.rendezvous:private_folder",
+        "place.is_absolute() and _is_ours",
+        "_is_ours",
+        "agent/test_launch.py::TestFolder::test_a_relative_path_is_no_folder",
+    ),
+    (
         "a child that a process forks while it starts an agent keeps all others from it",
         f"{_AGENT}.rendezvous:Rendezvous.locked",
         "fcntl.flock(descriptor, fcntl.LOCK_UN)",
