@@ -69,7 +69,8 @@ class Rendezvous:
     def __init__(self, name: str) -> None:
         # The socket's path has room for a few letters only. The checksum keeps engines apart, and the hosts of one
         # engine if they share the folder: a socket leads to its own host only.
-        self._stem = f"{re.sub(r'[^A-Za-z0-9]+', '-', name)[:20]}-{zlib.crc32(f'{name} {_host()}'.encode()):08x}"
+        checked = f"{name} {_host()}".encode(errors="surrogatepass")  # a variable that is no UTF-8 has surrogates
+        self._stem = f"{re.sub(r'[^A-Za-z0-9]+', '-', name)[:20]}-{zlib.crc32(checked):08x}"
 
     def lock_path(self) -> Path:
         """Return the path of the file with the newest number."""

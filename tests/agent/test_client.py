@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from types import SimpleNamespace
 
@@ -173,6 +174,10 @@ class TestAgentName:
     @pytest.mark.parametrize("url", ["redis://:se?{}@h", "{}", "redis://h?sentinel_password={}@x", "redis://h?a=x@{}"])
     def test_url_that_is_wrong_does_not_show_in_it_either(self, url):
         assert agent_name(hello(url.format("cret"))) == agent_name(hello(url.format("another")))
+
+    def test_url_that_is_no_text_has_one(self):
+        """It comes from a variable, and the agent says what is wrong with it."""
+        assert agent_name(hello(os.fsdecode(b"redis://h\xc3")))
 
     def test_servers_and_deployments_have_agents_of_their_own(self):
         found = [hello(), hello("redis://g"), hello("redis://h/1"), hello("rediss://h"), hello(namespace="u")]

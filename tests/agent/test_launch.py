@@ -99,6 +99,10 @@ class TestStart:
         assert subprocess.run(command, check=False, cwd=agents.PROJECT).returncode == 0
         engine.until("started")
 
+    def test_a_name_may_come_from_a_variable_that_is_no_text(self, engine):
+        engine.channel(source=engine.launcher(name=os.fsdecode(b"n\xc3")))
+        assert len(engine.agents()) == 1
+
     def test_a_child_that_was_forked_meanwhile_holds_no_lock(self, engine):
         """It has the descriptor of the file, and does not know it."""
         reading, writing = os.pipe()

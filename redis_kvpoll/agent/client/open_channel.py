@@ -49,7 +49,8 @@ def agent_name(hello: ClientHello) -> str:
 
     Everybody on the host can read it in the list of processes, so no checksum in it is of a password.
     """
-    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(_servers(hello.url).encode()):08x}"
+    servers = _servers(hello.url).encode(errors="surrogatepass")
+    return f"{hello.instance} {hello.options.get('namespace')} {zlib.crc32(servers):08x}"
 
 
 def _servers(url: str) -> str:
