@@ -31,8 +31,8 @@ BEAT_SECONDS = 0.1
 ACCEPT_PAUSE_SECONDS = 1.0
 """After a connection that could not be accepted, as this process or the host has no descriptor or memory left."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-REFUSED_SECONDS = 60.0
-"""Between two log lines of one user who is refused."""
+LOG_SECONDS = 60.0
+"""Between two log lines of one user who is refused, or of connections that cannot be accepted."""
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
@@ -75,8 +75,8 @@ class AgentServer:
         self._peers: dict[int, Peer] = {}
         """By the descriptor of the socket: who is connected."""
         self._sessions = OpenSessions(open_session, number, self._epoll)
-        self._refused: dict[int, float] = {}
-        """When the refusal of a user was logged last."""
+        self._logged: dict[str, float] = {}
+        """When a line was logged last that would come again every second."""
         self._is_blocking = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_check: asyncio.TimerHandle | None = None
@@ -204,7 +204,7 @@ class AgentServer:
             pid, uid = credentials_of(connection)
             peer = Peer(connection, pid, uid, self._on_full, self._on_queued)
             if uid not in self._uids:
-                self._log_refused(uid)
+                self._log_rarely(f"a process of user {uid} was refused: KVPOLL_AGENT_UIDS does not name it")
                 peer.refuse(f"user {uid} is not in the agent's KVPOLL_AGENT_UIDS")
                 peer.close()
                 continue
@@ -213,7 +213,7 @@ class AgentServer:
 
     def _accept_later(self, error: OSError) -> None:
         """Leave who waits for a while: the listener would stay readable, and its event would come without end."""
-        logger.warning("no process can join for %g s: %s", ACCEPT_PAUSE_SECONDS, error)
+        self._log_rarely(f"no process can join, which is tried every {ACCEPT_PAUSE_SECONDS:g} s: {error}")
         self._epoll.modify(self._listener, 0)
         asyncio.get_running_loop().call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
 
@@ -221,12 +221,12 @@ class AgentServer:
         if not self._epoll.closed:
             self._epoll.modify(self._listener, select.EPOLLIN)
 
-    def _log_refused(self, uid: int) -> None:
-        """Log a refused user once a minute: its processes try again every few seconds."""
+    def _log_rarely(self, text: str) -> None:
+        """Log once a minute what happens as often as a process, or this one, tries again."""
         now = asyncio.get_running_loop().time()
-        if self._refused.get(uid, -REFUSED_SECONDS) <= now - REFUSED_SECONDS:
-            self._refused[uid] = now
-            logger.warning("a process of user %d was refused: KVPOLL_AGENT_UIDS does not name it", uid)
+        if self._logged.get(text, -LOG_SECONDS) <= now - LOG_SECONDS:
+            self._logged[text] = now
+            logger.warning("%s", text)
 
     def _read(self, peer: Peer, limit: int | None = MAX_PACKETS) -> None:
         """Pass on what has come from a process, and see to the end of its connection."""
