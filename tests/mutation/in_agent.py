@@ -429,4 +429,11 @@ IN_THE_AGENT = [
         'link.refusal or "it ended the connection"',
         "agent/test_launch.py::TestStart::test_an_agent_that_cannot_start_is_tried_again",
     ),
+    (
+        "after an outage heartbeats wait behind all rooms",
+        f"{_AGENT}.session.room_tasks:RoomTasks._start_next",
+        "while self._waiting and not self._is_full:",
+        "while self._waiting:",
+        "agent/test_room_tasks.py::test_opened_rooms_reach_the_table_few_at_once",
+    ),
 ]

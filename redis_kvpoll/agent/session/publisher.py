@@ -20,6 +20,7 @@ from redis_kvpoll.agent.messages import STATUSES, ClientHello
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.session.former_lives import FormerLives
 from redis_kvpoll.agent.session.request_ids import request_of
+from redis_kvpoll.agent.session.room_tasks import RoomTasks
 from redis_kvpoll.agent.session.table_member import MemberRoom, TableMember
 from redis_kvpoll.agent.session.told import ToldRooms
 from redis_kvpoll.errors import (
@@ -76,23 +77,22 @@ class OutboxPublisher:
         self._log = log
         self._handles: dict[int, tuple[int, MemberRoom]] = {}
         """By room: the number of the life that the table knows, and its handle."""
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks = RoomTasks(self._publish_room)
         self._said: dict[int, RoomLife] = {}
         """By room: what a round has of it."""
         self._answered = asyncio.Event()
-        self._pauses = 0
         self._is_stopped = False
         self._rejected_at = -math.inf
 
     @property
     def is_idle(self) -> bool:
         """Whether no room is being published."""
-        return not self._tasks and not self._said
+        return self._tasks.is_idle and not self._said
 
     @property
     def awaits_answer(self) -> bool:
         """Whether the server has been asked for something and has not answered yet."""
-        return bool(self._said) or self._pauses < len(self._tasks)
+        return bool(self._said) or self._tasks.awaits_answer
 
     def published_life(self, room: int) -> int | None:
         """Return the number of a room's current life if the table knows it, else None."""
@@ -109,7 +109,7 @@ class OutboxPublisher:
         if self.is_online.is_set():
             for room in rooms:
                 if room not in self._tasks and room not in self._said and not self._join_round(room):
-                    self._tasks[room] = asyncio.create_task(self._publish_room(room))
+                    self._tasks.start(room)
 
     def resume(self) -> None:
         """Publish all that is pending: the server is reachable again."""
@@ -121,8 +121,7 @@ class OutboxPublisher:
         """Publish nothing more, for good; what was under way may be in the table or not."""
         self._is_stopped = True
         self.is_online.clear()
-        for task in self._tasks.values():
-            task.cancel()
+        self._tasks.cancel()
 
     async def flush(self) -> None:
         """Publish everything before returning; while the server is unreachable, this waits."""
@@ -132,7 +131,7 @@ class OutboxPublisher:
                 self.publish(pending)
             while not self.is_idle:
                 self._answered.clear()
-                await (asyncio.wait(list(self._tasks.values())) if self._tasks else self._answered.wait())
+                await (self._answered.wait() if self._tasks.is_idle else self._tasks.wait())
 
     def _join_round(self, room: int) -> bool:
         """Have a round write a room's changes. False if they need more than that."""
@@ -164,7 +163,7 @@ class OutboxPublisher:
         elif error is not None:
             self._outbox.put_back(room, life)
             if self.is_online.is_set():
-                self._tasks[room] = asyncio.create_task(self._publish_room(room))
+                self._tasks.start(room)
         if self._outbox.has(room) or room in self._rooms.awaiting_reason:
             self.publish([room])
 
@@ -183,8 +182,6 @@ class OutboxPublisher:
                     self._on_ended(room, sent.number)
         except Exception:
             logger.exception("redis_kvpoll: room %d was not published because of a bug; report this traceback", room)
-        finally:
-            del self._tasks[room]
 
     async def _publish_life(self, room: int, life: RoomLife, is_busy: bool) -> RoomLife | None:
         """Send a life, with retries, and return it with what came meanwhile; without a server it is put back. If the
@@ -197,15 +194,15 @@ class OutboxPublisher:
             except (StoreUnavailableError, OutcomeUnknownError):
                 self.is_online.clear()
             except LeaseLostError:
-                await self._pause(pause)  # until the session has failed the lost rooms and taken a new lease
+                await self._tasks.pause(pause)  # until the session has failed the lost rooms and taken a new lease
             except RoomBusyError:
                 if is_busy and life.is_new and life.is_over:
                     return life
-                await self._pause(pause)
+                await self._tasks.pause(pause)
                 pause = min(pause * 2, BUSY_RETRY_SECONDS)
             except ServerRefusedError as error:
                 self._log_rejected(error)
-                await self._pause(pause)
+                await self._tasks.pause(pause)
                 pause = min(pause * 2, REJECTED_RETRY_SECONDS)
             except KVPollError as error:
                 self._log_rejected(error)
@@ -220,13 +217,6 @@ class OutboxPublisher:
             life = latest
             if life.is_new and life.is_over and pause >= BUSY_RETRY_SECONDS:
                 return life  # it ended before its room was free or the server accepted it
-
-    async def _pause(self, seconds: float) -> None:
-        self._pauses += 1
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._pauses -= 1
 
     async def _send(self, room: int, life: RoomLife) -> None:
         """Send a whole life. The prefix length comes before the status, as SGLang relies on this order."""
