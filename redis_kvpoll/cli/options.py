@@ -27,8 +27,10 @@ DEADLINE = 2.0
 """Seconds; shorter than a store's default, because a person waits."""
 
 
-def _with_password(context: click.Context, parameter: click.Parameter, url: str) -> str:
+def _url_of_server(context: click.Context, parameter: click.Parameter, url: str) -> str:
     """The URL, with the password of KVPOLL_PASSWORD_FILE if it comes from the environment, too."""
+    if url in ("memory://", "embedded://"):
+        raise click.UsageError(f"{url} would be a new table, which no other process sees: name a server (--redis)")
     path = os.environ.get(VARIABLE, "").strip()
     if not path or context.get_parameter_source(parameter.name or "") is not ParameterSource.ENVIRONMENT:
         return url
@@ -50,7 +52,7 @@ def url_option(command: F) -> F:
         show_default=True,
         show_envvar=True,
         metavar="URL",
-        callback=_with_password,
+        callback=_url_of_server,
         help="The server. KVPOLL_PASSWORD_FILE names a file with the password for KVPOLL_URL.",
     )(command)
 

@@ -183,6 +183,13 @@ class TestErrors:
         result = run("ls", "--redis", url)
         assert (result.exit_code, result.output.startswith("Error: URL")) == (2, True)
 
+    @pytest.mark.parametrize("url", ["memory://", "embedded://"])
+    @pytest.mark.parametrize("words", [("ls",), ("doctor",), ("namespaces",), ("serve",)])
+    def test_url_of_a_new_table_is_refused(self, words, url):
+        """It would be empty, and the command would say that the namespace is not there."""
+        result = run(*words, "--redis", url)
+        assert (result.exit_code, f"Error: {url} would be a new table" in result.output) == (2, True)
+
     def test_invalid_namespace_is_one_sentence(self):
         assert "a namespace is 1 to 64" in run("ls", "-n", "a b").output
 
