@@ -82,6 +82,14 @@ class TestOneRoom:
         assert store.get(1) is MOVE
         assert run(command, "2", "--dry-run").exit_code == 1
 
+    @pytest.mark.parametrize("words", [("--status", "success"), ("--status", "failed", "--status", "success")])
+    def test_abort_of_ended_rooms_alone_is_wrong_usage(self, store, run, words):
+        """It can match no room: "0 rooms" would read as if none were there."""
+        store.update_status(1, DONE)
+        result = run("abort", *words, "--yes")
+        assert (result.exit_code, "abort fails live rooms only" in result.output) == (2, True)
+        assert run("abort", *words, "--status", "transferring", "--yes").exit_code == 0
+
     @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
     def test_abort_of_a_success_is_refused(self, store, run, options):
         store.update_status(1, DONE)

@@ -209,6 +209,8 @@ def _change_many(
 ) -> None:
     if wanted.is_any:
         raise click.UsageError("give ROOM, or options that select rooms: --owner, --status, --older-than, …")
+    if wanted.status and not any(_may_change(operation, KVPoll[name]) for name in wanted.status):
+        raise click.UsageError("abort fails live rooms only: give --status a live one, or none")
     clock = ServerClock(url)
     with found_table(url, namespace, "" if dry_run else operation) as (store, replica):
         found = list(islice(_matching(store, wanted, operation, clock), limit + 1))
