@@ -187,7 +187,7 @@ def _lost_with_failures(facts: Facts, table: TableFacts, with_failed: list[Owner
         return note(what, "", f"{listed}; if you did not start it again, two processes share the name")
     where = f"the log of {last.process}" if last.process else "the log of its host"
     again = "restart its whole instance" if RANK.search(last.name) else "start it again"
-    return warning(what, "no lost owner", f"see {where}, and {again}: kvpoll owners -n {facts.namespace}")
+    return warning(what, "no lost owner", f"see {where}, and {again}; kvpoll owners -n {facts.namespace} lists all")
 
 
 def instances(facts: Facts) -> Observation:

@@ -50,7 +50,7 @@ def leaks(sample: SampleFacts, facts: Facts) -> Observation:
         found = f"{len(old):,} of {among:,} sampled rooms have a prefix length and do not exist"
         return warning(found, f"at most {MAX_LEAKED:.0%}", "do all processes run the same version? Please report it")
     if sample.owned_without_room > MAX_LEAKED * sample.owned:
-        found = f"{sample.owned_without_room:,} of {sample.owned:,} entries in the owners' lists have no room"
+        found = f"{sample.owned_without_room:,} of {sample.owned:,} sampled entries of the owners' lists have no room"
         advice = (
             "nothing, if they are fewer in a third of the rooms' TTL (5 min by default): until its owner's next touch, "
             "a room that ended and expired without a clear leaves its entry, as one does that was evicted or removed "

@@ -66,7 +66,7 @@ class TestOwners:
         store.open(2)
         with StatusStore.from_url(server.tcp) as other:
             assert die(client, other) == 1
-        assert advice in examine(server.tcp)["leases"].advice
+        assert f"{advice}; kvpoll owners" in examine(server.tcp)["leases"].advice
 
     def test_an_owner_that_is_back_says_how_often_it_was_lost(self, server, client, store, monkeypatch):
         """And which process is back: another one may have taken the name."""

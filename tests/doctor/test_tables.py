@@ -130,7 +130,7 @@ class TestKeys:
         """It may have ended, and expired without a clear. Its owner's next touch drops the entry."""
         client.delete(ROOM % 2)
         found = found_by("leaks", server)
-        assert (found.level, "1 of 1 entries" in found.found) == (NOTE, True)
+        assert (found.level, "1 of 1 sampled entries" in found.found) == (NOTE, True)
 
     @pytest.mark.parametrize("how", ["type", "status", "no status"])
     def test_room_that_nobody_writes_like_this_is_corrupt(self, server, store, client, how):
