@@ -76,7 +76,8 @@ class StatisticsFollower:
         progressed: Callable[[], object],
     ) -> None:
         self.aggregates = aggregates
-        self.health = FollowerHealth("statistics", transport.limit, progressed, "statistics")
+        named = f"statistics of namespace {aggregates.namespace!r}"
+        self.health = FollowerHealth(named, transport.limit, progressed, "statistics")
         self._expected = expected
         self._identity = identity
         self._context: CallContext | None = None

@@ -71,7 +71,7 @@ def test_failover_goes_on_where_it_was(side, failover):
         assert snapshot.gaps == 0
 
 
-def test_server_away_is_said_and_its_return_read(side):
+def test_server_away_is_said_and_its_return_read(side, caplog):
     with real.World("sync") as world:
         server = world.serve()
         store = side.open(server.tcp, deadline=60.0)
@@ -84,6 +84,7 @@ def test_server_away_is_said_and_its_return_read(side):
             snapshot = statistics.snapshot()
             assert not snapshot.synced
             assert snapshot.counts[BOOT] == 1
+    assert "statistics of namespace 'default' is not current" in caplog.text
 
 
 def test_error_ends_with_the_answer_and_not_with_the_walk(side, monkeypatch):
