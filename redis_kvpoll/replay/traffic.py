@@ -44,7 +44,8 @@ def read_trace(path: Path, limit: int | None = None) -> list[Request]:
         with path.open(encoding="utf-8") as lines:
             rows = [_row(path, number, line) for number, line in islice(enumerate(lines, 1), limit) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"cannot read the trace {path}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInputError(f"cannot read the trace {path}: {why}") from None
     if not rows:
         raise InvalidInputError(f"the trace {path} has no requests")
     rows.sort(key=lambda row: row[0])
