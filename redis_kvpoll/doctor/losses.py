@@ -109,7 +109,7 @@ def why_absent(facts: Facts) -> str:
     if elsewhere or not started:
         return elsewhere
     before = f"{started}, and what it held before is gone unless it was on disk"
-    return f"{before}; its counters show no loss since then or CONFIG RESETSTAT{_connected(facts)}"
+    return f"{before}; since then (or since CONFIG RESETSTAT) its counters show no loss{_connected(facts)}"
 
 
 def wrong_number(facts: Facts) -> str:
