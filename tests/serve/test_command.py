@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from click.testing import CliRunner
 
-from redis_kvpoll import KVPoll
+from redis_kvpoll import KVPoll, KVPollError
 from redis_kvpoll.cli.app import kvpoll
+from redis_kvpoll.serve import listen
 from redis_kvpoll.serve.credentials import MIN_PASSWORD, MIN_TOKEN
 from tests.support import pace, real
 from tests.support.serving import ask, stream, viewer_url
@@ -143,14 +146,34 @@ def test_empty_option_does_not_open_the_page(monkeypatch, option, text):
 
 
 def test_port_in_use_is_named(launch):
-    _, port, _ = launch()
+    """The error alone, with the system's reason: no line of a log comes before it."""
+    _, port, log = launch()
     real.until(lambda: is_ready(port), "the start", 60)
-    code, said = refused(f"--port={port}")
-    assert code == 1
-    assert "address already in use" in said
-    assert said.splitlines()[-1].startswith(f"Error: kvpoll serve cannot listen on 127.0.0.1, port {port} ")
-    assert said.endswith("choose another --port\n")
-    assert "Traceback" not in said
+    assert f"listening on http://127.0.0.1:{port} (Ctrl-C ends it)" in log.read_text()
+    why = "(Address already in use): choose another --port"
+    assert refused(f"--port={port}") == (1, f"Error: kvpoll serve cannot listen on 127.0.0.1:{port} {why}\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("host.invalid", r"host\.invalid:0 \(.+\)"),  # the resolver's words differ from system to system
+        ("192.0.2.1", r"192\.0\.2\.1:0 \(Cannot assign requested address\)"),
+        ("2001:db8::1", r"\[2001:db8::1\]:0 \(Cannot assign requested address\)"),
+    ],
+)
+def test_address_of_another_host_is_named(host, reason):
+    with pytest.raises(KVPollError, match=f"^kvpoll serve cannot listen on {reason}: check --host$"):
+        listen.listen(uvicorn.Config("", host=host, port=0))
+
+
+@pytest.mark.parametrize(("host", "families"), [("::1", {socket.AF_INET6}), ("127.0.0.1", {socket.AF_INET})])
+def test_each_family_is_listened_on(host, families):
+    listeners = listen.listen(uvicorn.Config("", host=host, port=0))
+    assert {one.family for one in listeners} == families
+    for one in listeners:
+        with one, socket.create_connection(one.getsockname()[:2], timeout=pace.seconds(5)):
+            pass
 
 
 def test_credentials_come_from_files(launch, tmp_path):

@@ -110,5 +110,4 @@ def serve(password_file: str | None, token_file: str | None, metrics_token_file:
     from redis_kvpoll.serve import examine, listen
 
     if not listen.run(config, examine.examiner):
-        where = f"{config.host}, port {config.port}"
-        leave(NOT_FOUND, f"Error: kvpoll serve cannot listen on {where} (the log says why): choose another --port")
+        leave(NOT_FOUND, "Error: kvpoll serve did not start: the log says why")
