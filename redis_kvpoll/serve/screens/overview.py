@@ -120,7 +120,7 @@ def body(page: Page, view: View) -> Html:
                 "section",
                 tag("h2", "The last 15 minutes", class_="hidden"),
                 chart(view, "rooms", "Rooms by status", statuses, "area"),
-                chart(view, "ends", "Ends a second", ends),
+                chart(view, "ends", "Ends per second", ends),
                 chart(view, "durations", "p99 at a status, last minute", statuses[:3], bottom="1 ms"),
                 class_="charts",
             ),
