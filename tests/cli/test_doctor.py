@@ -145,6 +145,7 @@ class TestReport:
         assert ("\x1b[" in result.stdout) is is_coloured
 
     def test_summary_counts_what_is_to_be_seen_to(self):
-        assert doctor.summary(FOUND, 4) == "2 to see to: 1 problem, 1 warning."
+        assert doctor.summary(FOUND, 4) == "1 problem and 1 warning to see to."
+        assert doctor.summary(FOUND[:1] * 2, 4) == "2 problems to see to."
         assert doctor.summary(FOUND[2:], 0) == "All is well; 1 note."
         assert doctor.summary(FOUND[3:], 0) == "All is well."

@@ -110,7 +110,7 @@ def summary(findings: Sequence[Finding], status: int) -> str:
     if not counts:
         notes = sum(finding.level.name == "NOTE" for finding in findings)
         return "All is well" + (f"; {notes} note{'' if notes == 1 else 's'}." if notes else ".")
-    return f"{problems + warnings} to see to: {', '.join(counts)}."
+    return f"{' and '.join(counts)} to see to."
 
 
 def symbol(level: Level) -> str:
