@@ -198,18 +198,20 @@ def instances(facts: Facts) -> Observation:
     if any(name.rpartition("-")[2] in facts.expected.instances for name in unread):
         return unknown(f"the owners of {' and '.join(unread)} could not be read")
     owners = [owner for listed in found.values() for owner in listed]
-    missing, found_all = [], []
+    missing, found_all, lacking = [], [], 0
     for role, wanted in facts.expected.instances.items():
         alive = sorted({instance(owner) for owner in owners if is_of(owner, role) and owner.state == "alive"})
         found_all.append(f"{len(alive)} of {wanted} {role}")
         if len(alive) < wanted:
+            lacking += wanted - len(alive)
             gone = sorted({instance(owner) for owner in owners if is_of(owner, role)} - set(alive))
             known = f"missing: {', '.join(gone)}; " if gone else ""
             missing.append(f"{len(alive)} of {wanted} {role} ({known}there: {', '.join(alive) or 'none'})")
     expected = ", ".join(f"{count} {role}" for role, count in facts.expected.instances.items())
     if not missing:
         return well(", ".join(found_all))
-    advice = "start it, or see its log for redis_kvpoll: (without KVPOLL_URL it runs without the table)"
+    them, their, runs = ("it", "its log", "it runs") if lacking == 1 else ("them", "their logs", "they run")
+    advice = f"start {them}, or see {their} for lines of redis_kvpoll; without KVPOLL_URL {runs} without the table"
     return problem("; ".join(missing), expected, advice)
 
 

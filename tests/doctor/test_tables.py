@@ -255,6 +255,15 @@ class TestInstances:
             found = examine(server.tcp, "prod-decode", expected=wanted)["instances"]
         assert found.level is PROBLEM
         assert found.found == "1 of 2 prefill (missing: prefill/10.0.0.2:8998; there: prefill/10.0.0.1:8998)"
+        assert found.advice.startswith("start it, or see its log for lines of redis_kvpoll; ")
+
+    def test_several_missing_instances_are_several(self, server):
+        with live_table(server, "prod-prefill"), live_table(server, "prod-decode"):
+            wanted = Expected(instances={"prefill": 1, "decode": 1})
+            found = examine(server.tcp, "prod-prefill", expected=wanted)["instances"]
+        assert found.advice == (
+            "start them, or see their logs for lines of redis_kvpoll; without KVPOLL_URL they run without the table"
+        )
 
     def test_table_that_the_user_may_not_read_is_not_known(self, server):
         options = ("-n", "prod-prefill")
