@@ -168,12 +168,14 @@ def _hints(url: str, namespace: str) -> Iterator[str]:
     from redis_kvpoll.sync.namespaces import list_namespaces
 
     roles = [name for role in ROLES if _exists(url, name := f"{namespace}-{role}")]
-    names, nothing = [], "No namespace was found by this URL: check --redis, or KVPOLL_URL"
+    why = "" if roles else why_absent(url, options.DEADLINE)
+    advice = "if it is right, start the table's processes again" if why else "check --redis, or KVPOLL_URL"
+    names, nothing = [], f"No namespace was found by this URL: {advice}"
     try:
         names = [] if roles else [one.namespace for one in list_namespaces(url, options.DEADLINE, LIST_SECONDS)]
     except KVPollError as error:
         nothing = f"Which namespaces this server has is not known: {error}"
-    if not roles and (why := why_absent(url, options.DEADLINE)):
+    if why:
         yield why
     if roles:
         yield _of_roles(roles)

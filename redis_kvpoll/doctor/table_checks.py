@@ -66,7 +66,7 @@ def absent(facts: Facts) -> Observation:
     if elsewhere := losses.wrong_number(facts):
         return warning(found + elsewhere, "a namespace in use", f"check the number in --redis; {advice}")
     if not roles:
-        why += f", or its data is gone: {losses.no_loss_known(facts)}"
+        why += f", or its data is gone: {losses.why_absent(facts) or losses.no_loss_known(facts)}"
         advice += f"; if it was in use: {AGAIN}"
     return warning(found + why, "a namespace in use", advice)
 

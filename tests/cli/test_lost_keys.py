@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from redis_kvpoll import KVPoll, StatusStore
 from redis_kvpoll.cli.app import kvpoll
-from redis_kvpoll.doctor import examination
+from redis_kvpoll.doctor import examination, losses
 from redis_kvpoll.doctor.findings import Level
 from redis_kvpoll.protocol import keys
 from tests.support import real
@@ -135,6 +135,11 @@ class TestAllKeys:
         assert "the server was started" in shown
         assert "since then (or since CONFIG RESETSTAT) its counters show no loss" in shown
         assert "connected" not in shown, "nobody is"
+        assert shown.endswith("found by this URL: if it is right, start the table's processes again\n")
+
+    def test_server_that_knows_of_no_loss_points_at_the_url(self, server, monkeypatch):
+        monkeypatch.setattr(losses, "RECENT_SECONDS", 0.0)
+        assert run(server, "ls").stderr.endswith("found by this URL: check --redis, or KVPOLL_URL\n")
 
     def test_absent_namespace_names_its_server(self, server):
         """KVPOLL_URL may be unset, or name another server than its reader thinks."""

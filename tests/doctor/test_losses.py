@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -190,8 +191,15 @@ class TestDataLoss:
         assert (found.level, "nobody has used it" in found.found) == (WARNING, True)
         assert "connected" not in found.found
 
-    def test_loss_before_resetstat_is_not_denied(self, server, client, store):
+    def test_start_that_may_have_lost_a_namespace_is_named(self, server):
+        """Restarted empty, and no process is left: nothing but its uptime tells."""
+        found = examine(server.tcp)["settings"]
+        start = r"or its data is gone: the server was started [\d.]+ m?s ago, and what it held before is gone unless it"
+        assert re.search(start, found.found)
+
+    def test_loss_before_resetstat_is_not_denied(self, server, client, store, monkeypatch):
         """The counters were cleared: nothing shows that the namespace was in use, nor that it was not."""
+        monkeypatch.setattr(losses, "RECENT_SECONDS", 0.0)  # else the start explains it
         store.update_status(1, BOOT)
         client.flushall()
         client.config_resetstat()
