@@ -138,6 +138,8 @@ def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
 def _without_secrets(url: str) -> str:
     """Return the URL, with ``***`` for whatever may be a user name or a password, or part of one."""
     scheme, separator, rest = url.partition("://")
+    if not url.strip():  # as of a variable that is not set: *** would say that something is hidden
+        return repr(url)
     if not separator:
         return url if ":" in url and _is_host_and_port(url) else HIDDEN
     if not _SCHEME.fullmatch(scheme):

@@ -41,6 +41,7 @@ GOOD = {
 
 BAD = {
     "": "must start with one of memory://",
+    " ": "must start with one of memory://",
     "h:6379": "must start with one of",
     "http://h": "must start with one of",
     "redis:/h": "must start with one of",
@@ -73,7 +74,8 @@ BAD = {
 }
 
 SHOWN = {
-    "": "***",
+    "": "''",
+    " ": "' '",
     "redis:/h": "***",
     "unix+cluster:///a": "unix+cluster:///***",
     "embedded:///tmp": "embedded:///***",
