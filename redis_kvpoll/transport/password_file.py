@@ -6,6 +6,7 @@ Invariant: no message shows what the file contains.
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +25,9 @@ def named(text: str, path: str) -> str:
 def with_password(url: str, path: str) -> str:
     """Return a URL with the password that is the first line of a file."""
     try:
+        # A pipe that nobody writes to would block SGLang's start for good.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InvalidInputError(f"{VARIABLE}: {printable(path)!r} is no regular file: put the password into one")
         password = Path(path).read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
     except OSError as error:
         raise InvalidInputError(f"{VARIABLE}: {printable(path)!r} cannot be read: {error.strerror}") from None

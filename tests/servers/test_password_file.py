@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from click.testing import CliRunner
 
@@ -61,6 +63,21 @@ def test_unusable_file_or_url_is_refused(tmp_path, url, content, why):
     assert "KVPOLL_PASSWORD_FILE" in str(raised.value)
     assert "secret" not in str(raised.value)
     assert "other" not in str(raised.value)
+
+
+def test_pipe_without_a_writer_is_refused_at_once(tmp_path):
+    """To read it would block the start of SGLang, which must not fail for want of the table."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InvalidInputError) as raised:
+            with_password("redis://h", str(path))
+        why = "is no regular file: put the password into one"
+        assert str(raised.value) == f"KVPOLL_PASSWORD_FILE: {str(path)!r} {why}"
+
+
+def test_file_may_be_a_link_as_in_kubernetes(tmp_path, file):
+    (tmp_path / "link").symlink_to(file)
+    assert with_password("redis://h", str(tmp_path / "link")) == f"redis://:{QUOTED}@h"
 
 
 def test_plugin_and_command_take_it_from_the_environment(tmp_path, file, monkeypatch):
