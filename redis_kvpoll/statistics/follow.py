@@ -76,7 +76,7 @@ class StatisticsFollower:
         progressed: Callable[[], object],
     ) -> None:
         self.aggregates = aggregates
-        named = f"statistics of namespace {aggregates.namespace!r}"
+        named = f"the follower of statistics of namespace {aggregates.namespace!r}"
         self.health = FollowerHealth(named, transport.limit, progressed, "statistics")
         self._expected = expected
         self._identity = identity

@@ -84,7 +84,7 @@ def test_server_away_is_said_and_its_return_read(side, caplog):
             snapshot = statistics.snapshot()
             assert not snapshot.synced
             assert snapshot.counts[BOOT] == 1
-    assert "statistics of namespace 'default' is not current" in caplog.text
+    assert "the follower of statistics of namespace 'default' is not current" in caplog.text
 
 
 def test_error_ends_with_the_answer_and_not_with_the_walk(side, monkeypatch):
