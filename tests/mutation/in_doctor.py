@@ -232,4 +232,11 @@ IN_THE_DOCTOR = [
         "if False:",
         "doctor/test_key_types.py::test_other_facts_are_read_beside_a_key_of_another_type[feed]",
     ),
+    (
+        "a start that may have lost a namespace is not named",
+        "doctor.table_checks:absent",
+        "losses.why_absent(facts) or losses.no_loss_known",
+        "losses.no_loss_known",
+        "doctor/test_losses.py::TestDataLoss::test_start_that_may_have_lost_a_namespace_is_named",
+    ),
 ]

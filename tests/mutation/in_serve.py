@@ -288,4 +288,32 @@ IN_SERVE = [
         "max_lines=1",
         "cli/test_stats.py::test_end_of_a_long_reason_is_shown_on_a_narrow_terminal",
     ),
+    (
+        "another host's address leads to another port",
+        "serve.listen:listen",
+        "'check --host'",
+        "'choose another --port'",
+        "serve/test_command.py::test_address_of_another_host_is_named[IPv4]",
+    ),
+    (
+        "the URL is doubted though the server has lost its data",
+        "cli.found:_hints",
+        'if why else "check',
+        'if False else "check',
+        "cli/test_lost_keys.py::TestAllKeys::test_server_that_was_started_anew_is_named",
+    ),
+    (
+        "an empty URL looks as if something were hidden",
+        "transport.urls:_without_secrets",
+        "if not url.strip():",
+        "if False:",
+        "servers/test_url_parsing.py::test_bad_url_is_refused[]",
+    ),
+    (
+        "a pipe without a writer blocks the start",
+        "transport.password_file:with_password",
+        "if not stat.S_ISREG(Path(path).stat().st_mode):",
+        "if False:",
+        "servers/test_password_file.py::test_pipe_without_a_writer_is_refused_at_once",
+    ),
 ]

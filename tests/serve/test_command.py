@@ -161,6 +161,7 @@ def test_port_in_use_is_named(launch):
         ("192.0.2.1", r"192\.0\.2\.1:0 \(Cannot assign requested address\)"),
         ("2001:db8::1", r"\[2001:db8::1\]:0 \(Cannot assign requested address\)"),
     ],
+    ids=["name", "IPv4", "IPv6"],
 )
 def test_address_of_another_host_is_named(host, reason):
     with pytest.raises(KVPollError, match=f"^kvpoll serve cannot listen on {reason}: check --host$"):

@@ -68,7 +68,7 @@ def test_unusable_file_or_url_is_refused(tmp_path, url, content, why):
 def test_pipe_without_a_writer_is_refused_at_once(tmp_path):
     """To read it would block the start of SGLang, which must not fail for want of the table."""
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path):
+    for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(InvalidInputError) as raised:
             with_password("redis://h", str(path))
         why = "is no regular file: put the password into one"
