@@ -118,8 +118,8 @@ class Rooms:
             self._begin(SHARED + index, f"request {SHARED + index}")
 
     def _begin(self, room: int, request: str) -> None:
-        with self._recorded("begin", room, BOOTSTRAPPING), self._registry.claiming(room, request):
-            self._update_status(room, BOOTSTRAPPING)
+        with self._recorded("begin", room, BOOTSTRAPPING):
+            self._registry.claim_during(room, request, self._update_status, room, BOOTSTRAPPING)
 
     def _advance(self) -> None:
         live = [(room, status) for room, status in self.statuses().items() if status not in (FAILED, SUCCESS)]
@@ -157,7 +157,7 @@ class Rooms:
     def _recorded(self, name: str, room: int, argument: int | None) -> Any:
         number = self._writer.begin(name, {room: argument})
         yield
-        self._writer.end(number, {room: [self._registry.statuses.get(room), not len(self._registry.outbox)]})
+        self._writer.end(number, {room: [self._registry.statuses.get(room), not len(self._registry.sender)]})
 
 
 class Commands:
@@ -184,7 +184,7 @@ class Commands:
         """Make many calls without a pause. Returns how many rooms have changes that no agent has taken."""
         for _ in range(count):
             self._rooms.call()
-        return len(self._worker.registry.outbox)
+        return len(self._worker.registry.sender)
 
     def hold(self) -> int:
         """Leave this process's sockets to a child, and return its id."""

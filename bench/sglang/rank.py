@@ -86,8 +86,8 @@ class Worker:
         """Open these rooms in this process's maps; return when they are published."""
         for room in rooms:
             self._maps[THEIRS][room] = KVPoll.Bootstrapping.value
-            with self._maps[OURS].registry.claiming(room, ""):  # as a sender does: a room without one is not published
-                self._maps[OURS][room] = KVPoll.Bootstrapping.value
+            ours = self._maps[OURS]  # as by a sender: a room without one is not published
+            ours.registry.claim_during(room, "", ours.__setitem__, room, KVPoll.Bootstrapping.value)
         wait_until(lambda: self._manager.kvpoll_worker.is_idle, TIMEOUT_SECONDS)
 
     def hold(self, rooms: list[int], own: list[int], least: list[int]) -> None:

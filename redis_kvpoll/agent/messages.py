@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field, fields
 from struct import Struct
 from typing import Any
 
+from redis_kvpoll.agent.life import HAS_LENGTH, HAS_REASON, HAS_STATUS, IS_NEW, IS_OVER, Life
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.model import KVPoll
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON, MAX_REQUEST
 
 # From the client
 CHANGE = 64
-"""A room's changes in one life: a RoomLife."""
+"""A room's changes in one life: what is unsent of a Life, read as a RoomLife."""
 HOLD = 65
 """A room is open here, and is not to be in the table yet; or no longer."""
 WANT_REASON = 66
@@ -64,7 +65,7 @@ PROGRESS = frozenset({OPENED, ENDED, STATE, RANKS, LEASE, NEWS})
 STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
 _NO_STATUS = -1
-_IS_NEW, _IS_OVER, _HAS_LENGTH = 1, 2, 4
+_FLAGS = IS_NEW | IS_OVER | HAS_LENGTH
 _CHANGE = Struct("<QqqBbqqdHH")
 """The room's number is in two halves, low and high: ``to_bytes`` would take as long as all else of a message."""
 _HALF_BITS = 64
@@ -119,28 +120,33 @@ class ClientHello:
         return cls(**{name: value for name, value in json.loads(payload).items() if name in known})
 
 
-def encode_change(room: int, life: RoomLife) -> bytes:
-    """Return the payload of CHANGE."""
-    flags = _IS_NEW if life.is_new else 0
-    if life.is_over:
-        flags |= _IS_OVER
-    length, status = life.length, life.status
-    if length is None:
-        length = -1
-    else:
-        flags |= _HAS_LENGTH
-        length = max(-1, min(length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
-    if status not in STATUSES:
-        status = _NO_STATUS
-    request = reason = b""
-    if life.request:
-        request = _text(life.request, MAX_REQUEST)
-    if life.reason and life.reason[: MAX_REASON + 1].strip():  # the table would refuse a blank one
-        reason = _text(life.reason, MAX_REASON)
-    low, high = room & _LOW_HALF, room >> _HALF_BITS
+def encode_change(life: Life) -> bytes:
+    """Return the payload of CHANGE: what is unsent of a life."""
+    unsent = life.unsent
+    status: int | None = _NO_STATUS
+    if unsent & HAS_STATUS and life.status in STATUSES:
+        status = life.status
+    length, generation, opened_at, request, reason = -1, 0, 0.0, b"", b""
+    if unsent != HAS_STATUS:
+        if unsent & HAS_LENGTH and life.length is not None:
+            length = max(-1, min(life.length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
+        if unsent & IS_NEW:
+            generation, opened_at, request = life.generation, life.opened_at, _text(life.request, MAX_REQUEST)
+        if unsent & HAS_REASON and life.reason[: MAX_REASON + 1].strip():  # the table would refuse a blank one
+            reason = _text(life.reason, MAX_REASON)
+    low, high = life.room & _LOW_HALF, life.room >> _HALF_BITS
     # Each argument by itself, since a starred one takes longer.
     head = _CHANGE.pack(
-        low, high, life.number, flags, status, length, life.generation, life.opened_at, len(request), len(reason)
+        low,
+        high,
+        life.number,
+        unsent & _FLAGS,
+        status,
+        length,
+        generation,
+        opened_at,
+        len(request),
+        len(reason),
     )
     return head + request + reason
 
@@ -152,12 +158,12 @@ def decode_change(payload: bytes) -> tuple[int, RoomLife]:
     end = _CHANGE.size + request_size
     return high << _HALF_BITS | low, RoomLife(
         number,
-        is_new=bool(flags & _IS_NEW),
+        is_new=bool(flags & IS_NEW),
         request=payload[_CHANGE.size : end].decode("utf-8", "surrogatepass"),
         status=None if status == _NO_STATUS else status,
         reason=payload[end : end + reason_size].decode("utf-8", "surrogatepass"),
-        length=length if flags & _HAS_LENGTH else None,
-        is_over=bool(flags & _IS_OVER),
+        length=length if flags & HAS_LENGTH else None,
+        is_over=bool(flags & IS_OVER),
         generation=generation,
         opened_at=opened_at,
     )

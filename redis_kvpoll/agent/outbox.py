@@ -1,6 +1,6 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The caller holds the lock of the rooms. The changes of a room that is live, here or in the table, are never dropped. Of
+The changes of a room that is live, here or in the table, are never dropped. Of
 lives that began and ended unpublished, or that a new agent has not been told of, the oldest are dropped first.
 """
 
@@ -65,45 +65,37 @@ class Outbox:
         self.dropped = 0
         """How many lives never reached the table."""
         self.on_dropped: Callable[[int, int], object] = lambda room, number: None
-        self.lives: dict[int, list[RoomLife]] = {}
-        """By room: its unpublished lives, the oldest first. To look whether a room is there, which takes no call."""
-        self.withheld: list[int] = []
-        """Rooms whose changes stay here for now: each as often as it is withheld, and ``released`` after each end."""
+        self._lives: dict[int, list[RoomLife]] = {}
+        """By room: its unpublished lives, the oldest first."""
         self._wake = wake
         self._ended_unpublished: dict[tuple[int, int], None] = {}
         """(room, number) of lives that began and ended unpublished, in the order of their ends."""
         self._changed: dict[int, None] = {}
-        self._is_closed = False
 
     def __len__(self) -> int:
-        return len(self.lives)
+        return len(self._lives)
 
     def has(self, room: int) -> bool:
         """Whether a room has unpublished changes."""
-        return room in self.lives
+        return room in self._lives
 
     @property
     def has_changes(self) -> bool:
         """Whether a room has changed since the last ``take_changed``."""
         return bool(self._changed)
 
-    def life(self, room: int, number: int, is_urgent: bool = True) -> RoomLife:
-        """Return the unpublished changes of a life, for the caller to add to; what is not urgent goes with others."""
-        if self._is_closed:
-            return RoomLife(number)
-        lives = self.lives.get(room)
+    def life(self, room: int, number: int) -> RoomLife:
+        """Return the unpublished changes of a life, for the caller to add to."""
+        lives = self._lives.get(room)
         if not lives:
             life = RoomLife(number)
-            self.lives[room] = [life]
+            self._lives[room] = [life]
         else:
             life = lives[-1]
             if life.number != number:
                 life = RoomLife(number)
                 lives.append(life)
-        if room not in self.withheld:  # else it is queued when it is released
-            self._changed[room] = None
-            if is_urgent:
-                self._wake()
+        self.mark_changed(room)
         return life
 
     def end(self, room: int, number: int) -> None:
@@ -115,46 +107,34 @@ class Outbox:
 
     def mark_changed(self, room: int) -> None:
         """Queue the room for the publisher."""
-        if not self._is_closed:
-            self._changed[room] = None
-            self._wake()
-
-    def released(self, room: int) -> None:
-        """Queue what a room has changed while it was withheld. This may interrupt a change."""
-        if room in self.lives:
-            self.mark_changed(room)
-
-    def close(self) -> None:
-        """Drop everything, also from now on, because there is no publisher any more."""
-        self._is_closed = True
-        self.lives, self._ended_unpublished, self._changed = {}, {}, {}
+        self._changed[room] = None
+        self._wake()
 
     def take_changed(self) -> list[int]:
         """Return the rooms that changed since the last call."""
-        changed, self._changed = self._changed, {}  # at once: a room may be released by a handler that interrupts this
+        changed, self._changed = self._changed, {}
         return list(changed)
 
     def rooms(self) -> list[int]:
         """Return all rooms with unpublished changes."""
-        return list(self.lives)
+        return list(self._lives)
 
     def take(self, room: int) -> RoomLife | None:
         """Return a room's oldest unpublished life, for publishing. Later changes come with the next call."""
-        lives = self.lives.get(room)
-        if not lives or room in self.withheld:
+        lives = self._lives.get(room)
+        if not lives:
             return None
         life = lives[0]
         if len(lives) > 1:
             del lives[0]
         else:
-            del self.lives[room]
-        if self._ended_unpublished:
-            self._ended_unpublished.pop((room, life.number), None)
+            del self._lives[room]
+        self._ended_unpublished.pop((room, life.number), None)
         return life
 
     def put_back(self, room: int, life: RoomLife) -> None:
         """Put back a life that could not be published, before later changes."""
-        lives = self.lives.setdefault(room, [])
+        lives = self._lives.setdefault(room, [])
         if lives and lives[0].number == life.number:
             life.add(lives.pop(0))
         lives.insert(0, life)
@@ -167,11 +147,11 @@ class Outbox:
         if len(self._ended_unpublished) > MAX_ENDED_LIVES:
             room, number = next(iter(self._ended_unpublished))
             del self._ended_unpublished[room, number]
-            left = [life for life in self.lives[room] if life.number != number]
+            left = [life for life in self._lives[room] if life.number != number]
             if left:
-                self.lives[room] = left
+                self._lives[room] = left
             else:
-                del self.lives[room]
+                del self._lives[room]
                 self._changed.pop(room, None)
             self.dropped += 1
             self.on_dropped(room, number)

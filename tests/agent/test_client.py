@@ -66,7 +66,6 @@ def joined(agent):
     handlers = SimpleNamespace(state_changed=nothing, tick=nothing, went_on_alone=nothing)
     rooms = RoomRegistry()
     client = TableClient(hello(), agent.path, rooms, handlers)
-    rooms.changes.after = client.send_changes
     joining = threading.Thread(target=client.join)
     joining.start()
     with contextlib.closing(agent.accept()) as connection:

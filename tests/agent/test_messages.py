@@ -12,6 +12,7 @@ from redis_kvpoll.agent.session.client_news import ClientNews
 from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.engine.leases.lease_state import LeaseState
 from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON
+from tests.support.told import encode
 
 
 @pytest.mark.parametrize("room", [0, 42, 2**64 - 1, 2**64 + 1, -(2**62)])
@@ -20,11 +21,11 @@ from redis_kvpoll.validation import MAX_PREFIX_LEN, MAX_REASON
     [
         RoomLife(1),
         RoomLife(7, is_new=True, request="rid é", status=1, length=0, opened_at=12.5),
-        RoomLife(2**40, status=0, reason="why \udc80 🙂", is_over=True, generation=1795689786638044),
+        RoomLife(2**40, is_new=True, status=0, reason="why \udc80 🙂", is_over=True, generation=1795689786638044),
     ],
 )
 def test_change_is_read_as_it_was_written(room, life):
-    found_room, found = messages.decode_change(messages.encode_change(room, life))
+    found_room, found = messages.decode_change(encode(room, life))
     assert (found_room, found, found.opened_at) == (room, life, life.opened_at)
 
 
@@ -47,14 +48,14 @@ def test_news_are_one_message_for_one_wake_up():
 def test_what_the_table_would_refuse_is_still_told():
     """It is refused there, with a line in the log, and not in a thread of SGLang's."""
     life = RoomLife(1, status=17, length=10**30, reason="x" * 5000)
-    _, found = messages.decode_change(messages.encode_change(1, life))
+    _, found = messages.decode_change(encode(1, life))
     assert (found.status, found.length, len(found.reason)) == (None, MAX_PREFIX_LEN + 1, MAX_REASON + 1)
 
 
 @pytest.mark.parametrize("reason", ["\n", " " * (MAX_REASON + 1) + "why"], ids=["blank", "blank where it is cut"])
 def test_blank_reason_is_none(reason):
     """The table refuses one, and with it the status that it is for."""
-    _, found = messages.decode_change(messages.encode_change(1, RoomLife(1, status=0, reason=reason)))
+    _, found = messages.decode_change(encode(1, RoomLife(1, status=0, reason=reason)))
     assert found == RoomLife(1, status=0)
 
 

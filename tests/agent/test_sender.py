@@ -9,7 +9,8 @@ import pytest
 from redis_kvpoll.agent import messages, outbox, tombstones
 from redis_kvpoll.agent.client import sender
 from redis_kvpoll.agent.client.sender import ChangeSender
-from redis_kvpoll.agent.outbox import Outbox, RoomLife
+from redis_kvpoll.agent.life import HAS_STATUS, Life
+from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.agent.session.told import ToldRooms
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -17,11 +18,11 @@ ROOM = 7
 
 
 class Client:
-    """An outbox, its sender, and what was sent on this connection."""
+    """Lives, their sender, and what was sent on this connection."""
 
     def __init__(self):
-        self.outbox = Outbox(lambda: None)
-        self.sender = ChangeSender(self.outbox, self.send)
+        self.sender = ChangeSender(self.send)
+        self.lives = {}
         self.sent = []
         self.room_left = 10**6
         self.connect()
@@ -38,11 +39,22 @@ class Client:
         self.sender.connected()
         self.sender.send_changes()
 
-    def change(self, room, number, status=None, *, is_new=False, is_over=False):
-        life = self.outbox.life(room, number)
-        life.add(RoomLife(number, status=status, is_over=is_over))
-        life.is_new = life.is_new or is_new
-        self.sender.send_changes()
+    def open(self, room, number, status=BOOT):
+        life = self.lives[number] = Life(room, number)
+        life.status = status
+        self.sender.begin(life)
+
+    def change(self, number, status):
+        self.lives[number].status = status
+        self.sender.tell(self.lives[number], HAS_STATUS)
+
+    def end(self, number):
+        self.sender.end(self.lives[number])
+
+    def open_and_end(self, numbers):
+        for number in numbers:
+            self.open(1000 + number, number)
+            self.end(number)
 
 
 @pytest.fixture
@@ -52,16 +64,17 @@ def client():
 
 class TestSender:
     def test_change_is_sent_at_once(self, client):
-        client.change(ROOM, 1, BOOT, is_new=True)
-        client.change(ROOM, 1, WAIT)
+        client.open(ROOM, 1)
+        client.change(1, WAIT)
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), (ROOM, RoomLife(1, status=WAIT))]
 
     def test_full_channel_merges_and_keeps_the_order(self, client):
         client.room_left = 0
-        for status in (BOOT, WAIT, OK):
-            client.change(ROOM, 1, status, is_new=status == BOOT)
-        client.change(ROOM, 1, is_over=True)
-        client.change(ROOM, 2, BOOT, is_new=True)
+        client.open(ROOM, 1)
+        client.change(1, WAIT)
+        client.change(1, OK)
+        client.end(1)
+        client.open(ROOM, 2)
         client.sender.post(messages.HOLD, b"")
         client.room_left = 2
         client.sender.send_changes()
@@ -71,104 +84,93 @@ class TestSender:
         assert client.sent == [messages.HOLD, *((ROOM, life) for life in lives)]
 
     def test_next_table_part_is_told_all_that_has_not_ended(self, client):
-        client.change(ROOM, 1, BOOT, is_new=True)
-        client.change(ROOM, 1, OK)
-        client.change(ROOM, 1, is_over=True)
-        client.change(ROOM, 2, BOOT, is_new=True)
-        client.change(ROOM + 1, 3, BOOT, is_new=True)
-        client.sender.opened(ROOM, 1, 99)
+        client.open(ROOM, 1)
+        client.change(1, OK)
+        client.end(1)
+        client.open(ROOM, 2)
+        client.open(ROOM + 1, 3)
+        client.sender.opened(1, 99)
         client.connect()
         assert client.sent == [
             (ROOM, RoomLife(1, is_new=True, status=OK, is_over=True, generation=99)),
             (ROOM, RoomLife(2, is_new=True, status=BOOT)),
             (ROOM + 1, RoomLife(3, is_new=True, status=BOOT)),
         ]
-        client.sender.ended(ROOM, 1)
+        client.sender.ended(1)
         client.connect()
         assert [(room, life.number) for room, life in client.sent] == [(ROOM, 2), (ROOM + 1, 3)]
 
     def test_change_while_away_is_told_once(self, client):
-        client.change(ROOM, 1, BOOT, is_new=True)
+        client.open(ROOM, 1)
         client.sender.disconnected()
-        client.change(ROOM, 1, MOVE)
+        client.change(1, MOVE)
         client.connect()
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=MOVE))]
 
     def test_ends_that_nobody_acknowledges_are_bounded(self, client, monkeypatch):
         monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
-        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
-        client.change(ROOM, 1, BOOT, is_new=True)
-        for number in range(2, 100):
-            client.change(1000 + number, number, BOOT, is_new=True)
-            client.change(1000 + number, number, is_over=True)
+        client.open(ROOM, 1)
+        client.open_and_end(range(2, 100))
         client.connect()
         assert [life.number for _, life in client.sent] == [1, *range(90, 100)]
 
     @pytest.mark.parametrize("is_away", [True, False], ids=["away", "full"])
     def test_dropped_lives_leave_nothing_behind(self, client, monkeypatch, is_away):
         """Neither memory, nor work at the end of an outage, when SGLang's threads wait for the lock of the rooms."""
-        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
-        looked_at, take = [], client.outbox.take
+        monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
         if is_away:
             client.sender.disconnected()
         client.room_left = 0
-        for number in range(1, 1001):
-            client.change(number, number, BOOT, is_new=True)
-            client.outbox.end(number, number)
+        client.open_and_end(range(1, 1001))
         client.room_left = 10**6
-        monkeypatch.setattr(client.outbox, "take", lambda room: looked_at.append(room) or take(room))
+        assert (len(client.sender), client.sender.dropped) == (10, 990)
         if is_away:
             client.connect()
         else:
             client.sender.send_changes()
-        assert len(client.sent) == len(looked_at) == 10
+        assert [life.number for _, life in client.sent] == list(range(991, 1001))
 
     @pytest.mark.parametrize("is_open", [True, False], ids=["opened first", "opened later"])
     def test_end_of_a_room_that_the_table_has_is_kept(self, client, monkeypatch, is_open):
         """However many end behind it, and whether it was in the table before its end was told: it is live there."""
         monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
-        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
-        client.change(ROOM, 1, BOOT, is_new=True)
+        client.open(ROOM, 1)
         if is_open:
-            client.sender.opened(ROOM, 1, 99)
-        client.change(ROOM, 1, is_over=True)
+            client.sender.opened(1, 99)
+        client.end(1)
         if not is_open:
-            client.sender.opened(ROOM, 1, 99)
-        for number in range(2, 52):
-            client.change(1000 + number, number, BOOT, is_new=True)
-            client.change(1000 + number, number, is_over=True)
+            client.sender.opened(1, 99)
+        client.open_and_end(range(2, 52))
         for _ in range(2):  # the next agent, and the one after it
             client.connect()
             assert (ROOM, RoomLife(1, is_new=True, status=BOOT, is_over=True, generation=99)) in client.sent
             assert len(client.sent) == 11
-        client.sender.ended(ROOM, 1)
+        client.sender.ended(1)
         client.connect()
         assert len(client.sent) == 10
 
     def test_lives_that_are_forgotten_are_counted_once(self, client, monkeypatch):
         """Once nobody knows them. What the session has dropped, it counts itself, and says so later."""
         monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
-        for number in range(1, 51):
-            client.change(1000 + number, number, BOOT, is_new=True)
-            client.change(1000 + number, number, is_over=True)
+        client.open_and_end(range(1, 51))
         for number in range(1, 16):
-            client.sender.ended(1000 + number, number)
-        assert client.outbox.dropped == 0
+            client.sender.ended(number)
+        assert client.sender.dropped == 0
         client.connect()
-        assert (client.outbox.dropped, len(client.sent)) == (25, 10)
+        assert (client.sender.dropped, len(client.sent)) == (25, 10)
         client.connect()
-        assert client.outbox.dropped == 25
+        assert client.sender.dropped == 25
 
     def test_change_that_cannot_be_written_is_dropped(self, client, caplog):
-        client.change(2**200, 1, BOOT, is_new=True)
-        client.change(ROOM, 2, BOOT, is_new=True)
+        client.open(2**200, 1)
+        client.open(ROOM, 2)
         assert [room for room, _ in client.sent] == [ROOM]
         assert "cannot be told" in caplog.text
 
     def test_last_message_follows_all_changes(self, client):
         client.room_left = 0
-        client.change(ROOM, 1, BOOT, is_new=True)
-        client.change(ROOM + 1, 2, BOOT, is_new=True)
+        client.open(ROOM, 1)
+        client.open(ROOM + 1, 2)
         client.sender.post_last(messages.LEAVE, b"")
         client.room_left = 1
         client.sender.send_changes()
@@ -179,20 +181,18 @@ class TestSender:
         assert client.sent[1:] == [(ROOM + 1, RoomLife(2, is_new=True, status=BOOT)), messages.LEAVE]
 
     def test_last_message_waits_for_a_change_that_is_withheld(self, client):
-        client.outbox.withheld.append(ROOM)
-        client.change(ROOM, 1, BOOT, is_new=True)
+        client.sender.withheld.append(ROOM)
+        client.open(ROOM, 1)
         client.sender.post_last(messages.LEAVE, b"")
         client.sender.send_changes()
         assert client.sent == []
-        client.outbox.withheld.remove(ROOM)
-        client.outbox.released(ROOM)
-        client.sender.send_changes()
+        client.sender.release(ROOM)
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
 
     def test_last_message_follows_a_reconnection(self, client):
-        client.change(ROOM, 1, BOOT, is_new=True)
+        client.open(ROOM, 1)
         client.room_left = 0
-        client.change(ROOM, 1, OK)
+        client.change(1, OK)
         client.sender.post_last(messages.LEAVE, b"")
         client.sender.send_changes()
         client.sender.disconnected()
@@ -202,7 +202,7 @@ class TestSender:
 
     def test_last_message_is_sent_again_to_the_next_agent(self, client):
         """The one that has got it may have died before it read it: the client would wait for its answer in vain."""
-        client.change(ROOM, 1, BOOT, is_new=True)
+        client.open(ROOM, 1)
         client.sender.post_last(messages.LEAVE, b"")
         client.sender.send_changes()
         client.sender.send_changes()
@@ -215,10 +215,10 @@ class TestSender:
         """It copies none of them: SGLang's thread makes it, with the lock of the rooms."""
         client.room_left = 0
         for number in range(1, 5001):
-            client.change(number, number, BOOT, is_new=True)
+            client.open(number, number)
         tracemalloc.start()
         try:
-            client.change(5000, 5000, WAIT)
+            client.change(5000, WAIT)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -240,7 +240,7 @@ class TestSender:
         """A tick sends it, if nobody says that there is room."""
         client.room_left = 0
         if what == "a change":
-            client.change(ROOM, 1, BOOT, is_new=True)
+            client.open(ROOM, 1)
         elif what == "a message":
             client.sender.post_life(messages.HOLD, ROOM, 1)
         else:

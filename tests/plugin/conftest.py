@@ -6,8 +6,8 @@ import pytest
 
 from redis_kvpoll import StatusStore
 from redis_kvpoll.agent.client import client, open_channel
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.local_channel import open_local
+from tests.support.told import ToldRegistry
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def now():
 @pytest.fixture
 def registry(now):
     """The registry of a prefill worker, whose rooms wait for their senders."""
-    registry = RoomRegistry(clock=lambda: now[0])
+    registry = ToldRegistry(clock=lambda: now[0])
     registry.awaits_claims = True
     return registry
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import hooks
-from redis_kvpoll.integrations.sglang.scope import Scope
 from tests.support import real
 from tests.support.standin import manager
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
+
+
+def nothing():
+    """Do what the constructor of a sender does whose room is open."""
 
 
 class TestClaims:
@@ -24,45 +28,39 @@ class TestClaims:
         registry.statuses[ROOM] = WAIT
         registry.reasons[ROOM] = "no route"
         registry.statuses[ROOM] = FAIL
-        assert (registry.outbox.take_changed(), registry.outbox.take(ROOM)) == ([], None)
+        assert (registry.told.rooms(), registry.told.take(ROOM)) == ([], None)
         registry.statuses.pop(ROOM)
-        assert (registry.outbox.take_changed(), registry.outbox.take(ROOM)) == ([], None)
+        assert (registry.told.rooms(), registry.told.take(ROOM)) == ([], None)
 
     def test_sender_publishes_what_was_there_before(self, registry):
         registry.lengths[ROOM] = 17
         registry.statuses[ROOM] = WAIT
-        with registry.claiming(ROOM, "rid"):
-            registry.statuses[ROOM] = WAIT
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=WAIT, length=17)
+        registry.claim_during(ROOM, "rid", registry.statuses.__setitem__, ROOM, WAIT)
+        assert registry.told.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=WAIT, length=17)
 
     def test_sender_of_a_failed_room_publishes_the_failure(self, registry):
         registry.statuses[ROOM] = WAIT
         registry.reasons[ROOM] = "aborted"
         registry.statuses[ROOM] = FAIL
-        with registry.claiming(ROOM, ""):
-            pass
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, status=FAIL, reason="aborted")
+        registry.claim_during(ROOM, "", nothing)
+        assert registry.told.take(ROOM) == RoomLife(1, is_new=True, status=FAIL, reason="aborted")
 
     def test_room_opened_by_its_sender_has_the_request(self, registry):
-        with registry.claiming(ROOM, "rid"):
-            registry.statuses[ROOM] = BOOT
-            registry.statuses[ROOM + 1] = BOOT
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=BOOT)
-        assert registry.outbox.take(ROOM + 1) is None
+        registry.claim_during(ROOM, "rid", registry.statuses.update, {ROOM: BOOT, ROOM + 1: BOOT})
+        assert registry.told.take(ROOM) == RoomLife(1, is_new=True, request="rid", status=BOOT)
+        assert registry.told.take(ROOM + 1) is None
 
     def test_second_sender_leaves_the_request(self, registry):
         for request in ("first", "second"):
-            with registry.claiming(ROOM, request):
-                registry.statuses[ROOM] = BOOT
-        assert registry.outbox.take(ROOM).request == "first"
+            registry.claim_during(ROOM, request, registry.statuses.__setitem__, ROOM, BOOT)
+        assert registry.told.take(ROOM).request == "first"
 
     def test_sender_that_interrupts_its_rooms_opening_claims_it(self, registry):
         """Its claim finds no room yet, and is put off until there is one."""
         add = registry.unclaimed.add
 
         def interrupted(room):
-            with registry.claiming(ROOM, "rid"):
-                pass
+            registry.claim_during(ROOM, "rid", nothing)
             return add(room)
 
         registry.unclaimed.add = interrupted
@@ -100,8 +98,7 @@ class TestUnclaimed:
 
     def test_room_whose_sender_has_come_is_not_ended(self, registry):
         registry.statuses[ROOM] = WAIT
-        with registry.claiming(ROOM, "rid"):
-            pass
+        registry.claim_during(ROOM, "rid", nothing)
         assert registry.unclaimed.old(0.0) == []
         assert not registry.end_unclaimed(ROOM)
         assert registry.statuses[ROOM] == WAIT
@@ -114,16 +111,14 @@ class TestUnclaimed:
         assert (registry.unclaimed.old(0.0), registry.unclaimed.old(1.0)) == ([ROOM], [])
         assert registry.held() == [(ROOM, 1, 1.0)]
         now[0] = 9.0
-        with registry.claiming(ROOM, "rid"):
-            pass
-        assert registry.outbox.take(ROOM).opened_at == 1.0
+        registry.claim_during(ROOM, "rid", nothing)
+        assert registry.told.take(ROOM).opened_at == 1.0
 
     def test_room_is_claimed_by_its_sender_alone(self, registry):
         assert not registry.is_claimed(ROOM)
         registry.statuses[ROOM] = WAIT  # decode's message
         assert not registry.is_claimed(ROOM)
-        with registry.claiming(ROOM, "rid"):
-            pass
+        registry.claim_during(ROOM, "rid", nothing)
         assert registry.is_claimed(ROOM)
 
 
@@ -201,7 +196,7 @@ class TestDroppedSender:
         del sender
         gc.collect()
         registry.abandon()
-        assert registry.outbox.take(ROOM).is_over
+        assert registry.told.take(ROOM).is_over
         assert (registry.statuses[ROOM], registry.unclaimed.old(0.0)) == (FAIL, [ROOM])
 
     def test_room_stays_while_it_lives(self, registry, sglang):
@@ -209,7 +204,7 @@ class TestDroppedSender:
         self.abort(sglang)
         gc.collect()
         registry.abandon()
-        assert not registry.outbox.take(ROOM).is_over
+        assert not registry.told.take(ROOM).is_over
         assert registry.is_claimed(ROOM)
         assert sender.poll() == FAIL
 
@@ -217,7 +212,7 @@ class TestDroppedSender:
         self.make(sglang)
         gc.collect()
         registry.abandon()
-        assert not registry.outbox.take(ROOM).is_over
+        assert not registry.told.take(ROOM).is_over
         assert registry.is_claimed(ROOM)
 
     def test_finalizer_waits_for_no_other_thread(self, registry, sglang):
@@ -249,8 +244,8 @@ class TestDroppedSender:
         self.abort(sglang)
         del sender
         gc.collect()
-        end, senders = registry.outbox.end, []
-        registry.outbox.end = lambda *life: (is_ending.set(), may_end.wait(), end(*life))
+        end, senders = registry.sender.end, []
+        registry.sender.end = lambda life: (is_ending.set(), may_end.wait(), end(life))
         ending = threading.Thread(target=registry.abandon)
         making = threading.Thread(target=lambda: senders.append(self.make(sglang)))
         ending.start()
@@ -266,15 +261,15 @@ class TestDroppedSender:
     def test_next_sender_fails_once_as_in_sglang(self, registry, sglang):
         sender = self.make(sglang)
         self.abort(sglang)
-        registry.outbox.take(ROOM)
+        registry.told.take(ROOM)
         del sender
         gc.collect()
         second = self.make(sglang)  # before anybody has seen to the first one's end
         assert second.poll() == FAIL
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_over=True)
-        assert registry.outbox.take(ROOM) == RoomLife(2, is_new=True, status=FAIL, reason="Aborted by AbortReq.")
+        assert registry.told.take(ROOM) == RoomLife(1, is_over=True)
+        assert registry.told.take(ROOM) == RoomLife(2, is_new=True, status=FAIL, reason="Aborted by AbortReq.")
         registry.statuses.pop(ROOM, None)
-        assert registry.outbox.take(ROOM) == RoomLife(2, is_over=True)
+        assert registry.told.take(ROOM) == RoomLife(2, is_over=True)
         assert self.make(sglang).poll() == BOOT
 
 
@@ -283,26 +278,25 @@ class TestLives:
 
     @pytest.fixture
     def former(self, registry):
-        """The scope of a receiver whose room is used again."""
+        """Make calls in the scope of a receiver whose room is used again."""
         registry.statuses[ROOM] = BOOT
-        scope = Scope(ROOM, registry.current_life(ROOM))
+        life = registry.lives.get(ROOM)
         registry.statuses.pop(ROOM)
         registry.statuses[ROOM] = BOOT
-        return registry.scopes.within(scope)
+        return partial(registry.scopes.run, life)
 
     def test_clear_of_a_former_life_leaves_the_next(self, registry, former):
-        with former:
-            assert registry.statuses.pop(ROOM, None) is None
-            assert ROOM in registry.statuses
-            del registry.statuses[ROOM]  # which is no KeyError for a dict
-            registry.statuses.clear()
+        assert former(registry.statuses.pop, ROOM, None) is None
+        assert ROOM in registry.statuses
+        former(registry.statuses.__delitem__, ROOM)  # which is no KeyError for a dict
+        former(registry.statuses.clear)
         assert registry.statuses[ROOM] == BOOT
 
     def test_second_clear_leaves_all_to_the_next_life(self, registry):
         """SGLang's receiver clears several tables by room."""
         receiver = SimpleNamespace(kv_mgr=SimpleNamespace(request_status=registry.statuses), bootstrap_room=ROOM)
         registry.statuses[ROOM] = FAIL
-        receiver.kvpoll_life = registry.current_life(ROOM)
+        receiver.kvpoll_life = registry.lives.get(ROOM)
         responses = {}
 
         def clear(receiver):
@@ -317,20 +311,18 @@ class TestLives:
 
     @pytest.mark.parametrize("status", [FAIL, WAIT])
     def test_update_by_a_former_life_leaves_the_next(self, registry, former, status):
-        with former:
-            registry.reasons[ROOM] = "Aborted by AbortReq."
-            registry.scoped(lambda room, status: registry.statuses.update({room: status}))(ROOM, status)
+        former(registry.reasons.__setitem__, ROOM, "Aborted by AbortReq.")
+        former(registry.scoped(lambda room, status: registry.statuses.update({room: status})), ROOM, status)
         assert registry.statuses[ROOM] == BOOT
         assert not registry.reasons
 
     def test_update_by_a_former_life_opens_nothing(self, registry, former):
         registry.statuses.pop(ROOM)
-        with former:
-            registry.statuses[ROOM] = WAIT
+        former(registry.statuses.__setitem__, ROOM, WAIT)
         assert ROOM not in registry.statuses
 
-    def test_scope_ends_with_its_block(self, registry, former):
-        with pytest.raises(RuntimeError), former:
-            raise RuntimeError
+    def test_scope_ends_with_its_call(self, registry, former):
+        with pytest.raises(ZeroDivisionError):
+            former(lambda: 1 / 0)
         registry.statuses.pop(ROOM)
         assert ROOM not in registry.statuses

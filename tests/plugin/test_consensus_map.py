@@ -65,7 +65,7 @@ def test_collect_takes_what_has_come_on_its_own_thread():
     """A thread that waits for the interpreter beside a busy scheduler gets it only after 5 ms."""
     worker = TableWorker(PluginSettings("redis://nowhere"), IDENTITY)
     worker.registry.statuses[ROOM] = BOOT
-    ranks = {ROOM: (worker.registry.current_life(ROOM), {0: OK})}
+    ranks = {ROOM: (worker.registry.lives.number(ROOM), {0: OK})}
     worker.client.channel = SimpleNamespace(poll=lambda: worker.client.ranks.update(ranks))
     assert worker.statuses_of(ROOM) == {0: OK}
 

@@ -87,7 +87,7 @@ def test_maps_without_worker_thread_go_on(server, monkeypatch, caplog, ends):
         with pace.Stopwatch() as took:
             assert sglang.failure_records.pop(ROOM, None) is None
         assert took.seconds < 0.2
-        assert len(its_worker.registry.outbox) == 0
+        assert len(its_worker.registry.sender) == 0
     assert ("ZeroDivisionError" in caplog.text) == (ends == "by a fault")
 
 

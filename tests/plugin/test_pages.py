@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from redis_kvpoll.agent.life import Life
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import holds, pages, withholding
 from redis_kvpoll.integrations.sglang.failed_by_table import FailedByTable
@@ -20,7 +21,7 @@ from redis_kvpoll.integrations.sglang.pages import (
     release_time,
     tell_to_stop,
 )
-from redis_kvpoll.integrations.sglang.registry import RoomRegistry
+from tests.support.told import ToldRegistry
 
 ROOM = 7
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
@@ -44,7 +45,7 @@ def test_rules_are_those_of_the_documented_table(cause, deferring, before_asking
 class Receiver:
     """A receiver that has asked for its pages, on a manager that does not defer."""
 
-    bootstrap_room, bootstrap_addr, kvpoll_life = ROOM, ADDRESS, 1
+    bootstrap_room, bootstrap_addr, kvpoll_life = ROOM, ADDRESS, Life(ROOM, 1)
     bootstrap_infos, abort_notified = ({},), False
     aborts = notices = 0
 
@@ -71,7 +72,7 @@ class Receiver:
 
 @pytest.fixture
 def registry():
-    registry = RoomRegistry()
+    registry = ToldRegistry()
     registry.statuses[ROOM] = WAIT
     return registry
 
@@ -186,10 +187,10 @@ class TestTellingPrefill:
         """From 0.5.21 on SGLang has a call for it, which tells prefill once; before, its abort fails the room, too."""
         _, receiver = failing(registry, has_own_call)
         receiver.kv_mgr.enable_deferred_decode_kv_release = False
-        registry.outbox.take(ROOM)
+        registry.told.take(ROOM)
         assert self.told(registry, receiver) == 1
         registry.statuses.pop(ROOM)
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_over=True)
+        assert registry.told.take(ROOM) == RoomLife(1, is_over=True)
 
     def test_prefill_is_told_once(self, registry):
         _, receiver = failing(registry)
@@ -289,19 +290,19 @@ class TestTelling:
 
         def fail(bootstrap_room, status):
             registry.statuses[bootstrap_room] = status
-            sglang.published.append(registry.outbox.take(bootstrap_room))
+            sglang.published.append(registry.told.take(bootstrap_room))
 
         sglang.fail = fail
-        registry.outbox.take(ROOM)
+        registry.told.take(ROOM)
         return sglang
 
     def test_update_that_tells_decode_is_published_after_it(self, registry, sglang):
         withholding.around_update(registry, sglang.fail)(ROOM, FAIL)
-        assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
+        assert (sglang.published, registry.told.take(ROOM).status) == ([None], FAIL)
 
     def test_conclusion_is_published_after_it(self, registry, sglang):
         withholding.around_conclude(lambda _, **words: sglang.fail(**words), sglang, bootstrap_room=ROOM, status=FAIL)
-        assert (sglang.published, registry.outbox.take(ROOM).status) == ([None], FAIL)
+        assert (sglang.published, registry.told.take(ROOM).status) == ([None], FAIL)
 
 
 class TestFailureOfTheTable:
@@ -325,7 +326,7 @@ class TestFailureOfTheTable:
         return manager
 
     def fail(self, registry, sglang):
-        sglang.kvpoll_failed_by_table.fail(ROOM, registry.current_life(ROOM), "lost", False)
+        sglang.kvpoll_failed_by_table.fail(ROOM, registry.lives.number(ROOM), "lost", False)
 
     def test_from_before_is_not_told(self, registry, sglang):
         self.fail(registry, sglang)

@@ -79,7 +79,7 @@ def test_stages_of_decode_are_failed_by_their_own_failures_alone(owner, failed_b
     """Prefill stops halfway: one stage may have its pages, and another not, so that their batches differ."""
     registry, failed = RoomRegistry(), []
     registry.statuses[ROOM] = MOVE
-    number = registry.current_life(ROOM)
+    number = registry.lives.number(ROOM)
 
     def fail(*found):
         failed.append(found)

@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from redis_kvpoll.agent import outbox, tombstones
+from redis_kvpoll.agent import tombstones
+from redis_kvpoll.agent.client import sender
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang import registry as registry_module
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
+from tests.support.told import Told, ToldRegistry
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
@@ -19,7 +21,7 @@ ROOM = 7
 
 @pytest.fixture
 def registry():
-    return RoomRegistry()
+    return ToldRegistry()
 
 
 @pytest.fixture
@@ -29,109 +31,81 @@ def other():
         yield lambda step, *arguments: pool.submit(step, *arguments).result(120)
 
 
-def take_all(registry, room=ROOM):
-    """Take all unpublished lives of a room, in order."""
-    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.outbox.take(room), None)]
-
-
-class TestOutbox:
-    def test_unpublished_life_is_taken_as_one(self, registry):
-        for status in (BOOT, WAIT, MOVE, OK):
-            registry.statuses[ROOM] = status
-        registry.statuses.pop(ROOM)
-        assert take_all(registry) == [(True, OK, True)]
-        assert len(registry.outbox) == 0
-
-    def test_lives_of_a_room_are_taken_in_order(self, registry):
+class TestTold:
+    def test_lives_of_a_room_are_told_in_order(self, registry):
         for last in (OK, FAIL):
             registry.statuses[ROOM] = BOOT
             registry.statuses[ROOM] = last
             registry.statuses.pop(ROOM)
-        assert take_all(registry) == [(True, OK, True), (True, FAIL, True)]
+        assert registry.told.take_all(ROOM) == [(True, OK, True), (True, FAIL, True)]
 
-    def test_withheld_changes_are_taken_after_the_last_block(self, registry):
+    def test_withheld_changes_are_told_after_the_last_call(self, registry):
         """Two threads may withhold a room at once; what the room is cleared of meanwhile is not lost."""
         registry.statuses[ROOM] = BOOT
+        registry.told.take(ROOM)
 
         def first():
             registry.withhold_during(ROOM, second)
-            registry.outbox.take_changed()
-            assert (registry.outbox.take(ROOM), len(registry.outbox)) == (None, 1)
+            assert (registry.told.take(ROOM), len(registry.sender)) == (None, 1)
 
         def second():
             registry.statuses[ROOM] = FAIL
             registry.statuses.pop(ROOM)
 
         registry.withhold_during(ROOM, first)
-        assert registry.outbox.take_changed() == [ROOM]
-        assert take_all(registry) == [(True, FAIL, True)]
+        assert registry.told.rooms() == [ROOM]
+        assert registry.told.take(ROOM) == RoomLife(1, status=FAIL, is_over=True)
 
-    def test_life_put_back_is_merged_with_later_changes(self, registry):
+    def test_write_without_change_is_not_told(self, registry):
         registry.statuses[ROOM] = BOOT
-        life = registry.outbox.take(ROOM)
-        registry.statuses[ROOM] = MOVE
-        registry.outbox.put_back(ROOM, life)
-        assert take_all(registry) == [(True, MOVE, False)]
+        assert registry.told.rooms() == [ROOM]
+        registry.statuses[ROOM] = BOOT
+        assert registry.told.rooms() == [ROOM]
 
-    def test_life_put_back_comes_before_the_next_life(self, registry):
-        registry.statuses[ROOM] = BOOT
-        life = registry.outbox.take(ROOM)
-        registry.statuses.pop(ROOM)
-        registry.statuses[ROOM] = WAIT
-        registry.outbox.put_back(ROOM, life)
-        assert take_all(registry) == [(True, BOOT, True), (True, WAIT, False)]
-
-    def test_write_without_change_is_not_published(self, registry):
-        registry.statuses[ROOM] = BOOT
-        assert registry.outbox.take_changed() == [ROOM]
-        registry.outbox.take(ROOM)
-        registry.statuses[ROOM] = BOOT
-        assert registry.outbox.take_changed() == []
-        assert take_all(registry) == []
-
-    def test_each_change_but_a_length_is_news(self):
+    def test_each_change_but_a_length_is_told_at_once(self, registry):
         """A length goes with the status of the same message, so that the two are one for the agent."""
-        told = []
-        registry = RoomRegistry()
-        registry.changes.after = lambda: told.append(registry.outbox.take_changed())
         for room in range(3):
             registry.statuses[room] = BOOT
         registry.lengths[0] = 17
-        assert (told, registry.outbox.has_changes) == ([[0], [1], [2]], True)
+        assert (registry.told.rooms(), registry.sender.is_behind) == ([0, 1, 2], True)
         registry.statuses[0] = WAIT
-        assert told[3:] == [[0]]
-        assert registry.outbox.take(0) == RoomLife(1, is_new=True, status=WAIT, length=17)
+        assert (registry.told.changes[3:], registry.sender.is_behind) == (
+            [(0, RoomLife(1, status=WAIT, length=17))],
+            False,
+        )
 
     def test_failure_has_its_reason_and_opening_its_length(self, registry):
         registry.lengths[ROOM] = 17
         registry.statuses[ROOM] = BOOT
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, status=BOOT, length=17)
+        assert registry.told.take(ROOM) == RoomLife(1, is_new=True, status=BOOT, length=17)
         registry.reasons[ROOM] = "no route"
         registry.statuses[ROOM] = FAIL
-        assert registry.outbox.take(ROOM) == RoomLife(1, status=FAIL, reason="no route")
+        assert registry.told.take(ROOM) == RoomLife(1, status=FAIL, reason="no route")
 
     def test_update_by_an_operator_is_published(self, registry):
         statuses = registry.statuses
         statuses |= {ROOM: BOOT}
-        assert registry.outbox.take(ROOM) == RoomLife(1, is_new=True, status=BOOT)
+        assert registry.told.take(ROOM) == RoomLife(1, is_new=True, status=BOOT)
         assert (registry.statuses.pop(ROOM), dict(registry.statuses)) == (BOOT, {})
 
     def test_reason_recorded_after_failure_is_published(self, registry):
         registry.statuses.update({ROOM: BOOT})
         registry.statuses[ROOM] = FAIL
-        registry.outbox.take(ROOM)
+        registry.told.take(ROOM)
         registry.reasons[ROOM] = "no route"
-        assert registry.outbox.take(ROOM) == RoomLife(1, reason="no route")
+        assert registry.told.take(ROOM) == RoomLife(1, reason="no route")
 
-    def test_outbox_over_limit_drops_ended_lives_only(self, registry, monkeypatch):
-        monkeypatch.setattr(outbox, "MAX_ENDED_LIVES", 10)
+    def test_lives_over_the_limit_are_dropped_if_they_are_over(self, registry, monkeypatch):
+        monkeypatch.setattr(sender, "MAX_ENDED_LIVES", 10)
+        registry.sender.disconnected()
         registry.statuses[1000] = BOOT
         for room in range(30):
             registry.statuses[room] = BOOT
             registry.statuses.pop(room)
-        assert (len(registry.outbox), registry.outbox.dropped) == (11, 20)
-        assert take_all(registry, 1000) == [(True, BOOT, False)]
-        assert take_all(registry, 29) == [(True, BOOT, True)]
+        assert (len(registry.sender), registry.sender.dropped) == (11, 20)
+        told = Told(registry.sender)
+        assert told.take_all(1000) == [(True, BOOT, False)]
+        assert told.take_all(29) == [(True, BOOT, True)]
 
 
 class TestReasons:
@@ -226,16 +200,16 @@ class TestReasons:
 class TestFailFromTable:
     def test_failure_in_own_table_fails_without_publishing(self, registry):
         registry.statuses[ROOM] = BOOT
-        take_all(registry)
-        registry.fail_from_table(ROOM, registry.current_life(ROOM), "an operator", False)
+        registry.told.take(ROOM)
+        registry.fail_from_table(ROOM, registry.lives.number(ROOM), "an operator", False)
         assert (registry.statuses[ROOM], registry.reasons[ROOM]) == (FAIL, "an operator")
-        assert take_all(registry) == []
+        assert registry.told.take_all(ROOM) == []
 
     def test_failure_in_other_table_is_published(self, registry):
         registry.statuses[ROOM] = BOOT
-        take_all(registry)
-        registry.fail_from_table(ROOM, registry.current_life(ROOM), "prefill lost", True)
-        assert registry.outbox.take(ROOM) == RoomLife(1, status=FAIL, reason="prefill lost")
+        registry.told.take(ROOM)
+        registry.fail_from_table(ROOM, registry.lives.number(ROOM), "prefill lost", True)
+        assert registry.told.take(ROOM) == RoomLife(1, status=FAIL, reason="prefill lost")
 
     def test_success_survives_failure_in_either_table(self, registry):
         registry.statuses[ROOM] = BOOT
@@ -246,7 +220,7 @@ class TestFailFromTable:
 
     def test_failure_of_an_earlier_life_is_ignored(self, registry):
         registry.statuses[ROOM] = BOOT
-        number = registry.current_life(ROOM)
+        number = registry.lives.number(ROOM)
         registry.statuses.pop(ROOM)
         registry.statuses[ROOM] = BOOT
         registry.fail_from_table(ROOM, number, "late", False)
@@ -268,4 +242,4 @@ class TestDetached:
             registry.statuses.pop(room)
         assert registry.reasons.pop(7, None) == "no route"
         assert registry.reasons.pop(7, None) is None
-        assert (len(registry.outbox), registry.outbox.take_changed(), registry.outbox.rooms()) == (0, [], [])
+        assert (len(registry.sender), Told(registry.sender).rooms()) == (0, [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.client.sender import ChangeSender
+from redis_kvpoll.agent.life import Life
 from redis_kvpoll.agent.outbox import RoomLife
 from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support.interrupts import every_place, interrupted_at
@@ -55,12 +55,13 @@ def reconnect(registry):
 
 
 def withhold(registry):
-    with registry.claiming(OTHER, "rid"):
-        registry.withhold_during(ROOM, registry.statuses.__setitem__, OTHER, BOOT)
+    registry.claim_during(
+        OTHER, "rid", registry.withhold_during, ROOM, registry.statuses.update, {OTHER: BOOT, ROOM: MOVE}
+    )
 
 
 def fail(registry):
-    registry.fail_from_table(ROOM, registry.current_life(ROOM) or 0, "why", publish=True)
+    registry.fail_from_table(ROOM, registry.lives.number(ROOM) or 0, "why", publish=True)
     registry.deliver_reason(ROOM, "why")
     registry.last_status(ROOM)
     registry.unclaimed.old(0)
@@ -70,10 +71,9 @@ def fail(registry):
 def abandon(registry):
     """A failed room's sender is dropped, and the next one comes."""
     registry.statuses[ROOM] = FAIL
-    registry.unclaimed.note_dropped(ROOM, registry.current_life(ROOM) or 0)
+    registry.unclaimed.dropped.append(registry.lives.get(ROOM) or Life(ROOM, 0))
     registry.abandon()
-    with registry.claiming(ROOM, "rid"):
-        pass
+    registry.claim_during(ROOM, "rid", lambda: None)
 
 
 class Told(RoomRegistry):
@@ -81,8 +81,7 @@ class Told(RoomRegistry):
 
     def __init__(self):
         super().__init__()
-        self.sender = ChangeSender(self.outbox, self.send)
-        self.changes.after = self.sender.send_changes
+        self.sender.send = self.send
         self.is_full = False
         self.told = []
 
@@ -148,13 +147,15 @@ def test_handler_may_use_maps_at_any_place(call):
             assert (registry.statuses.get(HANDLED), registry.reasons.get(HANDLED)) == (MOVE, "handled")
             assert registry.lengths.get(HANDLED) == 9
         rooms = {ROOM, OTHER, HANDLED}
-        assert {room for room in rooms if registry.current_life(room)} == registry.statuses.keys()
+        assert {room for room in rooms if registry.lives.number(room)} == registry.statuses.keys()
         # What is told says the same: each life's end, and the last status of one that has none.
         told = told_by(registry)
         assert all(life.is_over for lives in told.values() for life in lives[:-1])
         last = {room: lives[-1].status for room, lives in told.items() if not lives[-1].is_over}
         assert last == registry.statuses
-        assert all(is_a_length(registry.outbox.take(room)) for room in registry.outbox.take_changed())
+        registry.told.clear()
+        registry.has_room()
+        assert all(is_a_length(life) for _, life in registry.told)
         return was_interrupted
 
     every_place(interrupt)

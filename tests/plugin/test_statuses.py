@@ -12,6 +12,7 @@ from redis_kvpoll.integrations.sglang.registry import RoomRegistry
 from tests.support import pace
 from tests.support.fuzzing import examples
 from tests.support.standin import EarlyManager, Manager, decided
+from tests.support.told import ToldRegistry
 
 FAIL, BOOT, WAIT, MOVE, OK = range(5)
 ROOM = 7
@@ -21,7 +22,7 @@ TEXTS = (Manager, EarlyManager)
 
 @pytest.fixture
 def registry():
-    return RoomRegistry()
+    return ToldRegistry()
 
 
 @pytest.fixture(params=TEXTS)
@@ -52,11 +53,6 @@ class Update:
     def finish(self):
         self._go.set()
         self._thread.join()
-
-
-def take_all(registry, room=ROOM):
-    """Take all unpublished lives of a room, in order."""
-    return [(life.is_new, life.status, life.is_over) for life in iter(lambda: registry.outbox.take(room), None)]
 
 
 class TestUpdate:
@@ -132,7 +128,7 @@ class TestLateUpdate:
         update(WAIT)
         first.finish()
         assert registry.statuses[ROOM] == WAIT
-        assert take_all(registry) == [(True, WAIT, False)]
+        assert registry.told.take_all(ROOM) == [(True, WAIT, False)]
 
     @examples(100)
     @given(
@@ -199,5 +195,5 @@ class TestDict:
         assert dict(registry.statuses) == {1: BOOT, 2: MOVE, 3: WAIT}
         del registry.statuses[1]
         registry.statuses.clear()
-        assert take_all(registry, 1) == [(True, BOOT, True)]
-        assert take_all(registry, 3) == [(True, WAIT, True)]
+        assert registry.told.take_all(1) == [(True, BOOT, True)]
+        assert registry.told.take_all(3) == [(True, WAIT, True)]

@@ -37,7 +37,7 @@ class Receiver:
 
     def __init__(self, sglang, room):
         self.kv_mgr, self.bootstrap_room, self.init_time = sglang, room, None
-        self.kvpoll_life = sglang.request_status.registry.current_life(room)
+        self.kvpoll_life = sglang.request_status.registry.lives.get(room)
 
     def ensure_abort_notified(self):
         raise AssertionError("nothing here polls a receiver")

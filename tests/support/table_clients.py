@@ -7,6 +7,7 @@ import asyncio
 from redis_kvpoll.agent import messages
 from redis_kvpoll.agent.outbox import RoomLife
 from tests.support import pace
+from tests.support.told import encode
 
 
 class Process:
@@ -28,7 +29,7 @@ class Process:
         return self.silence
 
     def change(self, room, *, number=1, **words):
-        self.session.received(messages.CHANGE, messages.encode_change(room, RoomLife(number, **words)))
+        self.session.received(messages.CHANGE, encode(room, RoomLife(number, **words)))
 
     async def until(self, wanted):
         """Wait for a message; return its payload."""

@@ -19,7 +19,6 @@ from redis_kvpoll.agent.client import open_channel
 from redis_kvpoll.agent.client.open_channel import ClientChannel
 from redis_kvpoll.agent.client.sender import ChangeSender
 from redis_kvpoll.agent.messages import ClientHello
-from redis_kvpoll.agent.outbox import Outbox
 from redis_kvpoll.agent.session_state import SessionState
 from redis_kvpoll.model import KVPoll
 
@@ -42,7 +41,7 @@ class RefusedError(Exception):
 class ClientRooms(Protocol):
     """The rooms of a client."""
 
-    outbox: Outbox
+    sender: ChangeSender
 
     def change(self, call: Callable[[], object]) -> None:
         """Make a call with the rooms' lock, which no other change interrupts."""
@@ -78,9 +77,7 @@ class TableClient:
         self._agent = agent
         self._rooms = rooms
         self._handlers = handlers
-        self._sender = ChangeSender(rooms.outbox, lambda kind, payload: False)
-        self.send_changes = self._sender.send_changes
-        """Sends what has changed, if the channel takes it. A change of the rooms, as ``add_life`` is."""
+        self._sender = rooms.sender
         self._joined = threading.Event()
         self._left = threading.Event()
         """Set once there is no session any more to wait for."""
@@ -155,17 +152,12 @@ class TableClient:
             self.channel.poll()
 
     def add_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
-        """Have a message that names a life sent by the next ``send_changes``."""
+        """Send a message that names a life, as a part of a change of the rooms."""
         self._sender.post_life(kind, room, number, flag, moment)
 
     def post_life(self, kind: int, room: int, number: int) -> None:
         """Send a message that names a life."""
-
-        def post() -> None:
-            self._sender.post_life(kind, room, number)
-            self._sender.send_changes()
-
-        self._rooms.change(post)
+        self._rooms.change(lambda: self._sender.post_life(kind, room, number))
 
     # Called by the channel
 
@@ -259,8 +251,8 @@ class TableClient:
             self.go_on_alone()
 
     def _note(self, kind: int, payload: bytes) -> None:
-        for room, number, generation in messages.decode_lives(payload):
+        for _, number, generation in messages.decode_lives(payload):
             if kind == messages.OPENED:
-                self._sender.opened(room, number, generation)
+                self._sender.opened(number, generation)
             else:
-                self._sender.ended(room, number)
+                self._sender.ended(number)

@@ -1,10 +1,12 @@
-"""Tells the session each change of a client's rooms: at once, or from the outbox, in one order. No I/O of its own.
+"""Tells the session each change of its rooms, in one order. No I/O of its own.
 
 The caller holds the lock of the rooms, and lets nothing interrupt a call. While the channel takes messages, a change is
-sent by the thread that makes it. Else changes are merged in the outbox until it takes them again. What was sent is kept
-until the session has said that the table has it to its end: after a reconnect it is told once more.
+sent by the thread that makes it. Else the changes of a life are merged until the channel takes them again. Each life is
+kept until the session has said that the table has it to its end: after a reconnect it is told once more.
 
-Invariant: changes of a room are sent in the order of its lives, whichever thread sends. Nothing raises.
+Invariant: changes of a room are sent in the order of its lives, whichever thread sends. Nothing raises. A life that is
+open here, or that the table has, is never dropped. Of lives that are over, and that the table may not have, the oldest
+are dropped beyond MAX_ENDED_LIVES.
 """
 
 from __future__ import annotations
@@ -14,49 +16,119 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.outbox import MAX_ENDED_LIVES, Outbox, RoomLife
+from redis_kvpoll.agent.life import IS_OVER, Life
+from redis_kvpoll.agent.outbox import MAX_ENDED_LIVES
 
 logger = logging.getLogger("redis_kvpoll")
 
 
+def _refuse(kind: int, payload: bytes) -> bool:
+    return False
+
+
 class ChangeSender:
-    """Sends what is in an outbox. ``send`` sends a message, and returns False if it cannot be sent now.
+    """Sends the changes of lives. ``send`` sends a message, and returns False if it cannot be sent now.
 
     It may be replaced while there is no connection.
     """
 
-    def __init__(self, outbox: Outbox, send: Callable[[int, bytes], bool]) -> None:
+    def __init__(self, send: Callable[[int, bytes], bool] = _refuse) -> None:
+        self.send = send
         self.is_online = False
         self.sent = 0
         """How many changes were sent on this connection."""
-        self._outbox = outbox
-        self.send = send
+        self.dropped = 0
+        """How many lives never reached the table."""
+        self.withheld: list[int] = []
+        """Rooms whose changes stay here for now: each as often as it is withheld."""
+        self._is_open = False
+        """Whether a change can be sent at once: nothing waits for the channel."""
+        self._is_closed = False
+        self._lives: dict[int, Life] = {}
+        """By number: the lives that the table is to have, until it has them to their end."""
+        self._ended: OrderedDict[int, Life] = OrderedDict()
+        """Those that are over and have no generation, the oldest first. A dict's front is slow to reach once much was
+        deleted there."""
+        self._unsent: OrderedDict[int, Life] = OrderedDict()
+        """Those with something to send, in the order in which they changed."""
+        self._kept_back: dict[int, dict[int, Life]] = {}
+        """By room that is withheld: the same."""
         self._others: deque[tuple[int, bytes]] = deque()
-        """Messages that are no changes, to be sent before what changes next."""
-        self._told: dict[tuple[int, int], RoomLife] = {}
-        """By room and life: all that was told of it. The oldest first."""
-        self._told_ends: dict[tuple[int, int], None] = {}
-        """Those of ``_told`` that are over and have no generation, the oldest first; at most MAX_ENDED_LIVES."""
+        """Messages that are no changes, to be sent before what waits."""
         self._forgotten = 0
         """How many lives of this connection were forgotten before the session had seen to them."""
-        self._unsent: OrderedDict[int, None] = OrderedDict()
-        """Rooms that were taken from the outbox's changes, and could not be sent. A dict's front is slow to reach once
-        much was deleted there."""
         self._last: tuple[int, bytes] | None = None
         """A message behind all changes, on each connection."""
         self._is_last_sent = False
-        outbox.on_dropped = self._note_dropped
+
+    def __len__(self) -> int:
+        """Return how many lives have something unsent."""
+        return len(self._unsent) + sum(map(len, self._kept_back.values()))
 
     @property
     def is_behind(self) -> bool:
         """Whether there is something to send, and a connection."""
         has_last = self._last is not None and not self._is_last_sent
-        waits = self._unsent or self._others or has_last or self._outbox.has_changes
-        return self.is_online and bool(waits)
+        return self.is_online and bool(self._unsent or self._others or has_last)
+
+    # Changes of lives
+
+    def begin(self, life: Life) -> None:
+        """Tell that the table is to have a life from now on."""
+        if not self._is_closed:
+            self._lives[life.number] = life
+        self.tell(life, life.parts())
+
+    def end(self, life: Life) -> None:
+        """Tell that a life is over."""
+        life.is_over = True
+        self.tell(life, IS_OVER)
+        if not life.generation and not self._is_closed:
+            self._ended[life.number] = life
+            if len(self._ended) > MAX_ENDED_LIVES:
+                self._drop_oldest()
+
+    def tell(self, life: Life, changed: int) -> None:
+        """Send what has changed of a life, as parts of it, or keep it until it can be sent."""
+        life.unsent |= changed
+        if not self._is_open or (self.withheld and life.room in self.withheld):
+            self._keep(life)
+            return
+        try:
+            payload = messages.encode_change(life)
+        except Exception:
+            logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", life.room)
+            self._lives.pop(life.number, None)
+        else:
+            if not self.send(messages.CHANGE, payload):
+                self._is_open = False  # what changes now waits, too
+                self._keep(life)
+                return
+            self.sent += 1
+        life.unsent = 0
+        if self._unsent:
+            self._unsent.pop(life.number, None)
+
+    def tell_later(self, life: Life, changed: int) -> None:
+        """Send what has changed of a life with its next change, or with the next tick."""
+        life.unsent |= changed
+        self._keep(life)
+
+    def release(self, room: int) -> None:
+        """Send what a room has changed while it was withheld, unless it is withheld still."""
+        self.withheld.remove(room)
+        if room not in self.withheld:
+            for life in self._kept_back.pop(room, {}).values():
+                self.tell(life, 0)
+            if self._last is not None:
+                self.send_changes()
+
+    # Other messages
 
     def post(self, kind: int, payload: bytes) -> None:
-        """Let ``send_changes`` send a message that is no change. It is dropped while there is no connection."""
-        if self.is_online:
+        """Send a message that is no change, now or before all that waits. It is dropped without a connection."""
+        if self.is_online and not (self._is_open and self.send(kind, payload)):
+            self._is_open = False
             self._others.append((kind, payload))
 
     def post_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
@@ -73,102 +145,81 @@ class ChangeSender:
         later connection sends it again."""
         self._last, self._is_last_sent = (kind, payload), False
 
+    # The connection
+
     def send_changes(self) -> None:
-        """Send what there is, as far as the channel takes it."""
+        """Send what waits, as far as the channel takes it."""
         if not self.is_online:
             return
+        self._is_open = False
         while self._others:
             if not self.send(*self._others[0]):
                 return
             self._others.popleft()
-        rooms = self._outbox.take_changed()
-        if self._unsent:
-            self._unsent.update(dict.fromkeys(rooms))
-            self._send_unsent()
-        else:
-            for room in rooms:
-                if not self._send_room(room):
-                    self._unsent.update(dict.fromkeys(rooms[rooms.index(room) :]))
-                    return
-        if self._last is not None and not self._is_last_sent and not len(self._outbox):
+        self._is_open = True
+        while self._unsent and self._is_open:
+            self.tell(next(iter(self._unsent.values())), 0)
+        if self._is_open and self._last is not None and not self._is_last_sent and not len(self):
             self._is_last_sent = self.send(*self._last)
 
     def connected(self) -> None:
         """Tell everything once more, to a session that knows nothing."""
         self.sent, self._is_last_sent = 0, False
         self._others.clear()
-        self._outbox.dropped += self._forgotten  # only the former session knew them
+        self.dropped += self._forgotten  # only the former session knew them
         self._forgotten = 0
-        told, self._told, self._told_ends = self._told, {}, {}
-        lives: dict[int, list[RoomLife]] = {}
-        for (room, _), life in told.items():
-            lives.setdefault(room, []).append(life)
-        for room, former in lives.items():
-            for life in reversed(former):
-                self._outbox.put_back(room, life)
-        self._unsent = OrderedDict.fromkeys([*lives, *self._outbox.rooms()])
+        for life in self._lives.values():
+            life.unsent = life.parts()
+        self._kept_back.clear()
+        self._unsent = OrderedDict(self._lives)
         self.is_online = True
 
     def disconnected(self) -> None:
         """Keep what changes, until there is a connection again."""
-        self.is_online = False
+        self.is_online = self._is_open = False
 
-    def opened(self, room: int, number: int, generation: int) -> None:
+    def close(self) -> None:
+        """Drop everything, also from now on, because there is no session any more."""
+        self.disconnected()
+        self._is_closed = True
+        for lives in (self._lives, self._ended, self._unsent, self._kept_back):
+            lives.clear()
+
+    # What the session says
+
+    def opened(self, number: int, generation: int) -> None:
         """Take note of the generation that a life has in the table."""
-        life = self._told.get((room, number))
+        life = self._lives.get(number)
         if life is not None:
             life.generation = generation
-            self._told_ends.pop((room, number), None)  # It is live there, so its end must not be forgotten.
+            self._ended.pop(number, None)  # It is live there, so its end must not be forgotten.
 
-    def ended(self, room: int, number: int) -> None:
+    def ended(self, number: int) -> None:
         """Forget a life: the table has all of it, or the session has dropped it, and counts that."""
-        key = room, number
-        life = self._told.get(key)
+        life = self._lives.get(number)
         if life is None:
             self._forgotten = max(0, self._forgotten - 1)
-        elif life.is_over:
-            del self._told[key]
-            self._told_ends.pop(key, None)
+        elif life.is_over and not life.unsent:
+            del self._lives[number]
+            self._ended.pop(number, None)
 
-    def _send_unsent(self) -> None:
-        while self._unsent:
-            room = next(iter(self._unsent))
-            if not self._send_room(room):
-                return
-            del self._unsent[room]
-
-    def _send_room(self, room: int) -> bool:
-        while (life := self._outbox.take(room)) is not None:
-            try:
-                payload = messages.encode_change(room, life)
-            except Exception:
-                logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", room)
-                continue
-            if not self.send(messages.CHANGE, payload):
-                self._outbox.put_back(room, life)
-                return False
-            self.sent += 1
-            self._keep(room, life)
-            if room not in self._outbox.lives:
-                break
-        return True
-
-    def _keep(self, room: int, life: RoomLife) -> None:
-        """Keep what was told, in case that it must be told once more."""
-        key = room, life.number
-        told = self._told.get(key)
-        if told is None:
-            told = self._told[key] = life
+    def _keep(self, life: Life) -> None:
+        if self._is_closed:
+            return
+        if life.room in self.withheld:
+            self._unsent.pop(life.number, None)
+            self._kept_back.setdefault(life.room, {})[life.number] = life
         else:
-            told.add(life)
-        if told.is_over and not told.generation:
-            self._told_ends[key] = None
-            if len(self._told_ends) > MAX_ENDED_LIVES:
-                oldest = next(iter(self._told_ends))
-                del self._told_ends[oldest], self._told[oldest]
-                self._forgotten += 1
+            self._unsent.setdefault(life.number, life)
 
-    def _note_dropped(self, room: int, _: int) -> None:
-        """Do not look again at a room of which the outbox has nothing any more."""
-        if not self._outbox.has(room):
-            self._unsent.pop(room, None)
+    def _drop_oldest(self) -> None:
+        """Drop the oldest life that is over, and that the table may not have."""
+        number, life = self._ended.popitem(last=False)
+        self._lives.pop(number, None)
+        if life.unsent:
+            self._unsent.pop(number, None)
+            if life.room in self._kept_back:
+                self._kept_back[life.room].pop(number, None)
+            self.dropped += 1
+        else:
+            self._forgotten += 1

@@ -60,4 +60,4 @@ class FailedByTable:
             return [] if room in self._concluding else self._put_off.pop(room, [])
 
     def _is_current(self, room: int, life: int) -> bool:
-        return self._registry.current_life(room) == life
+        return self._registry.lives.number(room) == life

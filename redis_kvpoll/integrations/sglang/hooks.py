@@ -18,7 +18,6 @@ from typing import Any
 
 from redis_kvpoll.integrations.sglang import duplicates, holds, pages, withholding
 from redis_kvpoll.integrations.sglang.compat import CONN
-from redis_kvpoll.integrations.sglang.scope import NO_LIFE, Scope
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -57,11 +56,10 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
         duplicates.make_apart(original, sender, args, kwargs)
         duplicates.refuse(sender, room)
     else:
-        with registry.claiming(room, _request_for(room)):
-            original(sender, *args, **kwargs)
-        sender.kvpoll_life = number = registry.current_life(room)
-        if registry.awaits_claims and number is not None:
-            registry.unclaimed.watch(sender, room, number)
+        registry.claim_during(room, _request_for(room), original, sender, *args, **kwargs)
+        sender.kvpoll_life = life = registry.lives.get(room)
+        if registry.awaits_claims and life is not None:
+            registry.unclaimed.watch(sender, life)
 
 
 def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> None:
@@ -70,15 +68,14 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
     registry = _registry(manager)
     if registry is None or not isinstance(room, int):
         original(receiver, *args, **kwargs)
-    elif registry.current_life(room) is None:
-        with registry.claiming(room, _request_for(room)):
-            original(receiver, *args, **kwargs)
-        receiver.kvpoll_life = registry.current_life(room)
+    elif registry.lives.get(room) is None:
+        registry.claim_during(room, _request_for(room), original, receiver, *args, **kwargs)
+        receiver.kvpoll_life = registry.lives.get(room)
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
             failures.add(receiver)
     else:
-        with registry.scopes.within(Scope(room, NO_LIFE)), _tracker_kept(manager, address, room):
-            original(receiver, *args, **kwargs)
+        with _tracker_kept(manager, address, room):
+            registry.scopes.run_apart(room, original, receiver, *args, **kwargs)
         duplicates.refuse(receiver, room)
 
 
@@ -106,12 +103,11 @@ def _request_for(room: int) -> str:
 
 def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs: Any) -> Any:
     """A step of a sender or receiver is about the life that it has opened: SGLang clears, aborts and inits by room."""
-    number = getattr(handle, "kvpoll_life", None)
-    registry = _registry(handle.kv_mgr) if number is not None else None
+    life = getattr(handle, "kvpoll_life", None)
+    registry = _registry(handle.kv_mgr) if life is not None else None
     if registry is None:
         return original(handle, *args, **kwargs)
-    with registry.scopes.within(Scope(handle.bootstrap_room, number)):
-        return original(handle, *args, **kwargs)
+    return registry.scopes.run(life, original, handle, *args, **kwargs)
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:
@@ -120,10 +116,10 @@ def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: An
     If the room has another receiver by now, this one has removed its own, and clears again because its pages are free.
     Besides the status, SGLang's tables by room are then of the other one: the messages to expect, the rooms of a node.
     """
-    number, room = getattr(receiver, "kvpoll_life", None), receiver.bootstrap_room
-    registry = _registry(receiver.kv_mgr) if number is not None else None
+    life, room = getattr(receiver, "kvpoll_life", None), receiver.bootstrap_room
+    registry = _registry(receiver.kv_mgr) if life is not None else None
     if registry is not None:
-        if registry.current_life(room) not in (None, number):
+        if registry.lives.get(room) not in (None, life):
             return None
         try:
             pages.tell_to_stop(receiver, registry)

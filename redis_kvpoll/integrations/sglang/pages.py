@@ -132,7 +132,8 @@ class DecodeFailures:
 
     def _end(self, cause: Cause, room: int, number: int, reason: str, publish: bool) -> None:
         receiver = self._receivers.get(room)
-        if receiver is None or receiver.kvpoll_life != number:
+        life = None if receiver is None else receiver.kvpoll_life
+        if life is None or life.number != number:
             return
         needs_no_long_hold = cause is Cause.BY_HAND or not self._holds_long
         if defers(receiver) and (self.can_hold or needs_no_long_hold):
@@ -156,7 +157,7 @@ class DecodeFailures:
         receiver.poll = poll
 
     def _do(self, action: Action, receiver: Any, reason: str, publish: bool) -> None:
-        room, number = receiver.bootstrap_room, receiver.kvpoll_life
+        room, number = receiver.bootstrap_room, receiver.kvpoll_life.number
         if not self._registry.is_undecided(room, number):
             return
         if action is Action.NOTHING:
@@ -176,7 +177,7 @@ def tell_to_stop(receiver: Any, registry: Any) -> None:
     SGLang's ranks fail a request together. Where decode defers, SGLang itself tells prefill then; elsewhere only a rank
     that was aborted does. 0.5.19 and 0.5.20 can hold the pages of a rank that tells it, and then only of that one.
     """
-    is_own_end = not registry.is_undecided(receiver.bootstrap_room, receiver.kvpoll_life)
+    is_own_end = not registry.is_undecided(receiver.bootstrap_room, receiver.kvpoll_life.number)
     if is_own_end or not has_asked(receiver) or _may_hold(receiver) or not knows_abort(receiver):
         return
     if _can_notify(receiver):

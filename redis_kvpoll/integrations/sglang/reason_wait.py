@@ -44,11 +44,7 @@ class ReasonWait:
         self._recorded.notify_all()
 
     def _tell(self, room: int, is_waiting: bool) -> None:
-        def tell() -> None:
-            self.on_waiting(room, is_waiting)
-            self._changes.is_news = True
-
-        self._changes.do(tell)
+        self._changes.do(lambda: self.on_waiting(room, is_waiting))
 
 
 class WaitBudget:

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS, merge
-from redis_kvpoll.agent.outbox import Outbox
+from redis_kvpoll.agent.client.sender import ChangeSender
+from redis_kvpoll.agent.life import HAS_LENGTH, HAS_REASON, HAS_STATUS, Life
+from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS
 from redis_kvpoll.agent.tombstones import Tombstones
 from redis_kvpoll.integrations.sglang.changes import Changes, change
+from redis_kvpoll.integrations.sglang.lives import RoomLives
 from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
-from redis_kvpoll.integrations.sglang.scope import Claim, Scope, Scopes
+from redis_kvpoll.integrations.sglang.scope import Absent, Scopes
 from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
 
 GENERIC_REASON = "Aborted by AbortReq."
@@ -28,10 +30,7 @@ GENERIC_REASON = "Aborted by AbortReq."
 
 
 class RoomRegistry:
-    """The rooms of one process. ``clock`` gives seconds.
-
-    Set ``changes.after`` to be called, as a change of its own, when there is something in the outbox to publish.
-    """
+    """The rooms of one process. ``clock`` gives seconds, and ``sender`` tells their changes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.statuses = StatusMap(self)
@@ -40,24 +39,20 @@ class RoomRegistry:
         self.update_status: Callable[[int, int], Any] = self.write_status
         """SGLang's own, once it is scoped."""
         self._clock = clock
-        self._lives: dict[int, int] = {}
-        """The current life's number of each room."""
-        self.scopes = Scopes(self._lives)
+        self.lives = RoomLives()
+        self.scopes = Scopes(self.lives)
         self.changes = Changes(self.scopes)
         self.change = self.changes.do
-        self.outbox = Outbox(self._note_news)
+        self.sender = ChangeSender()
         self.waiting = ReasonWait(self.changes, clock)
-        self._last_number = 0
         self._tombstones: Tombstones[int | None] = Tombstones(clock)
         """The last status of each room that was cleared a while ago; None if it had none, or is not known."""
         self.on_hold: Callable[[int, int, bool, float], object] = lambda *_: None
         """Called with a room without a sender, its life, whether that is over, and the time; with the lock."""
         self.awaits_claims = False
         """Whether a room is published only when it has a sender or receiver here: each one claims its room."""
-        self.unclaimed = Unclaimed(self._lives, clock)
-        # A partial takes no call of Python's.
-        self.claiming: Callable[[int, str], Claim] = partial(Claim, self.scopes, self._claim_open)
-        """Returns a block that lets this thread make the sender or receiver of a room, for a request of SGLang's."""
+        self.unclaimed = Unclaimed(self.lives, clock)
+        self.held = self.unclaimed.held
 
     # Statuses, as SGLang reads and writes them
 
@@ -80,17 +75,38 @@ class RoomRegistry:
         from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
         scope, where SGLang writes nothing today, it is a dict's assignment.
         """
-        scope, number = self.scopes.current, self._lives.get(room)
+        scope, life = self.scopes.current, self.lives.get(room)
         if scope is None or scope.room != room:
-            self._open(room, status) if number is None else self._set(room, number, status)
-        elif number is not None and scope.number in (None, number):
+            self._open(room, status) if life is None else self._set(life, status)
+        elif life is None:
+            if type(scope) is Absent and status in CREATING:
+                self._open(room, status)
+        elif scope is life or type(scope) is Absent:
             before = dict.__getitem__(self.statuses, room)
-            if status in CREATING and room in self.unclaimed.rooms:
+            if status == FAILED:
+                self._fail(life, before)
+            elif before != FAILED and status > before:
+                self._set(life, status)
+            if room in self.unclaimed.rooms and status in CREATING:
                 self.unclaimed.asked(room)
-            if not (scope.keeps_success and before == SUCCESS):
-                self._set(room, number, merge(before, status), scope.publish)
-        elif number is None and scope.number is None and status in CREATING:
-            self._open(room, status)
+
+    def _fail(self, life: Life, before: int) -> None:
+        failure = self.scopes.failure
+        if failure is None or failure.life is not life:
+            self._set(life, FAILED)
+        elif before != SUCCESS:  # what the life was for is done: a table's failure does not undo it
+            self._set(life, FAILED, failure.publish)
+
+    def _set(self, life: Life, status: int, publish: bool = True) -> None:
+        room = life.room
+        if status == dict.__getitem__(self.statuses, room):
+            return
+        self.statuses.store(room, status)
+        if publish and room not in self.unclaimed.rooms:
+            changed, life.status = HAS_STATUS, status
+            if status == FAILED and (reason := dict.get(self.reasons, room)):
+                changed, life.reason = HAS_STATUS | HAS_REASON, reason
+            self.sender.tell(life, changed)
 
     def clear(self, room: int, default: Any) -> Any:
         """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
@@ -102,30 +118,36 @@ class RoomRegistry:
         return default if status is None else status
 
     def _clear(self, room: int) -> int | None:
-        number = None if self.scopes.is_late(room) else self._lives.pop(room, None)
-        if number is None:
+        life = None if self.scopes.is_late(room) else self.lives.pop(room, None)
+        if life is None:
             return None
         status: int = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
         if self.unclaimed.rooms.pop(room, None) is None:
-            self.outbox.end(room, number)
+            self.sender.end(life)
         else:
-            self._hold(room, number, True, self._clock())
+            self.on_hold(room, life.number, True, self._clock())
         self._add_tombstone(room, status)
         return status
 
     def _to_clear(self, room: int) -> int | None:
         return None if self.scopes.is_late(room) else self.statuses.get(room)
 
-    def _claim_open(self, room: int, request: str) -> None:
-        # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
-        if room in self.unclaimed.rooms or self.changes.is_changing:
-            self._claim(room, request)
+    def claim_during(self, room: int, request: str, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call, which makes the sender or receiver of a room, for a request of SGLang's."""
+        self.scopes.claim = room, request
+        try:
+            return call(*arguments, **words)
+        finally:
+            self.scopes.claim = None
+            # Seldom, and so looked at first. A change that this interrupts may be about to open the room.
+            if room in self.unclaimed.rooms or self.changes.is_changing:
+                self._claim(room, request)
 
     @change
     def _claim(self, room: int, request: str) -> None:
-        if (since := self.unclaimed.pop(room)) is not None:  # it was open before it had a sender
-            self._begin_publishing(room, request, since)
+        if (since := self.unclaimed.pop(room)) is not None:
+            self._begin_publishing(self.lives[room], request, since)
 
     def abandon(self) -> None:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
@@ -135,51 +157,36 @@ class RoomRegistry:
 
     @change
     def _abandon(self) -> None:
-        for room, number in self.unclaimed.take_dropped():
-            is_left = self._lives.get(room) == number and room not in self.unclaimed.rooms
+        for life in self.unclaimed.take_dropped():
+            room = life.room
+            is_left = self.lives.get(room) is life and room not in self.unclaimed.rooms
             if is_left and dict.__getitem__(self.statuses, room) == FAILED:
-                self.outbox.end(room, number)
-                self._begin_life(room)
-                self._await_claim(room)
-
-    def _begin_life(self, room: int) -> None:
-        self._last_number += 1
-        self._lives[room] = self._last_number
+                self.sender.end(life)
+                self._await_claim(self.lives.begin(room))
 
     def _open(self, room: int, status: int) -> None:
-        self._begin_life(room)
+        life = self.lives.begin(room)
         self._tombstones.discard(room)
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
         claim = self.scopes.claim
-        if claim is not None and claim.room == room:
-            self._begin_publishing(room, claim.request, self._clock())
+        if claim is not None and claim[0] == room:
+            self._begin_publishing(life, claim[1], self._clock())
         elif self.awaits_claims:
-            self._await_claim(room)
+            self._await_claim(life)
         else:
-            self._begin_publishing(room, "", self._clock())
+            self._begin_publishing(life, "", self._clock())
 
-    def _await_claim(self, room: int) -> None:
-        self._hold(room, self._lives[room], False, self.unclaimed.add(room))
+    def _await_claim(self, life: Life) -> None:
+        self.on_hold(life.room, life.number, False, self.unclaimed.add(life.room))
 
-    def _hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
-        self.on_hold(room, number, is_over, moment)
-        self._note_news()
-
-    def _begin_publishing(self, room: int, request: str, opened_at: float) -> None:
-        life = self.outbox.life(room, self._lives[room])
-        life.is_new, life.request, life.opened_at, life.length = True, request, opened_at, dict.get(self.lengths, room)
+    def _begin_publishing(self, life: Life, request: str, opened_at: float) -> None:
+        room = life.room
+        life.request, life.opened_at, life.length = request, opened_at, dict.get(self.lengths, room)
         life.status = dict.__getitem__(self.statuses, room)
-        life.reason = dict.get(self.reasons, room, "") if life.status == FAILED else ""
-
-    def _set(self, room: int, number: int, status: int, publish: bool = True) -> None:
-        if status != dict.__getitem__(self.statuses, room):
-            self.statuses.store(room, status)
-            if publish and room not in self.unclaimed.rooms:
-                life = self.outbox.life(room, number)
-                life.status = status
-                if status == FAILED:
-                    life.reason = dict.get(self.reasons, room, "")
+        if life.status == FAILED:
+            life.reason = dict.get(self.reasons, room, "")
+        self.sender.begin(life)
 
     # Reasons and prefix lengths
 
@@ -189,11 +196,12 @@ class RoomRegistry:
         if self.scopes.is_late(room) or dict.get(self.reasons, room, GENERIC_REASON) != GENERIC_REASON:
             return
         dict.__setitem__(self.reasons, room, reason)
-        number = self._lives.get(room)
-        if number is None:
+        life = self.lives.get(room)
+        if life is None:
             self._add_tombstone(room, None)
         elif dict.__getitem__(self.statuses, room) == FAILED and room not in self.unclaimed.rooms:
-            self.outbox.life(room, number).reason = reason
+            life.reason = reason
+            self.sender.tell(life, HAS_REASON)
         self.waiting.recorded()
 
     def await_reason(self, room: int) -> None:
@@ -208,11 +216,12 @@ class RoomRegistry:
         SGLang records it just before it writes the status of the same message: together they are one for the agent.
         """
         dict.__setitem__(self.lengths, room, length)
-        number = self._lives.get(room)
-        if number is None:
+        life = self.lives.get(room)
+        if life is None:
             self._add_tombstone(room, None)
         elif room not in self.unclaimed.rooms:
-            self.outbox.life(room, number, is_urgent=False).length = length
+            life.length = length
+            self.sender.tell_later(life, HAS_LENGTH)
 
     def pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
         """Return a reason or a length, and forget it here; the table keeps it until the room is cleared."""
@@ -221,44 +230,34 @@ class RoomRegistry:
             raise KeyError(room)
         return found
 
-    def _note_news(self) -> None:
-        self.changes.is_news = True
-
     def withhold_during(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
         """Make a call, and keep a room's changes from the table until it has returned."""
         with self.changes.lock:
-            self.outbox.withheld.append(room)
+            self.sender.withheld.append(room)
         try:
             return call(*arguments, **words)
         finally:
-            with self.changes.lock:
-                self.outbox.withheld.remove(room)
-                self.outbox.released(room)
-                self.changes.settle()
+            self._release(room)
+
+    @change
+    def _release(self, room: int) -> None:
+        self.sender.release(room)
 
     @change
     def detach(self) -> None:
         """Stop publishing and waiting, because there is no worker any more. The maps work on as dicts."""
         self.waiting.longest = 0.0
-        self.outbox.close()
-
-    def current_life(self, room: int) -> int | None:
-        """Return the number of a room's current life; None if the room is not open."""
-        return self._lives.get(room)
+        self.sender.close()
 
     def is_undecided(self, room: int, number: int) -> bool:
         """Return whether a life is current, and neither Failed nor at Success. Without the lock, to save work only."""
-        return self._lives.get(room) == number and dict.get(self.statuses, room) not in (FAILED, SUCCESS)
+        return self.lives.number(room) == number and dict.get(self.statuses, room) not in (FAILED, SUCCESS)
 
     def is_claimed(self, room: int) -> bool:
         """Return whether a room is open and has had a sender or receiver."""
         # While a message opens it, or another thread sees to a dropped sender, it looks like one with a sender.
         with self.changes.lock:
-            return room in self._lives and room not in self.unclaimed.rooms
-
-    def held(self) -> list[tuple[int, int, float]]:
-        """Return the open rooms without a sender, with their lives, and since when. The caller holds the lock."""
-        return [(room, self._lives[room], opened_at) for room, opened_at in self.unclaimed.since().items()]
+            return room in self.lives and room not in self.unclaimed.rooms
 
     def end_unclaimed(self, room: int, age: float = 0.0) -> bool:
         """Clear one of these rooms, unless a sender has come, or decode has asked anew."""
@@ -272,15 +271,15 @@ class RoomRegistry:
         life that has reached Success stays: what it was for is done.
         """
 
-        def begin() -> bool:
-            if (is_undecided := self.is_undecided(room, number)) and reason:
+        def begin() -> Life | None:
+            if not self.is_undecided(room, number):
+                return None
+            if reason:
                 dict.setdefault(self.reasons, room, reason)
-            return is_undecided
+            return self.lives[room]
 
-        if not self.changes.make(begin, lambda: False):
-            return
-        with self.scopes.within(Scope(room, number, publish, keeps_success=True)):
-            self.update_status(room, FAILED)
+        if (life := self.changes.make(begin, lambda: None)) is not None:
+            self.scopes.fail(life, publish, self.update_status)
 
     @change
     def deliver_reason(self, room: int, reason: str) -> None:
@@ -294,6 +293,6 @@ class RoomRegistry:
         if status is None and room in self._tombstones:
             return
         for forgotten in self._tombstones.add(room, status):
-            if forgotten not in self._lives:
+            if forgotten not in self.lives:
                 dict.pop(self.reasons, forgotten, None)
                 dict.pop(self.lengths, forgotten, None)

@@ -3,42 +3,55 @@
 SGLang reads a status, decides, and writes the next one, in separate steps that differ between releases. A scope covers
 such steps: it begins with the life that the room has at that moment, and a write inside it applies to that life only.
 So the maps do not depend on how SGLang reads, and nothing is left in a thread's memory after the steps.
+
+The scope of a life is the life itself: each change begins one, and that must cost nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redis_kvpoll.agent.life import Life
+from redis_kvpoll.agent.merge import FAILED
+from redis_kvpoll.integrations.sglang.lives import RoomLives
 
 
-@dataclass(slots=True)  # a NamedTuple takes longer to make, and each change makes one
-class Scope:
-    """The steps of one thread on one room."""
+class Absent:
+    """The scope of a room that was absent when the steps began. They may open it."""
 
-    room: int
-    number: int | None
-    """The life that they act on; None if the room was absent when they began."""
-    publish: bool = True
-    """Whether what they write goes into the table; False for what comes from there."""
-    keeps_success: bool = False
-    """Whether a life that has reached Success stays as it is."""
+    __slots__ = ("room",)
+
+    def __init__(self, room: int) -> None:
+        self.room = room
 
 
-NO_LIFE = -1
-"""The number of no life: steps in its scope change nothing."""
+class Apart(Absent):
+    """The scope of steps that change nothing, whatever the room is."""
+
+    __slots__ = ()
+
+
+class TableFailure(NamedTuple):
+    """A failure in a table, which a thread passes on to a life."""
+
+    life: Life
+    publish: bool
+    """Whether it goes into this role's table; False if it comes from there."""
 
 
 class Scopes(threading.local):
-    """Of each thread, its innermost scope. ``lives`` has the current life's number of each room."""
+    """Of each thread, its innermost scope. ``lives`` has the current life of each room."""
 
-    current: Scope | None = None
-    claim: Claim | None = None
-    """For which room this thread makes the sender or receiver."""
+    current: Life | Absent | None = None
+    claim: tuple[int, str] | None = None
+    """For which room this thread makes the sender or receiver, and for which request of SGLang's; empty if that is not
+    known."""
+    failure: TableFailure | None = None
+    """What this thread passes on now."""
 
-    def __init__(self, lives: Mapping[int, int]) -> None:
+    def __init__(self, lives: RoomLives) -> None:
         super().__init__()
         self._lives = lives
 
@@ -50,7 +63,7 @@ class Scopes(threading.local):
             outer = threads.current
             if outer is not None and outer.room == bootstrap_room:
                 return update_status(bootstrap_room, status)
-            threads.current = Scope(bootstrap_room, lives.get(bootstrap_room))
+            threads.current = lives.get(bootstrap_room) or Absent(bootstrap_room)
             try:
                 return update_status(bootstrap_room, status)
             finally:
@@ -58,39 +71,32 @@ class Scopes(threading.local):
 
         return scoped_update_status
 
-    @contextlib.contextmanager
-    def within(self, scope: Scope) -> Iterator[None]:
-        """Let this thread's steps act on one life only, such as those of a sender or receiver that has opened it."""
+    def run(self, scope: Life | Absent, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call whose steps on the scope's room act in it."""
         outer, self.current = self.current, scope
         try:
-            yield
+            return call(*arguments, **words)
         finally:
             self.current = outer
 
+    def run_apart(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call whose steps on a room change nothing."""
+        return self.run(Apart(room), call, *arguments, **words)
+
+    def fail(self, life: Life, publish: bool, update_status: Callable[..., Any]) -> None:
+        """Fail a life by SGLang's ``update_status``, because of a failure in a table."""
+        outer, self.failure = self.failure, TableFailure(life, publish)
+        try:
+            self.run(life, update_status, life.room, FAILED)
+        finally:
+            self.failure = outer
+
     def is_late(self, room: int) -> bool:
-        """Return whether this thread acts on a former life of a room."""
+        """Return whether this thread acts on a former life of a room, or must change nothing there."""
         scope = self.current
-        return scope is not None and scope.room == room and scope.number not in (None, self._lives.get(room))
-
-
-class Claim:
-    """A block in which a thread makes the sender or receiver of a room. ``on_end`` is called with room and request.
-
-    A class, because a generator with ``contextmanager`` takes three times as long: each request has such a block.
-    """
-
-    __slots__ = ("_on_end", "_scopes", "request", "room")
-
-    def __init__(self, scopes: Scopes, on_end: Callable[[int, str], object], room: int, request: str) -> None:
-        self.room = room
-        self.request = request
-        """SGLang's id of the request; empty if it is not known."""
-        self._scopes = scopes
-        self._on_end = on_end
-
-    def __enter__(self) -> None:
-        self._scopes.claim = self
-
-    def __exit__(self, *_: object) -> None:
-        self._scopes.claim = None
-        self._on_end(self.room, self.request)
+        return (
+            scope is not None
+            and scope.room == room
+            and type(scope) is not Absent
+            and scope is not self._lives.get(room)
+        )

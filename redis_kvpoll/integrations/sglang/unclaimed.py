@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from redis_kvpoll.agent.life import Life
+from redis_kvpoll.integrations.sglang.lives import RoomLives
 
 
 class Unclaimed:
-    """``lives`` has the current life's number of each room, and ``clock`` gives seconds."""
+    """``lives`` has the current life of each room, and ``clock`` gives seconds."""
 
-    def __init__(self, lives: Mapping[int, int], clock: Callable[[], float]) -> None:
+    def __init__(self, lives: RoomLives, clock: Callable[[], float]) -> None:
         self.rooms: dict[int, tuple[float, float]] = {}
         """By room: since when it has had no sender, and when decode last asked for it."""
         self._lives = lives
         self._clock = clock
         self._senders: dict[int, weakref.ref[Any]] = {}
-        """By life: its sender, as long as that is there."""
-        self.dropped: deque[tuple[int, int]] = deque()
-        """Each room and life whose sender is gone. To look whether there is one; ``take_dropped`` takes them."""
+        """By number of a life: its sender, as long as that is there."""
+        self.dropped: deque[Life] = deque()
+        """Each life whose sender is gone. To look whether there is one; ``take_dropped`` takes them."""
 
     def add(self, room: int) -> float:
         """Take note of a room; return the time."""
@@ -36,28 +39,24 @@ class Unclaimed:
         since, _ = self.rooms.pop(room, (None, None))
         return since
 
-    def watch(self, sender: Any, room: int, number: int) -> None:
+    def watch(self, sender: Any, life: Life) -> None:
         """Take note of it when the sender of a life is gone, and the life is not over."""
 
         def note_gone(_: object) -> None:  # in any line of any thread, with any lock: it takes none
-            self._senders.pop(number, None)
-            if self._lives.get(room) == number:
-                self.note_dropped(room, number)
+            self._senders.pop(life.number, None)
+            if self._lives.get(life.room) is life:
+                self.dropped.append(life)
 
-        self._senders[number] = weakref.ref(sender, note_gone)  # weakref.finalize takes five times as long
+        self._senders[life.number] = weakref.ref(sender, note_gone)  # weakref.finalize takes five times as long
 
-    def note_dropped(self, room: int, number: int) -> None:
-        """Take note that the sender of a life is gone."""
-        self.dropped.append((room, number))
-
-    def take_dropped(self) -> Iterator[tuple[int, int]]:
-        """Return each room and life that was noted since the last call."""
+    def take_dropped(self) -> Iterator[Life]:
+        """Return each life that was noted since the last call."""
         while self.dropped:
             yield self.dropped.popleft()
 
-    def since(self) -> dict[int, float]:
-        """Return by room since when it has had no sender."""
-        return {room: since for room, (since, _) in self.rooms.items()}
+    def held(self) -> list[tuple[int, int, float]]:
+        """Return these rooms, with the numbers of their lives, and since when. The caller holds the registry's lock."""
+        return [(room, self._lives[room].number, since) for room, (since, _) in self.rooms.items()]
 
     def is_old(self, room: int, age: float) -> bool:
         """Return whether a room has no sender, and decode has not asked for it in the last ``age`` seconds."""

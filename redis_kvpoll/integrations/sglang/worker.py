@@ -59,7 +59,6 @@ class TableWorker:
         self.registry = RoomRegistry()
         self.role_hooks = RoleHooks(self.registry.fail_from_table)
         self.client = TableClient(hello_of(settings, identity), settings.agent, self.registry, self)
-        self.registry.changes.after = self.client.send_changes
         self.registry.on_hold = self._tell_hold
         self.registry.waiting.on_waiting = self._tell_waiting
         self._peer_failures = PeerFailures(
@@ -106,22 +105,22 @@ class TableWorker:
     def is_idle(self) -> bool:
         """Whether every change is in the table."""
         with self.registry.changes.lock:
-            return not len(self.registry.outbox) and self.client.is_told
+            return not len(self.registry.sender) and self.client.is_told
 
     @property
     def dropped(self) -> int:
         """How many lives never reached the table."""
-        return self.registry.outbox.dropped + self.client.state.dropped
+        return self.registry.sender.dropped + self.client.state.dropped
 
     def statuses_of(self, room: int) -> dict[int, KVPoll]:
         """Return the table's statuses of a room by rank; empty until it knows the current life."""
         self.client.poll()
         number, statuses = self.client.ranks.get(room, (None, {}))
-        return statuses if number is not None and number == self.registry.current_life(room) else {}
+        return statuses if number is not None and number == self.registry.lives.number(room) else {}
 
     def learn_servers(self, room: int, bootstrap_infos: Iterable[Any]) -> None:
         """Take note of the processes of prefill that serve a room of decode's."""
-        if (number := self.registry.current_life(room)) is not None:
+        if (number := self.registry.lives.number(room)) is not None:
             with self._servers_lock:
                 if self._is_alone:
                     return
@@ -134,7 +133,7 @@ class TableWorker:
 
     def _servers_of(self, room: int) -> frozenset[Address] | None:
         number, servers = self._servers.get(room, (None, None))
-        return servers if number is not None and number == self.registry.current_life(room) else None
+        return servers if number is not None and number == self.registry.lives.number(room) else None
 
     def _tell_hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
         self.client.add_life(messages.HOLD, room, number, is_over, moment)
@@ -156,7 +155,7 @@ class TableWorker:
         self._peer_failures.check_all()
         self._forget()
         self._end_orphans()
-        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry.outbox) + state.pending
+        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry.sender) + state.pending
         self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
 
     def went_on_alone(self) -> None:
@@ -205,7 +204,7 @@ class TableWorker:
                 self._servers.pop(room, None)
         for room in list(self.client.ranks):  # items() makes a tuple each, for which Python may let a thread add a room
             number, _ = self.client.ranks.get(room, (None, None))
-            if self.registry.current_life(room) != number:
+            if self.registry.lives.number(room) != number:
                 self.client.ranks.pop(room, None)
 
     def _end_orphans(self) -> None:

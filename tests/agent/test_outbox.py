@@ -1,0 +1,71 @@
+"""A session's outbox alone: what the table does not have yet, in order and bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_kvpoll.agent import outbox as outbox_module
+from redis_kvpoll.agent.outbox import Outbox, RoomLife
+
+BOOT, WAIT, MOVE, OK = range(1, 5)
+ROOM = 7
+
+
+@pytest.fixture
+def outbox():
+    return Outbox(lambda: None)
+
+
+def change(outbox, number, room=ROOM, **words):
+    life = outbox.life(room, number)
+    life.is_new = life.is_new or words.pop("is_new", False)
+    life.add(RoomLife(number, **words))
+    if life.is_over:
+        outbox.end(room, number)
+
+
+def take_all(outbox, room=ROOM):
+    return [(life.number, life.status, life.is_over) for life in iter(lambda: outbox.take(room), None)]
+
+
+def test_changes_of_a_life_are_taken_as_one(outbox):
+    for status in (BOOT, MOVE, WAIT):
+        change(outbox, 1, is_new=status == BOOT, status=status)
+    change(outbox, 1, is_over=True)
+    assert outbox.take_changed() == [ROOM]
+    assert outbox.take(ROOM) == RoomLife(1, is_new=True, status=MOVE, is_over=True)
+    assert (len(outbox), outbox.take(ROOM), outbox.has_changes) == (0, None, False)
+
+
+def test_lives_of_a_room_are_taken_in_order(outbox):
+    change(outbox, 1, is_new=True, status=OK, is_over=True)
+    change(outbox, 2, is_new=True, status=BOOT)
+    assert take_all(outbox) == [(1, OK, True), (2, BOOT, False)]
+
+
+def test_life_that_is_put_back_is_merged_with_later_changes(outbox):
+    change(outbox, 1, is_new=True, status=BOOT)
+    life = outbox.take(ROOM)
+    change(outbox, 1, status=MOVE)
+    outbox.put_back(ROOM, life)
+    assert take_all(outbox) == [(1, MOVE, False)]
+
+
+def test_life_that_is_put_back_comes_before_the_next_one(outbox):
+    change(outbox, 1, is_new=True, status=BOOT)
+    life = outbox.take(ROOM)
+    change(outbox, 2, is_new=True, status=WAIT)
+    outbox.put_back(ROOM, life)
+    assert take_all(outbox) == [(1, BOOT, False), (2, WAIT, False)]
+
+
+def test_lives_over_the_limit_are_dropped_if_they_are_over(outbox, monkeypatch):
+    monkeypatch.setattr(outbox_module, "MAX_ENDED_LIVES", 10)
+    dropped = []
+    outbox.on_dropped = lambda room, number: dropped.append(room)
+    change(outbox, 1, is_new=True, status=BOOT)
+    for room in range(1000, 1030):
+        change(outbox, room, room, is_new=True, status=BOOT, is_over=True)
+    assert (len(outbox), outbox.dropped, dropped) == (11, 20, list(range(1000, 1020)))
+    assert take_all(outbox) == [(1, BOOT, False)]
+    assert outbox.take_changed() == [ROOM, *range(1020, 1030)], "what was dropped is not looked at"
