@@ -2,13 +2,15 @@
 
 Invariants: no call waits, and none raises. A thread that finds another one sending or receiving gives up at once, so a
 signal handler that interrupts its own thread here cannot wait for itself, and no two messages change places.
+
+Where the agent's memory has a ring, all messages go there, so that none of them can overtake another one. The socket
+has the hello, and the pings: they wake the agent, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import os
 import socket
 import sys
@@ -16,9 +18,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-from redis_kvpoll.agent import frames
+from redis_kvpoll.agent import frames, shared_memory
+from redis_kvpoll.agent.ring import RingWriter
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -27,48 +29,6 @@ _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL if hasattr(socket, "MSG_NOSIGNA
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(4)
 PATIENCE = 1.0
 """Seconds to wait for a thread that is in the middle of a callback when the connection ends."""
-ENDED = "it ended the connection"
-"""What is logged of an agent that has ended a connection without a word."""
-COUNTER_BYTES = 4096
-"""One page, of which 8 bytes count the packets, 8 show that the agent's process runs, and 8 count the pings read."""
-
-
-class AgentSource(Protocol):
-    """Where a channel gets its connections from: a launcher, or the path of a service."""
-
-    def connect(self, newer_than: int) -> tuple[socket.socket, int]:
-        """Return a connection and the agent's number, 0 if unknown. The number is above ``newer_than`` where the source
-        can start an agent. OSError if there is none.
-        """
-
-    @property
-    def ended_text(self) -> str:
-        """What the log says of an agent that has ended a connection without a word."""
-
-
-class ServicePath:
-    """The socket of an agent that somebody else starts, and whose log they know."""
-
-    ended_text = ENDED
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-
-    def connect(self, newer_than: int) -> tuple[socket.socket, int]:
-        """Return a connection, whichever agent it is."""
-        return connect_to(self.path), 0
-
-
-def connect_to(path: str) -> socket.socket:
-    """Return a connection to the agent that listens at a path. OSError if none does."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.setblocking(False)
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def start_of(pid: int) -> int:
@@ -103,24 +63,28 @@ class Link:
         """The last pieces of a message whose first ones are sent."""
         self._assembler = frames.Assembler()
         self._received = 0
-        self._counter: memoryview | None = None
-        """How many packets the agent has sent: memory that it shares, so that a look costs no system call."""
+        self._page: memoryview | None = None
+        """What the agent shows in the memory that it shares, so that a look costs no system call."""
+        self.ring: RingWriter | None = None
+        """The ring in that memory, if there is one."""
+        self._woken_from = 0
+        """The agent's last sleep that a message of this connection has ended."""
 
     @property
     def has_new(self) -> bool:
         """Whether there may be something to receive."""
-        counter = self._counter
-        return counter is None or counter[0] != self._received
+        page = self._page
+        return page is None or page[shared_memory.SENT_WORD] != self._received
 
     @property
     def beats(self) -> int:
         """How often the agent has shown that its process runs; it does that while its event loop is busy, too."""
-        return self._counter[1] if self._counter is not None else 0
+        return self._page[shared_memory.BEATS_WORD] if self._page is not None else 0
 
     @property
     def answers(self) -> int:
         """How many pings the agent has read, as far as it says so here."""
-        return self._counter[2] if self._counter is not None else 0
+        return self._page[shared_memory.PINGS_WORD] if self._page is not None else 0
 
     @property
     def received(self) -> int:
@@ -137,6 +101,11 @@ class Link:
         """Whether a thread is sending or receiving now; for ever if an exception of a signal handler ended that."""
         return self._sending.locked() or self._receiving.locked()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the ring has room, where there is one; the kernel says it of the socket."""
+        return self.ring is not None and self.ring.has_room
+
     def send(self, kind: int, payload: bytes) -> bool:
         """Send a message; False, without waiting, if there is no room or another thread is sending or greets."""
         greeter = self.greeter
@@ -145,18 +114,18 @@ class Link:
             self.wants_room = True
             return False
         try:
+            if kind == frames.PING and self.ring is not None:
+                return self._ping(self.ring)
             if self._unsent and not self._send_rest():
                 return False
             if len(payload) > frames.PIECE:
                 return self._send_pieces(kind, payload)
-            self.socket.send(frames.WHOLE[kind] + payload, _NOW)
-            return True
-        except BlockingIOError:
-            self.wants_room = True
+            return self._put(frames.WHOLE[kind] + payload)
         except OSError:
             self.is_ended = True
         finally:
             self._sending.release()
+            self._wake_agent()
         return False
 
     def flush(self) -> bool:
@@ -174,25 +143,68 @@ class Link:
             return False
         finally:
             self._sending.release()
+            self._wake_agent()
 
     def _send_pieces(self, kind: int, payload: bytes) -> bool:
         """Begin a message of several packets. Once its first one is sent, the message counts as sent."""
-        pieces = deque(frames.packets(kind, payload))
-        self.socket.send(pieces[0], _NOW)
-        pieces.popleft()
-        self._unsent = pieces
+        self._unsent.extend(frames.packets(kind, payload))
+        count = len(self._unsent)
         self._send_rest()
+        if len(self._unsent) == count:
+            self._unsent.clear()
+            return False
         return True
 
     def _send_rest(self) -> bool:
-        while self._unsent:
-            try:
-                self.socket.send(self._unsent[0], _NOW)
-            except BlockingIOError:
-                self.wants_room = True
-                return False
-            self._unsent.popleft()
+        if self.is_ended:
+            return False
+        try:
+            while self._unsent:
+                if not self._put(self._unsent[0]):
+                    return False
+                self._unsent.popleft()
+        except BaseException:
+            self.is_ended = True  # It is unknown whether the last piece was sent: it might come twice.
+            raise
         return True
+
+    def _put(self, packet: bytes) -> bool:
+        """Send a packet; False if there is no room for it."""
+        try:
+            if self.ring is None:
+                self.socket.send(packet, _NOW)
+                return True
+            if self.ring.put(packet):
+                return True
+        except BlockingIOError:
+            pass
+        self.wants_room = True
+        return False
+
+    def _ping(self, ring: RingWriter) -> bool:
+        """Send a ping by the socket, which wakes the agent; False if there is no room. Then what is unread wakes it."""
+        sleep = ring.sleep
+        try:
+            self.socket.send(frames.WHOLE[frames.PING], _NOW)
+        except BlockingIOError:
+            return False
+        self._woken_from = sleep
+        return True
+
+    def _wake_agent(self) -> None:
+        """Wake an agent that sleeps, once for each of its sleeps: it may not have seen what is in the ring.
+
+        A thread that is sending now does this when it has sent.
+        """
+        ring = self.ring
+        if ring is None or ring.sleep in (0, self._woken_from) or not self._sending.acquire(False):
+            return
+        try:
+            self._ping(ring)
+        except OSError:
+            self.is_ended = True
+        finally:
+            self._sending.release()
 
     def receive(self, deliver: Callable[[Link, int, bytes], None]) -> bool:
         """Pass on each message that has come; False, without waiting, if another thread does so now."""
@@ -236,9 +248,10 @@ class Link:
         return packet
 
     def _share(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError, ValueError):  # Without it, a look is a system call.
-            self._counter = memoryview(mmap.mmap(descriptor, COUNTER_BYTES, prot=mmap.PROT_READ)).cast("Q")
+        self._page, ring = shared_memory.attach(descriptor)
         os.close(descriptor)
+        if self._page is not None and ring is not None:
+            self.ring = RingWriter(ring, self._page, self._sending, self._unsent, self._wake_agent)
 
     def end(self) -> None:
         """End the connection. After that nothing is delivered, unless a delivery takes longer than PATIENCE."""
@@ -249,4 +262,11 @@ class Link:
         # or a signal handler threw it out.
         self._receiving.acquire(timeout=PATIENCE)
         self._sending.acquire(timeout=PATIENCE)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the socket and leave the memory, without waiting for anybody: in the child of a fork."""
         self.socket.close()
+        self._page = None
+        if self.ring is not None:
+            self.ring.close()

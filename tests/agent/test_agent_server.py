@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.link import connect_to
-from redis_kvpoll.agent.server import agent_server, agent_sessions
+from redis_kvpoll.agent.client.source import connect_to
+from redis_kvpoll.agent.server import agent_sessions
 from redis_kvpoll.agent.server.agent_server import AgentServer, ServerTiming
 from tests.agent.application import RECORD
 from tests.support import agents, calls, pace

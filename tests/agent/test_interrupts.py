@@ -23,7 +23,8 @@ def test_an_exception_at_any_place_costs_one_connection(engine, size):
 
     That connection is given up, the same agent serves the next one, and messages go there and back.
     """
-    here = engine.channel(timing=Timing(tick=0.05, unanswered=round(4 * pace.factor()), unwelcome=10_000))
+    unanswered = round(4 * pace.factor())
+    here = engine.channel(timing=Timing(tick=0.05, unanswered=unanswered, unwelcome=10_000, longest_pause=0.05))
     number = 0
     while True:
         number += 1

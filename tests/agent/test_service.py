@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from redis_kvpoll.agent.client.channel import AgentChannel
-from redis_kvpoll.agent.link import ServicePath
+from redis_kvpoll.agent.client.source import ServicePath
 from redis_kvpoll.agent.server.running import load
 from tests.agent.application import ECHO
 from tests.support import agents, pace

@@ -40,7 +40,7 @@ IN_THE_AGENT = [
     (
         "a forked child keeps the socket",
         f"{_AGENT}.client.channel:AgentChannel.after_fork",
-        "link.socket.close()",
+        "link.let_go()",
         "pass",
         "agent/test_channel.py::TestConnection::test_a_forked_child_has_no_channel",
     ),
@@ -74,10 +74,10 @@ IN_THE_AGENT = [
     ),
     (
         "a process can end its agent by making their shared memory shorter",
-        f"{_AGENT}.server.shared_memory:sealed_memory",
+        f"{_AGENT}.sealed_memory:sealed_memory",
         "_F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL",
         "0",
-        "agent/test_shared_memory.py::test_nobody_can_change_its_size[older glibc]",
+        "agent/test_sealed_memory.py::test_nobody_can_change_its_size[older glibc]",
     ),
     (
         "a process whose files take long to release counts as one that lives",
@@ -403,7 +403,7 @@ IN_THE_AGENT = [
     ),
     (
         "a connection that ends behind its welcome is tried again at once",
-        f"{_AGENT}.client.channel:AgentChannel._leave",
+        f"{_AGENT}.client.failures:ConnectionFailures.ended",
         "or self._short_ones > 1",
         "",
         "agent/test_channel.py::TestConnection::test_an_agent_that_ends_each_connection_is_asked_rarely",
@@ -424,7 +424,7 @@ IN_THE_AGENT = [
     ),
     (
         "nobody is told where an agent that cannot run says why",
-        f"{_AGENT}.client.channel:AgentChannel._leave",
+        f"{_AGENT}.client.failures:ConnectionFailures.ended",
         "link.refusal or self._source.ended_text",
         'link.refusal or "it ended the connection"',
         "agent/test_launch.py::TestStart::test_an_agent_that_cannot_start_is_tried_again",

@@ -17,7 +17,8 @@ from pathlib import Path
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.client.channel import AgentChannel, Timing
 from redis_kvpoll.agent.client.launch import Launcher
-from redis_kvpoll.agent.link import connect_to, start_of
+from redis_kvpoll.agent.client.source import connect_to
+from redis_kvpoll.agent.link import start_of
 from redis_kvpoll.agent.rendezvous import Rendezvous
 from tests.support import pace
 from tests.support.real import until

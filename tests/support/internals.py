@@ -360,7 +360,7 @@ def known_servers_of(worker: Any) -> dict[int, Any]:
 
 
 def wake_channel(channel: Any) -> None:
-    channel._wake()
+    channel._waiter.wake()
 
 
 def before_waking(monkeypatch: Any, act: Callable[..., None]) -> None:

@@ -19,10 +19,8 @@ woken it anyway, if it can, and the agent's answer is a number in shared memory.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import select
 import threading
 import time
 from collections import deque
@@ -30,8 +28,12 @@ from collections.abc import Callable, Collection
 
 from redis_kvpoll._fork import forkable
 from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.client.failures import ConnectionFailures
 from redis_kvpoll.agent.client.patience import DEFAULT_TIMING, AgentPatience, Timing
-from redis_kvpoll.agent.link import AgentSource, Link, ServicePath, start_of
+from redis_kvpoll.agent.client.source import AgentSource, ServicePath
+from redis_kvpoll.agent.client.waiter import LinkWaiter
+from redis_kvpoll.agent.link import Link, start_of
+from redis_kvpoll.agent.ring import RingWriter
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -69,26 +71,21 @@ class AgentChannel:
         """The connection since its welcome."""
         self._latest: Link | None = None
         """The connection, also before."""
+        self._ring: RingWriter | None = None
+        """The ring of the connection once every thread may send, for the shortest way of a message."""
         self._agent = 0
         self._newer_than = 0
-        self._failures = 0
-        """How many connections failed since one lasted."""
-        self._logged: set[str] = set()
-        """Why they failed."""
-        self._short_ones = 0
-        """How many were welcomed and did not last, one after the other."""
-        self._is_warned = False
-        """Whether the log's last line says that there is no agent."""
+        self._failures = ConnectionFailures(self._source, timing)
         self._patience = AgentPatience(timing)
         self._polls = self._polls_seen = 0
         self._next_tick = 0.0
         self._is_closing = False
-        self._waker = -1
+        self._waiter = LinkWaiter()
         self._thread = threading.Thread(target=self._run, name="redis_kvpoll agent channel", daemon=True)
 
     def start(self) -> None:
         """Begin to connect. Returns at once."""
-        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waiter.open()
         forkable.add(self)
         self._thread.start()
 
@@ -104,6 +101,13 @@ class AgentChannel:
 
     def send(self, kind: int, payload: bytes) -> bool:
         """Send a message; False if it cannot be sent now. After that, ``on_writable`` or ``on_connected`` is called."""
+        ring = self._ring
+        if ring is not None and ring.write(kind, payload):
+            return True
+        return self._send(kind, payload)
+
+    def _send(self, kind: int, payload: bytes) -> bool:
+        """Send what the ring has not taken, if it can be sent, and have the channel's thread see to it otherwise."""
         link = self._link
         if link is None:
             return False
@@ -112,7 +116,7 @@ class AgentChannel:
             return True
         is_sent = link.send(kind, payload)
         if link.wants_room or link.is_ended:
-            self._wake()
+            self._waiter.wake()
         return is_sent
 
     def poll(self) -> None:
@@ -121,6 +125,8 @@ class AgentChannel:
         link = self._link
         if link is not None and link.has_new:
             link.receive(self._deliver)
+            if link.is_ended:  # of which a message by the ring takes no notice
+                self._waiter.wake()
 
     def close(self, timeout: float = 1.0) -> None:
         """Say goodbye, if it can be sent within the time, and end. No callback is called for that."""
@@ -130,25 +136,20 @@ class AgentChannel:
                 break
             time.sleep(0.005)
         self._is_closing = True
-        self._link = None
-        if self._waker < 0:
+        self._link = self._ring = None
+        if not self._waiter.is_open:
             return
-        self._wake()
+        self._waiter.wake()
         if self._thread is not threading.current_thread():
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def after_fork(self) -> None:
-        """In a child: close the parent's socket. The channel is away for good."""
+        """In a child: close the parent's socket, and leave its ring. The channel is away for good."""
+        self._ring = None
         link, self._link, self._is_closing = self._latest, None, True
         if link is not None:
-            link.socket.close()
-        if self._waker >= 0:
-            os.close(self._waker)
-            self._waker = -1
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the channel's thread may have ended just now
-            os.eventfd_write(self._waker, 1)
+            link.let_go()
+        self._waiter.close()
 
     # The channel's thread.
 
@@ -158,15 +159,14 @@ class AgentChannel:
             try:
                 connection, agent = self._source.connect(self._newer_than)
             except Exception as error:
-                self._fail(str(error))
+                self._pause(self._failures.failed(str(error)))
                 continue
             link = self._latest = Link(connection, agent)
             try:
                 self._follow(link)
             finally:
                 self._leave(link)
-        waker, self._waker = self._waker, -1
-        os.close(waker)
+        self._waiter.close()
 
     def _follow(self, link: Link) -> None:
         """Serve a connection until it ends."""
@@ -174,10 +174,8 @@ class AgentChannel:
         hello = frames.Hello(pid, start_of(pid), self._identity, self._agent, self.hello)
         link.send(frames.HELLO, hello.pack())
         self._patience.begin()
-        poller = select.poll()
-        poller.register(self._waker, select.POLLIN)
         while not (link.is_ended or self._is_closing):
-            has_room, received = self._wait(poller, link), link.received
+            has_room, received = self._wait(link), link.received
             if not link.receive(self._deliver) or (has_room and link.is_in_use):
                 time.sleep(0.001)  # Another thread receives or sends now; the socket may stay ready until it is done.
             self._deliver_kept()
@@ -188,16 +186,12 @@ class AgentChannel:
             if self._tick(is_awake=link.received != received):
                 self._ask(link)
 
-    def _wait(self, poller: select.poll, link: Link) -> bool:
+    def _wait(self, link: Link) -> bool:
         """Wait for a message, room or the next tick. Returns whether there is room for what was refused."""
         is_polled = link.is_welcome and self._polls != self._polls_seen
         self._polls_seen = self._polls
-        poller.register(link.socket, (0 if is_polled else select.POLLIN) | (select.POLLOUT if link.wants_room else 0))
         left = max(0.0, self._next_tick - time.monotonic())
-        found = dict(poller.poll(1000 * (min(left, self._timing.polled) if is_polled else left)))
-        if self._waker in found:
-            os.eventfd_read(self._waker)
-        return bool(found.get(link.socket.fileno(), 0) & select.POLLOUT)
+        return self._waiter.wait(link, min(left, self._timing.polled) if is_polled else left, is_reading=not is_polled)
 
     def _tick(self, is_awake: bool = False) -> bool:
         """Call ``on_tick`` if it is time, or, if a message has woken this thread, almost. Returns whether it was."""
@@ -211,16 +205,14 @@ class AgentChannel:
     def _ask(self, link: Link) -> None:
         """Ask the agent whether it is there, or give it up."""
         if self._patience.is_over(link):
-            logger.warning("redis_kvpoll: agent %d does not answer; connecting to another", link.agent)
-            self._is_warned = True
+            self._failures.given_up(link.agent)
             link.is_ended = True
             if not link.is_in_use:  # Else it is this process that stands still.
                 self._newer_than = max(self._newer_than, link.agent)
         elif link.is_welcome and not link.is_ended:
             link.questions += 1
             if link.has_lasted:
-                self._failures = 0
-                self._logged.clear()
+                self._failures.lasting()
             link.send(frames.PING, b"")
 
     def _deliver(self, link: Link, kind: int, payload: bytes) -> None:
@@ -238,7 +230,7 @@ class AgentChannel:
             self._deliver_kept()
         elif kind not in self._polled_kinds:
             self._kept.append((kind, payload))
-            self._wake()
+            self._waiter.wake()
             return
         self._call(self._on_message, kind, payload)
 
@@ -247,9 +239,7 @@ class AgentChannel:
             self._call(self._on_message, *self._kept.popleft())
 
     def _greet(self, link: Link, welcome: frames.Welcome) -> None:
-        if self._is_warned or self._agent not in (0, welcome.agent):
-            logger.info("redis_kvpoll: connected to agent %d", welcome.agent)
-            self._is_warned = False
+        self._failures.welcomed(welcome.agent, former=self._agent)
         self._agent = link.agent = welcome.agent
         link.is_welcome = True
         link.greeter = threading.get_ident()
@@ -258,10 +248,13 @@ class AgentChannel:
             self._call(self._on_connected, welcome.payload)
         finally:
             link.greeter = None
+            self._ring = link.ring
+            if self._link is not link:  # It was closed meanwhile, on another thread.
+                self._ring = None
 
     def _leave(self, link: Link) -> None:
         link.receive(self._deliver)  # What was sent before the end.
-        was_connected, self._link = self._link is link, None
+        was_connected, self._link, self._ring = self._link is link, None, None
         link.end()
         self._deliver_kept()
         self._latest = None
@@ -269,22 +262,11 @@ class AgentChannel:
             return
         if was_connected:
             self._call(self._on_away)
-        self._short_ones = 0 if link.has_lasted else self._short_ones + link.is_welcome
-        if self._failures or not link.is_welcome or self._short_ones > 1:
-            self._fail(link.refusal or self._source.ended_text, is_refused=bool(link.refusal))
+        self._pause(self._failures.ended(link))
 
-    def _fail(self, why: str, *, is_refused: bool = False) -> None:
-        """Log each reason of several failures once, and pause. Ticks go on."""
-        where, longest_pause = "", self._timing.longest_pause
-        if isinstance(self._source, ServicePath):
-            where = f" at {self._source.path}"
-            longest_pause = longest_pause if is_refused else self._timing.service_pause
-        self._failures += 1
-        if why not in self._logged:
-            self._logged.add(why)
-            logger.warning("redis_kvpoll: no connection to the agent%s: %s; trying again", where, why)
-            self._is_warned = True
-        end = time.monotonic() + min(longest_pause, 0.025 * 2 ** min(self._failures, 20))
+    def _pause(self, seconds: float) -> None:
+        """Wait before the next connection. Ticks go on."""
+        end = time.monotonic() + seconds
         while not self._is_closing and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, max(0.0, self._next_tick - time.monotonic()), 0.1))
             self._tick()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from redis_kvpoll.agent.link import ENDED, connect_to
+from redis_kvpoll.agent.client.source import ENDED, connect_to
 from redis_kvpoll.agent.rendezvous import Rendezvous, number_at, write_number
 
 LOCK_PATIENCE = 10.0

@@ -6,6 +6,8 @@ Invariants:
 - An agent that is not the newest one of its engine ends nobody: its sessions learn ``superseded``, whatever it sees.
 - Processes that are busy do not wake the agent. See ServerTiming: it looks again and again, and blocks only after a
   while without a message. To wake a process that sleeps costs the sender ten times as much as the message.
+- It blocks only after it has told all processes that it sleeps, and has then found nothing in their rings: whoever
+  writes there later wakes it.
 
 It knows nothing of what the messages mean; a session does.
 """
@@ -13,26 +15,20 @@ It knows nothing of what the messages mean; a session does.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from redis_kvpoll.agent import frames
+from redis_kvpoll.agent.server.acceptor import Acceptor
 from redis_kvpoll.agent.server.agent_sessions import OpenSession, OpenSessions
-from redis_kvpoll.agent.server.peer_socket import MAX_PACKETS, Peer
-from redis_kvpoll.agent.server.process_death import credentials_of, has_ended
+from redis_kvpoll.agent.server.peer_socket import Peer
+from redis_kvpoll.agent.server.process_death import has_ended
 
 BEAT_SECONDS = 0.1
-ACCEPT_PAUSE_SECONDS = 1.0
-"""After a connection that could not be accepted, as this process or the host has no descriptor or memory left."""
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-LOG_SECONDS = 60.0
-"""Between two log lines of one user who is refused, or of connections that cannot be accepted."""
 
 logger = logging.getLogger("redis_kvpoll.agent")
 
@@ -66,18 +62,18 @@ class AgentServer:
     ) -> None:
         self.dropped = 0
         """How many processes were dropped because they did not read."""
-        self._listener = listener
         self._number = number
         self._is_newest = is_newest
-        self._uids = {os.getuid(), *uids}
         self._timing = timing
         self._epoll = select.epoll()
+        self._acceptor = Acceptor(listener, uids, self._epoll)
         self._peers: dict[int, Peer] = {}
         """By the descriptor of the socket: who is connected."""
         self._sessions = OpenSessions(open_session, number, self._epoll)
-        self._logged: dict[str, float] = {}
-        """When a line was logged last that would come again every second."""
         self._is_blocking = False
+        self._sleeps = 0
+        """How often it has fallen asleep: a process wakes it once for each time."""
+        self._barrier = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._next_check: asyncio.TimerHandle | None = None
         self._last_message = self._last_turn = 0.0
@@ -92,8 +88,7 @@ class AgentServer:
         """Serve until ``stop``."""
         loop = asyncio.get_running_loop()
         self._last_turn = loop.time()
-        self._listener.setblocking(False)
-        self._epoll.register(self._listener, select.EPOLLIN)
+        self._acceptor.begin()
         ended = threading.Event()
         threading.Thread(target=self._beat, args=(ended,), name="kvpoll-beat", daemon=True).start()
         self._turn()
@@ -108,7 +103,7 @@ class AgentServer:
             loop.remove_reader(self._epoll.fileno())
             self._end_all()
             self._epoll.close()
-            self._listener.close()
+            self._acceptor.close()
 
     def _beat(self, ended: threading.Event) -> None:
         """Show all processes that this one runs, while its event loop is busy, too; in a thread."""
@@ -122,11 +117,7 @@ class AgentServer:
 
     def listen_on(self, listener: socket.socket) -> None:
         """Accept from another socket from now on."""
-        self._epoll.unregister(self._listener)
-        self._listener.close()
-        self._listener = listener
-        listener.setblocking(False)
-        self._epoll.register(listener, select.EPOLLIN)
+        self._acceptor.listen_on(listener)
 
     def is_current(self) -> bool:
         """Whether this is still the newest agent; otherwise it stops."""
@@ -155,14 +146,15 @@ class AgentServer:
         if now - self._last_turn > 2 * self._timing.check and not self.is_current():
             return
         self._last_turn = now
-        for descriptor, events in self._epoll.poll(0):
+        rings = [(descriptor, 0) for descriptor, peer in self._peers.items() if peer.has_new]
+        for descriptor, events in [*rings, *self._epoll.poll(0)]:
             try:
                 self._handle(descriptor, events)
             except Exception:
                 self._drop_after_error(descriptor)
             if self._stopped.is_set():
                 return
-        if now - self._last_message < self._timing.quiet:
+        if now - self._last_message < self._timing.quiet or not self._fall_asleep():
             self._timer = loop.call_later(self._timing.poll, self._turn)
         elif not self._is_blocking:
             self._is_blocking = True
@@ -173,9 +165,25 @@ class AgentServer:
         if self._timer and self._is_blocking:
             self._is_blocking = False
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._show_sleep(0)
+
+    def _fall_asleep(self) -> bool:
+        """Tell all processes that they must wake this one. False if one has written something before it could know."""
+        self._sleeps += 1
+        self._show_sleep(self._sleeps)
+        with self._barrier:  # See ring: no look below comes before what was just told.
+            pass
+        if any(peer.has_new for peer in self._peers.values()):
+            self._show_sleep(0)
+            return False
+        return True
+
+    def _show_sleep(self, sleep: int) -> None:
+        for peer in self._peers.values():
+            peer.show_sleep(sleep)
 
     def _handle(self, descriptor: int, events: int) -> None:
-        if descriptor == self._listener.fileno():
+        if descriptor == self._acceptor.descriptor:
             self._accept()
         elif peer := self._sessions.watched(descriptor):
             if has_ended(descriptor):  # The event may be of a former watch with the same number.
@@ -183,7 +191,7 @@ class AgentServer:
         elif peer := self._peers.get(descriptor):
             if events & select.EPOLLOUT:
                 peer.flush()
-            self._read(peer)
+            self._read(peer, peer.messages() if events else peer.ring_messages())
 
     def _drop_after_error(self, descriptor: int) -> None:
         """Close one connection, which connects again: all others must be heard on."""
@@ -193,45 +201,19 @@ class AgentServer:
             self._close(peer)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._accept_later(error)
-                return
-            connection.setblocking(False)
-            pid, uid = credentials_of(connection)
+        for connection, pid, uid in self._acceptor.accepted():
             peer = Peer(connection, pid, uid, self._on_full, self._on_queued)
-            if uid not in self._uids:
-                self._log_rarely(f"a process of user {uid} was refused: KVPOLL_AGENT_UIDS does not name it")
-                peer.refuse(f"user {uid} is not in the agent's KVPOLL_AGENT_UIDS")
+            if why := self._acceptor.refusal(uid):
+                peer.refuse(why)
                 peer.close()
                 continue
             self._peers[connection.fileno()] = peer
             self._epoll.register(connection, select.EPOLLIN)
 
-    def _accept_later(self, error: OSError) -> None:
-        """Leave who waits for a while: the listener would stay readable, and its event would come without end."""
-        self._log_rarely(f"no process can join, which is tried every {ACCEPT_PAUSE_SECONDS:g} s: {error}")
-        self._epoll.modify(self._listener, 0)
-        asyncio.get_running_loop().call_later(ACCEPT_PAUSE_SECONDS, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if not self._epoll.closed:
-            self._epoll.modify(self._listener, select.EPOLLIN)
-
-    def _log_rarely(self, text: str) -> None:
-        """Log once a minute what happens as often as a process, or this one, tries again."""
-        now = asyncio.get_running_loop().time()
-        if self._logged.get(text, -LOG_SECONDS) <= now - LOG_SECONDS:
-            self._logged[text] = now
-            logger.warning("%s", text)
-
-    def _read(self, peer: Peer, limit: int | None = MAX_PACKETS) -> None:
+    def _read(self, peer: Peer, messages: Iterator[tuple[int, bytes]]) -> None:
         """Pass on what has come from a process, and see to the end of its connection."""
         try:
-            for kind, payload in peer.messages(limit):
+            for kind, payload in messages:
                 if kind >= frames.FIRST_CONTROL:
                     self._control(peer, kind, payload)
                 elif self._sessions.deliver(peer, kind, payload):
@@ -250,7 +232,7 @@ class AgentServer:
         elif kind == frames.HELLO and peer not in self._sessions:
             hello = frames.Hello.unpack(payload)
             for former in self._sessions.of_channel(hello.channel):
-                self._read(former, limit=None)
+                self._read(former, former.messages(limit=None))
                 self._disconnect(former)
                 self._sessions.replace(former)
             if not self._sessions.open(peer, hello):
@@ -259,7 +241,7 @@ class AgentServer:
     def _see_death(self, peer: Peer) -> None:
         """End a process that the kernel says is dead, after all that it sent."""
         if self.is_current():
-            self._read(peer, limit=None)
+            self._read(peer, peer.messages(limit=None))
             self._sessions.end(peer, "killed")
             self._disconnect(peer)
 
@@ -274,7 +256,7 @@ class AgentServer:
         self._epoll.modify(peer.socket, select.EPOLLIN | (select.EPOLLOUT if peer.has_queued else 0))
 
     def _drop(self, peer: Peer) -> None:
-        self._read(peer, limit=None)
+        self._read(peer, peer.messages(limit=None))
         self._close(peer)
 
     def _close(self, peer: Peer) -> None:

@@ -1,22 +1,23 @@
-"""A process that the agent serves, and its socket.
+"""A process that the agent serves, its socket, and the ring of its messages.
 
-Invariant: what is sent arrives in order, and nothing waits for a process that does not read: beyond MAX_QUEUED it is
-dropped, and connects again.
+Invariants:
+
+- What is sent arrives in order, and nothing waits for a process that does not read: beyond MAX_QUEUED it is dropped,
+  and connects again.
+- What a process has written into its ring is read before the end of its connection is seen to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from redis_kvpoll.agent import frames
-from redis_kvpoll.agent.link import COUNTER_BYTES
-from redis_kvpoll.agent.server.shared_memory import sealed_memory
+from redis_kvpoll.agent import frames, shared_memory
+from redis_kvpoll.agent.ring import SLEEP_WORD, RingReader
 
 MAX_QUEUED = 8 * 1024 * 1024
 """The bytes that may wait for a process to read them."""
@@ -55,10 +56,13 @@ class Peer:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._sent = 0
-        self._counter: memoryview | None = None
+        self._page: memoryview | None = None
+        """What the process sees of this agent; it might write there, so nothing in it is believed."""
+        self._ring: RingReader | None = None
+        self._ring_assembler = frames.Assembler()
         self._is_welcome = False
         self._awaits_room = False
-        self._counter_to_send: int | None = None
+        self._memory_to_send: int | None = None
         """The descriptor that goes with the welcome; None once it is sent."""
 
     @property
@@ -90,9 +94,9 @@ class Peer:
         return True
 
     def welcome(self, welcome: frames.Welcome) -> None:
-        """Send the welcome, with the counter of packets as shared memory, before all that is queued."""
-        with contextlib.suppress(OSError):  # Without it, the process asks the kernel.
-            self._counter_to_send = self._share()
+        """Send the welcome, with the shared memory, before all that is queued."""
+        with contextlib.suppress(OSError):  # Without it, the process asks the kernel, and sends by the socket.
+            self._memory_to_send = self._share()
         first = list(frames.packets(frames.WELCOME, welcome.pack()))
         self._queue.extendleft(reversed(first))
         self._queued += sum(map(len, first))
@@ -112,7 +116,11 @@ class Peer:
         self._note_queue()
 
     def messages(self, limit: int | None = MAX_PACKETS) -> Iterator[tuple[int, bytes]]:
-        """Yield the messages that have come; ``is_open`` is False after the last one. FrameError if one is invalid."""
+        """Yield the messages that have come; ``is_open`` is False after the last one. FrameError if one is invalid.
+
+        Only one of the two ways has a process's messages, so their order is the one in which they were sent.
+        """
+        yield from self.ring_messages(limit)
         taken = 0
         while self.is_open and (limit is None or taken < limit):
             try:
@@ -124,6 +132,7 @@ class Peer:
             except OSError:
                 packet = b""
             if not packet:
+                yield from self.ring_messages(None)  # what was written before the end, and since the look above
                 self.is_open = False
                 break
             taken += 1
@@ -133,26 +142,52 @@ class Peer:
         if taken:
             self.last_heard = time.monotonic()
 
+    def ring_messages(self, limit: int | None = MAX_PACKETS) -> Iterator[tuple[int, bytes]]:
+        """Yield the messages that are in the ring now. FrameError if what is there cannot be."""
+        ring = self._ring
+        if ring is None:
+            return
+        head, taken = ring.published(), 0
+        while self.is_open and taken != limit and (packet := ring.take(head)) is not None:
+            taken += 1
+            message = self._ring_assembler.add(packet)
+            if message:
+                yield message
+        if taken:
+            self.last_heard = time.monotonic()
+
+    @property
+    def has_new(self) -> bool:
+        """Whether the ring has something to read."""
+        return self._ring is not None and self._ring.has_new
+
+    def show_sleep(self, sleep: int) -> None:
+        """Show the process that the agent must be woken, by the number of its sleep; 0 if it is awake."""
+        if self._page is not None:
+            self._page[SLEEP_WORD] = sleep
+
     def pong(self) -> None:
         """Show the process that its ping was read, if possible without waking it."""
-        if self._counter is not None:
-            self._counter[2] = (self._counter[2] + 1) % 2**32
+        if self._page is not None:
+            self._page[shared_memory.PINGS_WORD] = (self._page[shared_memory.PINGS_WORD] + 1) % 2**32
         else:
             self.send(frames.PONG, b"")
 
     def beat(self) -> None:
         """Show the process that this one runs, however busy it is."""
-        counter = self._counter  # a thread calls this, beside ``close``
-        if counter is not None:
-            counter[1] = (counter[1] + 1) % 2**32
+        page = self._page  # a thread calls this, beside ``close``
+        if page is not None:
+            page[shared_memory.BEATS_WORD] = (page[shared_memory.BEATS_WORD] + 1) % 2**32
 
     def close(self) -> None:
         """Close the socket. The watch stays."""
         self.is_open = False
         self.socket.close()
         self._queue.clear()
-        self._close_counter()
-        self._counter = None  # its mapping has a descriptor, too
+        self._close_memory()
+        if self._ring is not None:
+            self._ring.close()
+        self._page = self._ring = None  # The mapping goes with the last view of it, and has a descriptor, too.
 
     def _note_queue(self) -> None:
         """Say when something begins to wait for room, and when nothing does any more."""
@@ -160,33 +195,30 @@ class Peer:
             self._awaits_room = self.has_queued
             self._on_queued(self)
 
-    def _close_counter(self) -> None:
-        descriptor, self._counter_to_send = self._counter_to_send, None
+    def _close_memory(self) -> None:
+        descriptor, self._memory_to_send = self._memory_to_send, None
         if descriptor is not None:
             os.close(descriptor)
 
     def _transmit(self, packet: bytes) -> bool:
         """Give a packet to the kernel. False if there is no room. One for a process that is gone is lost."""
         try:
-            if self._counter_to_send is None:
+            if self._memory_to_send is None:
                 self.socket.send(packet, socket.MSG_NOSIGNAL)
             else:
-                socket.send_fds(self.socket, [packet], [self._counter_to_send], socket.MSG_NOSIGNAL)
-                self._close_counter()
+                socket.send_fds(self.socket, [packet], [self._memory_to_send], socket.MSG_NOSIGNAL)
+                self._close_memory()
         except BlockingIOError:
             return False
         except OSError:
             return True
         self._sent += 1
-        if self._counter is not None:
-            self._counter[0] = self._sent
+        if self._page is not None:
+            self._page[shared_memory.SENT_WORD] = self._sent
         return True
 
     def _share(self) -> int:
-        descriptor = sealed_memory(COUNTER_BYTES)
-        try:
-            self._counter = memoryview(mmap.mmap(descriptor, COUNTER_BYTES)).cast("Q")
-        except BaseException:
-            os.close(descriptor)
-            raise
+        descriptor, self._page, ring = shared_memory.create()
+        if ring is not None:
+            self._ring = RingReader(ring, self._page)
         return descriptor
