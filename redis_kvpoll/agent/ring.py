@@ -46,6 +46,8 @@ _RECORD = struct.Struct("<HBB")
 _HEADER = frames.HEADER.size
 _PIECE = frames.PIECE
 _LARGEST = _HEADER + _PIECE
+_CLOSED = TypeError, ValueError
+"""What a view raises that was released, perhaps in the middle of a write: by a fork, or at the connection's end."""
 _AWAKE = memoryview(bytes(8 * (TAIL_WORD + 1))).cast("Q")
 """The page of a reader that never sleeps, and has read nothing."""
 
@@ -99,7 +101,7 @@ class RingWriter:
             self._pack_into(self._data, at, size + _HEADER, kind, 0)
             self._data[at + 4 : at + 4 + size] = payload
             self._head[0] = head + needed
-        except ValueError:  # Closed, perhaps in the middle of this: in the child of a fork, or at the connection's end.
+        except _CLOSED:
             return False
         finally:
             self._lock.release()
@@ -118,7 +120,7 @@ class RingWriter:
             self._data[at : at + size] = packet
             _SIZE.pack_into(self._data, head % SIZE, size)
             self._head[0] = head + needed
-        except ValueError:
+        except _CLOSED:
             return False
         return True
 

@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from redis_kvpoll.agent.server import agent_sessions, peer_socket, process_death
+from redis_kvpoll.agent import ring, shared_memory
+from redis_kvpoll.agent.server import agent_sessions, process_death
 
 RECORD, ECHO, FLOOD, BREAK, STALL = range(5)
 """What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception, a long
@@ -98,13 +99,19 @@ def make_without_memfd():
     def fail(_):
         raise OSError("no memory to share")
 
-    peer_socket.sealed_memory = fail
+    shared_memory.sealed_memory = fail
     return make()
 
 
 def make_impatient():
     """A process whose connection has ended counts as one that lives at once."""
     agent_sessions.VANISHED_SECONDS = 0.1
+    return make()
+
+
+def make_without_rings():
+    """As an agent that knows no rings, or on a CPU that allows none."""
+    ring.is_supported = lambda: False
     return make()
 
 

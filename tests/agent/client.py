@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from redis_kvpoll.agent import ring
 from redis_kvpoll.agent.client.channel import AgentChannel, Timing
 from redis_kvpoll.agent.client.launch import Launcher
 from tests.agent.application import RECORD, record
@@ -40,10 +41,13 @@ def main():
     parser.add_argument("--messages", type=int, default=0)
     parser.add_argument("--megabytes", type=int, default=0)
     parser.add_argument("--hold", action="store_true", help="leave the socket to a child")
+    parser.add_argument("--socket", action="store_true", help="use no ring")
     parser.add_argument("--application", default="tests.agent.application:make")
     parser.add_argument("--service", help="the path of the agent, which nobody here starts")
     parser.add_argument("--unanswered", type=int, default=10**6, help="ticks until it gives its agent up")
     options = parser.parse_args()
+    if options.socket:
+        ring.is_supported = lambda: False
     connected = threading.Event()
     channel = AgentChannel(
         options.service or Launcher(options.engine, options.application, ("--idle=0.5",)),

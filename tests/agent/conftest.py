@@ -7,6 +7,7 @@ import contextlib
 import pytest
 
 from redis_kvpoll import AsyncStatusStore
+from redis_kvpoll.agent import ring
 from redis_kvpoll.agent.server.table_sessions import TableSessions
 from tests.support import agents, instance
 
@@ -22,6 +23,14 @@ def agent(engine):
     """What listens in an agent's place."""
     with contextlib.closing(agents.StandIn(engine.folder / "socket")) as agent:
         yield agent
+
+
+@pytest.fixture(params=["ring", "socket"])
+def way(request, monkeypatch):
+    """How this process's messages get to its agent: by a ring, or as an older one's do."""
+    if request.param == "socket":
+        monkeypatch.setattr(ring, "is_supported", lambda: False)
+    return request.param
 
 
 @pytest.fixture

@@ -15,8 +15,10 @@ import pytest
 
 from redis_kvpoll.agent import frames
 from redis_kvpoll.agent.client.source import connect_to
-from redis_kvpoll.agent.server import agent_sessions
+from redis_kvpoll.agent.ring import SIZE
+from redis_kvpoll.agent.server import acceptor, agent_sessions
 from redis_kvpoll.agent.server.agent_server import AgentServer, ServerTiming
+from redis_kvpoll.agent.server.peer_socket import MAX_PACKETS
 from tests.agent.application import RECORD
 from tests.support import agents, calls, pace
 
@@ -37,12 +39,13 @@ class Session:
     def __init__(self, peer, events):
         self.peer = peer
         self.events = events
+        self.received_payloads = []
 
     def welcome(self):
         return b""
 
     def received(self, kind, payload):
-        """Nothing is to be done."""
+        self.received_payloads.append(payload)
 
     def ended(self, how):
         self.events.append(how)
@@ -162,6 +165,69 @@ async def test_process_gone_before_its_welcome_leaves_nothing(server, path):
     assert len(descriptors() - before) == COUNT
 
 
+async def joined(server, path, **options):
+    """A connection, its session, and what it writes to."""
+    raw = agents.Raw(path, **options)
+    before = len(server.sessions)
+    await calls.until(lambda: len(server.sessions) > before, "a session")
+    return raw, server.sessions[-1], raw.ring()[0]
+
+
+@pytest.mark.parametrize("end", ["its socket ends", "it connects again", "it dies"])
+async def test_all_of_a_ring_is_read_before_the_end(server, path, monkeypatch, end):
+    """Also what is more than is read in one turn."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(agent_sessions, "open_watch", lambda *_: os.dup(reading))
+    raw, session, writer = await joined(server, path)
+    payloads = [b"%d" % number for number in range(5 * MAX_PACKETS)]
+    assert all(writer.write(RECORD, payload) for payload in payloads)
+    if end == "its socket ends":
+        raw.socket.close()
+        await calls.until(lambda: server.is_idle, "the end of the connection")
+    elif end == "it connects again":
+        other, *_ = await joined(server, path)
+        other.socket.close()
+    else:
+        os.close(writing)
+        await calls.until(lambda: server.events == ["killed"], "its death")
+    assert session.received_payloads == payloads
+    raw.socket.close()
+    os.close(reading)
+    if end != "it dies":
+        os.close(writing)
+
+
+async def test_ring_is_read_in_turns(server, path):
+    """Nobody waits until a process that writes without end has written all."""
+    raw, busy, writer = await joined(server, path)
+    other, beside, its_writer = await joined(server, path, channel=b"d" * 16)
+    while writer.write(RECORD, b""):
+        pass
+    assert its_writer.write(RECORD, b"beside")
+    raw.send(frames.PING, b"")
+    await calls.until(lambda: beside.received_payloads, "the other's message")
+    assert len(busy.received_payloads) <= 3 * MAX_PACKETS
+    await calls.until(lambda: len(busy.received_payloads) == SIZE // 8, "the rest")
+    raw.socket.close()
+    other.socket.close()
+
+
+async def test_what_is_written_as_the_agent_falls_asleep_is_read(server, path, monkeypatch):
+    """The process cannot know yet that it must wake the agent, and the agent has just looked."""
+    raw, session, writer = await joined(server, path)
+    show_sleep = session.peer.show_sleep
+
+    def write_before(sleep):
+        monkeypatch.undo()
+        assert writer.write(RECORD, b"just now")
+        show_sleep(sleep)
+
+    monkeypatch.setattr(session.peer, "show_sleep", write_before)
+    raw.send(frames.PING, b"")
+    await calls.until(lambda: session.received_payloads == [b"just now"], "the message")
+    raw.socket.close()
+
+
 async def test_what_waits_for_room_goes_when_there_is_room(server, path):
     """Though the process says nothing meanwhile, and the session sent it at a time of its own."""
     raw = agents.Raw(path)
@@ -188,7 +254,7 @@ async def test_listener_rests_when_there_is_no_descriptor_left(server, path, cap
 
     It may be so for days, and the log says so once a minute.
     """
-    monkeypatch.setattr(agent_server, "ACCEPT_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(acceptor, "PAUSE_SECONDS", 0.01)
     loop = asyncio.get_running_loop()
     raw = connect_to(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -19,6 +19,7 @@ from tests.support.internals import wake_channel
 from tests.support.real import until
 
 
+@pytest.mark.usefixtures("way")
 class TestMessages:
     def test_a_message_goes_there_and_back(self, engine):
         here = engine.channel()
@@ -136,9 +137,10 @@ class TestWakeUps:
         until(lambda: len(ticks) > before, "a tick")
 
 
-class TestFullSocket:
+class TestFull:
+    @pytest.mark.usefixtures("way")
     def test_a_refused_message_is_followed_by_a_call(self, engine):
-        """The agent stands still: the socket fills up, ``send`` refuses at once, and nothing is lost or moved.
+        """The agent stands still: ring or socket fills up, ``send`` refuses at once, and nothing is lost or moved.
 
         The channel's own thread sends nothing: ``send`` refuses a message meanwhile.
         """
@@ -157,8 +159,9 @@ class TestFullSocket:
         engine.until("received", payload="last")
         assert [event["payload"] for event in engine.events("received")] == [*map(str, range(sent)), "last"]
 
+    @pytest.mark.usefixtures("way")
     def test_a_long_message_goes_on_when_there_is_room(self, engine):
-        """Its first pieces are in the socket, so it counts as sent; nothing comes between its pieces."""
+        """Its first pieces are on their way, so it counts as sent; nothing comes between its pieces."""
         here = engine.channel(timing=agents.patient(unanswered=10**6))
         (agent,) = engine.agents()
         os.kill(agent, signal.SIGSTOP)
@@ -191,6 +194,7 @@ class TestConnection:
         here.send(ECHO, b"again")
         until(here.messages, "the echo")
 
+    @pytest.mark.usefixtures("way")
     def test_only_the_greeter_sends_before_on_connected_returns(self, engine):
         """So what a process has to say first after a reconnection is the first thing that its agent learns."""
         may_go_on, order = threading.Event(), []
@@ -290,6 +294,7 @@ class TestConnection:
         until(lambda: "this application refuses it" in caplog.text, "the reason")
         assert not here.channel.is_connected
 
+    @pytest.mark.usefixtures("way")
     def test_a_closed_channel_has_said_goodbye(self, engine):
         here = engine.channel()
         here.send(RECORD, b"last")

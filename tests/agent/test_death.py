@@ -40,8 +40,9 @@ EVERYTHING = [*map(str, range(MESSAGES)), "killed"]
 
 
 class TestKilled:
-    def test_messages_come_before_the_end(self, engine):
-        die_with_messages(engine)
+    @pytest.mark.parametrize("way", [(), ("--socket",)], ids=["ring", "socket"])
+    def test_messages_come_before_the_end(self, engine, way):
+        die_with_messages(engine, *way)
         engine.until("ended", name="victim")
         assert learned(engine) == EVERYTHING
 

@@ -17,6 +17,7 @@ def raise_interrupted():
     raise Interrupted
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [5, 100_000])
 def test_an_exception_at_any_place_costs_one_connection(engine, size):
     """A thread that is thrown out while it sends or takes messages leaves its connection in an unknown state.
@@ -46,6 +47,7 @@ def test_an_exception_at_any_place_costs_one_connection(engine, size):
     assert len(engine.agents()) == 1
 
 
+@pytest.mark.usefixtures("way")
 def test_a_handler_may_use_the_channel_at_any_place(engine):
     """It never waits for the thread that it interrupts: its own."""
     here = engine.channel()

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from pathlib import Path
 
-from redis_kvpoll.agent import frames
+from redis_kvpoll.agent import frames, shared_memory
 from redis_kvpoll.agent.client.channel import AgentChannel, Timing
 from redis_kvpoll.agent.client.launch import Launcher
 from redis_kvpoll.agent.client.source import connect_to
 from redis_kvpoll.agent.link import start_of
 from redis_kvpoll.agent.rendezvous import Rendezvous
+from redis_kvpoll.agent.ring import RingWriter
 from tests.support import pace
 from tests.support.real import until
 
@@ -81,6 +83,20 @@ class Raw:
     def answer(self):
         self.socket.settimeout(60)
         return frames.Assembler().add(self.socket.recv(100_000))
+
+    def memory(self):
+        """The descriptor of the shared memory, which comes with the welcome."""
+        self.socket.settimeout(60)
+        packet, (descriptor,), *_ = socket.recv_fds(self.socket, 100_000, 1)
+        assert packet[0] == frames.WELCOME
+        return descriptor
+
+    def ring(self):
+        """What a process writes to, its memory, and the agent's page. Nobody wakes the agent."""
+        descriptor = self.memory()
+        page, memory = shared_memory.attach(descriptor)
+        os.close(descriptor)
+        return RingWriter(memory, page, threading.Lock(), deque(), lambda: None), memory, page
 
 
 class StandIn:

@@ -359,6 +359,21 @@ def known_servers_of(worker: Any) -> dict[int, Any]:
     return dict(worker._servers)
 
 
+def ring_of(channel: Any) -> Any:
+    """The writer of an agent's channel, if there is one."""
+    return channel._ring
+
+
+def lock_of(channel: Any) -> Any:
+    """The lock of the thread that sends."""
+    return channel._link._sending
+
+
+def answers_of_agent(channel: Any) -> int:
+    """How many pings the agent has read."""
+    return channel._link.answers
+
+
 def wake_channel(channel: Any) -> None:
     channel._waiter.wake()
 
