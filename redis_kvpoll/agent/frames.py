@@ -1,7 +1,8 @@
 """The packets between a process and its agent. Pure.
 
-A packet of the SOCK_SEQPACKET socket is a header (kind, flags) and a piece of a message. A message of more than PIECE
-bytes is sent as several packets, one behind the other. So a packet is never empty, and an empty one is the end.
+A packet, of the SOCK_SEQPACKET socket or of a ring, is a header (kind, flags) and a piece of a message. A message of
+more than PIECE bytes is sent as several packets, one behind the other. So a packet is never empty, and an empty one is
+the end.
 
 To add a control kind: a number from FIRST_CONTROL on. The kinds below are the user's.
 """
