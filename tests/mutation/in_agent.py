@@ -33,7 +33,7 @@ IN_THE_AGENT = [
     (
         "a forked child writes into its parent's ring",
         f"{_AGENT}.ring:RingWriter.close",
-        "self._head.release()",
+        "self._data.release()",
         "pass",
         "agent/test_ring.py::TestInterrupted::test_a_fork_at_any_place_leaves_the_ring_to_the_parent[]",
     ),
