@@ -131,7 +131,8 @@ def encode_change(life: Life) -> bytes:
         if unsent & HAS_LENGTH and life.length is not None:
             length = max(-1, min(life.length, MAX_PREFIX_LEN + 1))  # one that is too large is refused later
         if unsent & IS_NEW:
-            generation, opened_at, request = life.generation, life.opened_at, _text(life.request, MAX_REQUEST)
+            generation, opened_at = life.generation, life.opened_at
+            request = _text(life.request, MAX_REQUEST) if life.request else b""
         if unsent & HAS_REASON and life.reason[: MAX_REASON + 1].strip():  # the table would refuse a blank one
             reason = _text(life.reason, MAX_REASON)
     low, high = life.room & _LOW_HALF, life.room >> _HALF_BITS

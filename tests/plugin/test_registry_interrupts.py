@@ -33,8 +33,9 @@ def record(registry):
 
 
 def pop(registry):
+    record(registry)
     registry.lengths.pop(ROOM, None)
-    registry.reasons.pop(OTHER, None)
+    registry.reasons.pop(ROOM, None)
 
 
 def wait(registry):

@@ -51,8 +51,9 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
     if registry is None or not isinstance(room, int):
         original(sender, *args, **kwargs)
         return
-    registry.abandon()  # the room's last sender may be gone
-    if registry.awaits_claims and registry.is_claimed(room):
+    if registry.unclaimed.dropped:  # the room's last sender, perhaps
+        registry.abandon()
+    if registry.awaits_claims and room in registry.lives and registry.is_claimed(room):
         duplicates.make_apart(original, sender, args, kwargs)
         duplicates.refuse(sender, room)
     else:

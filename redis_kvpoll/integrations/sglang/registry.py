@@ -149,14 +149,10 @@ class RoomRegistry:
         if (since := self.unclaimed.pop(room)) is not None:
             self._begin_publishing(self.lives[room], request, since)
 
+    @change
     def abandon(self) -> None:
         """See to the lives whose sender is gone. What is Failed ends for the table, and the room goes on as one without
         a sender: SGLang drops some requests that it aborts, and does not clear their rooms."""
-        if self.unclaimed.dropped:  # seldom, and so looked at first
-            self._abandon()
-
-    @change
-    def _abandon(self) -> None:
         for life in self.unclaimed.take_dropped():
             room = life.room
             is_left = self.lives.get(room) is life and room not in self.unclaimed.rooms
@@ -225,7 +221,9 @@ class RoomRegistry:
 
     def pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
         """Return a reason or a length, and forget it here; the table keeps it until the room is cleared."""
-        found = self.changes.make(dict.pop, dict.get, records, room, default)
+        found = default
+        if room in records or self.changes.is_changing:  # SGLang pops each length once more when it clears the room
+            found = self.changes.make(dict.pop, dict.get, records, room, default)
         if found is MISSING:
             raise KeyError(room)
         return found
