@@ -91,9 +91,26 @@ def own_agents() -> Iterator[None]:
         try:
             yield
         finally:
-            for log in Path(folder).rglob("*.log"):
-                for pid in re.findall(r"runs as process (\d+)", log.read_text()):
-                    _end_agent(int(pid), log)
+            for pid, log in _agents():
+                _end_agent(pid, log)
+
+
+def agent_seconds() -> float:
+    """Return the CPU seconds that this run's agents have taken so far, as far as they run."""
+    ticks = 0
+    for pid, log in _agents():
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if Path(f"/proc/{pid}/fd/1").readlink() == log:
+                ticks += int(stat[11]) + int(stat[12])  # utime and stime; the first field here is the third one
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _agents() -> Iterator[tuple[int, Path]]:
+    """Yield the process ids of this run's agents, and the log of each; some have ended."""
+    for log in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.log"):
+        for pid in re.findall(r"runs as process (\d+)", log.read_text()):
+            yield int(pid), log
 
 
 def _end_agent(pid: int, log: Path) -> None:

@@ -23,6 +23,7 @@ ROWS = {
     "sglang_published": {"a room is opened", "a room is advanced"},
     "sglang_rounds": {f"{how}, {rate} requests/s" for how in ("thread", "agent") for rate in (50, 200, 500)},
     "sglang_cpu": {f"{how}, {rate} requests/s" for how in ("thread", "agent") for rate in (50, 200, 500)},
+    "sglang_agent": {f"{rate} requests/s" for rate in (50, 200, 500)},
     "sglang_consensus": {
         f"{what}, {size}" for what in ("collect of each", "consensus", "update_many, then consensus") for size in SIZES
     },
