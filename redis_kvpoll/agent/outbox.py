@@ -1,7 +1,9 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
 The changes of a room that is live, here or in the table, are never dropped. Of
-lives that began and ended unpublished, or that a new agent has not been told of, the oldest are dropped first.
+lives that began and ended unpublished, or that a new agent has not been told of, the oldest are dropped first. Those
+that the table may have, as their opening was asked for and not answered, are counted apart: the others, which are many
+in a long outage, do not displace them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from dataclasses import dataclass, field
 from redis_kvpoll.agent.merge import merge_optional
 
 MAX_ENDED_LIVES = 10_000
-"""The limit for lives that began and ended unpublished; beyond it, the oldest are dropped."""
+"""The limit for lives that began and ended unpublished; beyond it, the oldest are dropped. It is also that of those
+among them that the table may have, which are counted apart."""
 
 
 @dataclass(slots=True)
@@ -30,6 +33,9 @@ class RoomLife:
     is_over: bool = False
     generation: int = 0
     """Its generation in the table, which has it from a former session; 0 if that was not told."""
+    may_be_open: bool = False
+    """Whether the table may have this new life: its opening was asked for, and there was no answer. A server that was
+    held up opens the room later, and only the end of this life clears it."""
     opened_at: float = field(default=0.0, compare=False)
     """When it was opened, in monotonic seconds; 0 if it was told before."""
 
@@ -43,6 +49,7 @@ class RoomLife:
             self.length = later.length
         self.is_over = self.is_over or later.is_over
         self.generation = self.generation or later.generation
+        self.may_be_open = self.may_be_open or later.may_be_open
         self.opened_at = self.opened_at or later.opened_at
 
     def drop_part(self) -> bool:
@@ -70,6 +77,8 @@ class Outbox:
         self._wake = wake
         self._ended_unpublished: dict[tuple[int, int], None] = {}
         """(room, number) of lives that began and ended unpublished, in the order of their ends."""
+        self._ended_unanswered: dict[tuple[int, int], None] = {}
+        """The same of those that the table may have."""
         self._changed: dict[int, None] = {}
 
     def __len__(self) -> int:
@@ -129,7 +138,7 @@ class Outbox:
             del lives[0]
         else:
             del self._lives[room]
-        self._ended_unpublished.pop((room, life.number), None)
+        self._uncount(room, life)
         return life
 
     def put_back(self, room: int, life: RoomLife) -> None:
@@ -137,16 +146,22 @@ class Outbox:
         lives = self._lives.setdefault(room, [])
         if lives and lives[0].number == life.number:
             life.add(lives.pop(0))
+            self._uncount(room, life)
         lives.insert(0, life)
         self._drop_excess(room, life)
+
+    def _uncount(self, room: int, life: RoomLife) -> None:
+        for ended in (self._ended_unpublished, self._ended_unanswered):
+            ended.pop((room, life.number), None)
 
     def _drop_excess(self, room: int, life: RoomLife) -> None:
         if not (life.is_new and life.is_over) or life.generation:
             return  # What the table has is live there until it is told the end.
-        self._ended_unpublished[room, life.number] = None
-        if len(self._ended_unpublished) > MAX_ENDED_LIVES:
-            room, number = next(iter(self._ended_unpublished))
-            del self._ended_unpublished[room, number]
+        ended = self._ended_unanswered if life.may_be_open else self._ended_unpublished
+        ended[room, life.number] = None
+        if len(ended) > MAX_ENDED_LIVES:
+            room, number = next(iter(ended))
+            del ended[room, number]
             left = [life for life in self._lives[room] if life.number != number]
             if left:
                 self._lives[room] = left

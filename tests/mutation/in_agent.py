@@ -409,6 +409,20 @@ IN_THE_AGENT = [
         "agent/test_sender.py::TestTold::test_end_of_a_room_that_the_table_has_is_kept",
     ),
     (
+        "the end of a room that the table may have is dropped with those that it never had",
+        f"{_AGENT}.outbox:Outbox._drop_excess",
+        "self._ended_unanswered if life.may_be_open else self._ended_unpublished",
+        "self._ended_unpublished",
+        "agent/test_outbox.py::test_life_that_the_table_may_have_outlasts_the_limit[before]",
+    ),
+    (
+        "nobody remembers that the answer to an opening was lost",
+        f"{_AGENT}.session.publisher:OutboxPublisher._open",
+        "life.may_be_open = True",
+        "pass",
+        "agent/test_publisher.py::test_room_opened_without_an_answer_is_cleared[ended before-unavailable]",
+    ),
+    (
         "a room stays queued for the agent after its lives were dropped",
         f"{_AGENT}.outbox:Outbox._drop_excess",
         "self._changed.pop(room, None)",

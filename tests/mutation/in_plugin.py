@@ -66,7 +66,7 @@ IN_THE_PLUGIN = [
     (
         "unpublished lives grow without bound",
         "agent.outbox:Outbox._drop_excess",
-        "if len(self._ended_unpublished) > MAX_ENDED_LIVES:",
+        "if len(ended) > MAX_ENDED_LIVES:",
         "if False:",
         "agent/test_outbox.py::test_lives_over_the_limit_are_dropped_if_they_are_over",
     ),

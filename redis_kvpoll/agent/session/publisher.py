@@ -233,7 +233,7 @@ class OutboxPublisher:
                     self.on_found_failed(room, life.number, entry)
             if handle is None:
                 first = status if life.status in CREATING and life.length is None else KVPoll.Bootstrapping
-                handle = await self._member.open(room, request_of(self._hello, life), first or KVPoll.Bootstrapping)
+                handle = await self._open(room, life, first or KVPoll.Bootstrapping)
                 status = None if status is first else status
                 if handle.has_failed:
                     await self._find_failed(room, life.number, handle.generation)
@@ -251,6 +251,13 @@ class OutboxPublisher:
                 await self._fetch_reason(room)
             await handle.clear()
             self._handles.pop(room, None)
+
+    async def _open(self, room: int, life: RoomLife, status: KVPoll) -> MemberRoom:
+        try:
+            return await self._member.open(room, request_of(self._hello, life), status)
+        except (StoreUnavailableError, OutcomeUnknownError):  # either may be executed: an opening is safe to retry
+            life.may_be_open = True
+            raise
 
     async def _find_failed(self, room: int, number: int, generation: int) -> None:
         """Pass on a failure that no follower tells, because the table had it before the room was opened here."""
