@@ -189,6 +189,18 @@ class TestSender:
         client.sender.release(ROOM)
         assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
 
+    def test_lives_withheld_behind_a_full_channel_keep_their_order(self, client):
+        client.room_left = 0
+        client.open(ROOM, 1)
+        client.end(1)
+        client.sender.withheld.append(ROOM)
+        client.open(ROOM, 2)
+        client.room_left = 10
+        client.sender.send_changes()
+        assert client.sent == []
+        client.sender.release(ROOM)
+        assert [life.number for _, life in client.sent] == [1, 2]
+
     def test_last_message_follows_a_reconnection(self, client):
         client.open(ROOM, 1)
         client.room_left = 0

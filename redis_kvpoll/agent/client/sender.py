@@ -118,8 +118,9 @@ class ChangeSender:
         """Send what a room has changed while it was withheld, unless it is withheld still."""
         self.withheld.remove(room)
         if room not in self.withheld:
-            for life in self._kept_back.pop(room, {}).values():
-                self.tell(life, 0)
+            kept = self._kept_back.pop(room, {})
+            for number in sorted(kept):  # one that had waited for the channel before came behind a later one
+                self.tell(kept[number], 0)
             if self._last is not None:
                 self.send_changes()
 

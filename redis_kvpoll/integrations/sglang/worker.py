@@ -155,8 +155,10 @@ class TableWorker:
         self._peer_failures.check_all()
         self._forget()
         self._end_orphans()
-        is_up, pending = self.client.is_joined and state.is_reachable, len(self.registry.sender) + state.pending
-        self._metrics.update(is_up, pending, self.dropped, self._ended_orphans)
+        with self.registry.changes.lock:
+            unsent = len(self.registry.sender)
+        is_up = self.client.is_joined and state.is_reachable
+        self._metrics.update(is_up, unsent + state.pending, self.dropped, self._ended_orphans)
 
     def went_on_alone(self) -> None:
         """Go on without the table, and keep nothing for it."""
