@@ -1,4 +1,4 @@
-"""The memory that an agent shares with one process: its layout, and how each side maps it.
+"""The memory that an agent shares with one process: its layout, and how the process maps it.
 
 The first page is the agent's: words of 8 bytes that count the packets it has sent, show that it runs, and count the
 pings that it has read, and those of the ring. Behind it is the ring of the process's messages, where the CPU allows
@@ -16,23 +16,10 @@ import mmap
 import os
 
 from redis_kvpoll.agent import ring
-from redis_kvpoll.agent.sealed_memory import sealed_memory
 
 PAGE_BYTES = 4096
 SENT_WORD, BEATS_WORD, PINGS_WORD = range(3)
-_WITH_RING = PAGE_BYTES + ring.RING_BYTES
-
-
-def create() -> tuple[int, memoryview, memoryview | None]:
-    """Make the memory. Returns its descriptor, the page, and the ring where there may be one. OSError if it cannot."""
-    size = _WITH_RING if ring.is_supported() else PAGE_BYTES
-    descriptor = sealed_memory(size)
-    try:
-        memory = memoryview(mmap.mmap(descriptor, size))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, memory[:PAGE_BYTES].cast("Q"), memory[PAGE_BYTES:] if size > PAGE_BYTES else None
+WITH_RING = PAGE_BYTES + ring.RING_BYTES
 
 
 def attach(descriptor: int) -> tuple[memoryview | None, memoryview | None]:
@@ -40,7 +27,7 @@ def attach(descriptor: int) -> tuple[memoryview | None, memoryview | None]:
     page = ring_memory = None
     with contextlib.suppress(OSError, ValueError):
         page = memoryview(mmap.mmap(descriptor, PAGE_BYTES, prot=mmap.PROT_READ)).cast("Q")
-        if os.fstat(descriptor).st_size == _WITH_RING and ring.is_supported():
+        if os.fstat(descriptor).st_size == WITH_RING and ring.is_supported():
             flags = mmap.MAP_SHARED | mmap.MAP_POPULATE  # so that no write waits for the kernel to find a page
             ring_memory = memoryview(mmap.mmap(descriptor, ring.RING_BYTES, flags, offset=PAGE_BYTES))
     return page, ring_memory

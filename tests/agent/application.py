@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from redis_kvpoll.agent import ring, shared_memory
-from redis_kvpoll.agent.server import agent_sessions, process_death
+from redis_kvpoll.agent import ring
+from redis_kvpoll.agent.server import agent_sessions, process_death, sealed_memory
 
 RECORD, ECHO, FLOOD, BREAK, STALL = range(5)
 """What a message asks for: to be recorded alone, to be sent back, as many messages as it says, an exception, a long
@@ -99,7 +99,7 @@ def make_without_memfd():
     def fail(_):
         raise OSError("no memory to share")
 
-    shared_memory.sealed_memory = fail
+    sealed_memory.sealed_memory = fail
     return make()
 
 

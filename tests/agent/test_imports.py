@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-CLIENT_MODULES = ("frames", "link", "rendezvous", "client.patience", "client.channel", "client.launch")
+CLIENT_MODULES = (
+    *("frames", "link", "rendezvous", "ring", "shared_memory"),
+    *("client.channel", "client.failures", "client.launch", "client.patience", "client.source", "client.waiter"),
+)
 LOAD = "import sys; import redis_kvpoll.agent.{}; print(*sorted(sys.modules))"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from redis_kvpoll.agent import frames, ring, shared_memory
 from redis_kvpoll.agent.ring import HEAD_BYTES, RING_BYTES, SIZE, SLEEP_WORD, TAIL_WORD, RingReader, RingWriter
+from redis_kvpoll.agent.server import sealed_memory
 from tests.support.interrupts import Interrupted, every_place, interrupted_at
 
 WHERE = ("redis_kvpoll/agent/ring",)
@@ -259,7 +260,7 @@ class TestMemory:
     def test_ring_is_where_the_order_of_stores_is_kept(self, monkeypatch, machine, has_ring):
         """On both sides; elsewhere the memory is as large as before there were rings."""
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
-        descriptor, _, agents = shared_memory.create()
+        descriptor, _, agents = sealed_memory.share()
         try:
             assert (agents is not None) is has_ring
             assert os.fstat(descriptor).st_size == 4096 + has_ring * RING_BYTES
@@ -271,7 +272,7 @@ class TestMemory:
 
     def test_process_of_another_kind_uses_no_ring(self, monkeypatch):
         """A 32-bit one, whose stores of a word are two."""
-        descriptor, _, _ = shared_memory.create()
+        descriptor, _, _ = sealed_memory.share()
         monkeypatch.setattr(ring, "is_supported", lambda: False)
         page, found = shared_memory.attach(descriptor)
         os.close(descriptor)
@@ -279,7 +280,7 @@ class TestMemory:
         assert found is None
 
     def test_ring_that_cannot_be_mapped_leaves_the_page(self, monkeypatch):
-        descriptor, _, _ = shared_memory.create()
+        descriptor, _, _ = sealed_memory.share()
         mapped = shared_memory.mmap.mmap
 
         def limited(descriptor, length, *arguments, **options):
@@ -294,7 +295,7 @@ class TestMemory:
         assert found is None
 
     def test_process_cannot_change_its_size_or_the_page(self):
-        descriptor, agents, _ = shared_memory.create()
+        descriptor, agents, _ = sealed_memory.share()
         page, _ = shared_memory.attach(descriptor)
         for size in (0, 4096, 10**6):
             with pytest.raises(PermissionError):

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from redis_kvpoll.agent.sealed_memory import sealed_memory
+from redis_kvpoll.agent.server.sealed_memory import sealed_memory
 from tests.agent.application import ECHO
 from tests.support.real import until
 

@@ -123,7 +123,7 @@ IN_THE_AGENT = [
     ),
     (
         "a process can end its agent by making their shared memory shorter",
-        f"{_AGENT}.sealed_memory:sealed_memory",
+        f"{_AGENT}.server.sealed_memory:sealed_memory",
         "_F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL",
         "0",
         "agent/test_sealed_memory.py::test_nobody_can_change_its_size[older glibc]",

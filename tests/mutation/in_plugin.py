@@ -339,7 +339,7 @@ IN_THE_PLUGIN = [
     (
         "a withheld change is told only with the next one of its room",
         "agent.client.sender:ChangeSender.release",
-        "self.tell(life, 0)",
+        "self.tell(kept[number], 0)",
         "pass",
         "plugin/test_registry.py::TestTold::test_withheld_changes_are_told_after_the_last_call",
     ),

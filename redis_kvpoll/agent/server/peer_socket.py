@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 from redis_kvpoll.agent import frames, shared_memory
 from redis_kvpoll.agent.ring import SLEEP_WORD, RingReader
+from redis_kvpoll.agent.server import sealed_memory
 
 MAX_QUEUED = 8 * 1024 * 1024
 """The bytes that may wait for a process to read them."""
@@ -218,7 +219,7 @@ class Peer:
         return True
 
     def _share(self) -> int:
-        descriptor, self._page, ring = shared_memory.create()
+        descriptor, self._page, ring = sealed_memory.share()
         if ring is not None:
             self._ring = RingReader(ring, self._page)
         return descriptor

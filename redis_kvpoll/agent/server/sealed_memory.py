@@ -9,12 +9,29 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
+
+from redis_kvpoll.agent import ring, shared_memory
 
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING = 1, 2
 _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 _NAME = "redis_kvpoll"
+
+
+def share() -> tuple[int, memoryview, memoryview | None]:
+    """Make what shared_memory describes. Returns its descriptor, the page, and the ring where there may be one. OSError
+    if this host has no such memory."""
+    size = shared_memory.WITH_RING if ring.is_supported() else shared_memory.PAGE_BYTES
+    descriptor = sealed_memory(size)
+    try:
+        memory = memoryview(mmap.mmap(descriptor, size))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    page, rest = memory[: shared_memory.PAGE_BYTES].cast("Q"), memory[shared_memory.PAGE_BYTES :]
+    return descriptor, page, rest if len(rest) else None
 
 
 def sealed_memory(size: int) -> int:
