@@ -100,7 +100,7 @@ class Engine:
             "SIGSTOP of the agent": self._stop_agent,
             "SIGSTOP of the agent until another has its place": self._replace_agent,
             "two agents at once": self._start_another_agent,
-            "the agent's socket is full": self._fill_socket,
+            "the agent's ring is full": self._fill_ring,
             "SIGKILL of a process": self._kill_process,
             "SIGKILL of a process, a child holds its socket": self._kill_process_with_child,
             "SIGKILL of a process with messages queued": self._kill_process_with_messages,
@@ -130,10 +130,10 @@ class Engine:
         until(lambda: not _is_alive(pid), "the former agent ends", PATIENCE)
         self._await_newer(number)
 
-    def _fill_socket(self, chance: Chance) -> None:
+    def _fill_ring(self, chance: Chance) -> None:
         with Rendezvous(self._name).locked(PATIENCE), self._stopped_agent():
-            if not all(self._ask_for_calls(1_000 + chance.randrange(500))):
-                raise ChaosError("the socket of a stopped agent took everything")
+            if not all(self._ask_for_calls(3_000 + chance.randrange(1_500))):
+                raise ChaosError("the ring of a stopped agent took everything")
 
     def _kill_process(self, chance: Chance) -> None:
         with self._victim(chance) as victim:

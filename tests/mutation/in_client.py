@@ -262,7 +262,7 @@ IN_THE_CLIENT = [
         "sync.fan_out:ShardFanOut._is_server_full",
         ">= MAX_IDLE",
         "> 9999",
-        "engine/test_shards_of_one_server.py::test_batch_over_many_shards_needs_no_new_connections",
+        "engine/test_shards_of_one_server.py::test_batch_over_many_shards_needs_no_new_connections[sync]",
     ),
     (
         "a mirror that was entered during a call is not told of it",
