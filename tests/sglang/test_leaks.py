@@ -129,7 +129,7 @@ class TestFormerReceiver:
     """A receiver whose room is over, and used again."""
 
     @pytest.fixture
-    def pair(self, with_plugin: Deployment) -> tuple[Worker, Worker]:
+    def pair(self, with_plugin: Deployment, tables: dict[str, StatusStore]) -> tuple[Worker, Worker]:
         prefill, decode = with_plugin.pair()
         decode.open(5)
         decode.record(5, "no route")
@@ -137,6 +137,7 @@ class TestFormerReceiver:
         assert decode.fail(5) == ["no route", False]
         decode.reopen(5)
         assert decode.poll(5) == [KVPoll.WaitingForInput]
+        until(lambda: tables["decode"].get(5), KVPoll.WaitingForInput)  # else prefill may hear of the former one's end
         return prefill, decode
 
     def test_its_second_clear_leaves_the_next_use(self, pair: tuple[Worker, Worker]) -> None:
