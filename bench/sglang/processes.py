@@ -101,7 +101,7 @@ def agent_seconds() -> float:
     for pid, log in _agents():
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if Path(f"/proc/{pid}/fd/1").readlink() == log:
+            if _writes(pid, log):
                 ticks += int(stat[11]) + int(stat[12])  # utime and stime; the first field here is the third one
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -113,10 +113,15 @@ def _agents() -> Iterator[tuple[int, Path]]:
             yield int(pid), log
 
 
+def _writes(pid: int, log: Path) -> bool:
+    """Whether the process of that id writes this log, and is no later one with the same id."""
+    return Path(f"/proc/{pid}/fd/1").readlink() == log
+
+
 def _end_agent(pid: int, log: Path) -> None:
     """Kill an agent, if the process of that id is still the one that writes this log; return once it has ended."""
     with contextlib.suppress(OSError), os.fdopen(os.pidfd_open(pid)) as process:  # the id is not used again meanwhile
-        if Path(f"/proc/{pid}/fd/1").readlink() == log:
+        if _writes(pid, log):
             signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
             select.select([process], [], [], END_SECONDS)
 

@@ -1,9 +1,8 @@
 """Changes that the table does not have yet: in order for each room, and bounded.
 
-The changes of a room that is live, here or in the table, are never dropped. Of
-lives that began and ended unpublished, or that a new agent has not been told of, the oldest are dropped first. Those
-that the table may have, as their opening was asked for and not answered, are counted apart: the others, which are many
-in a long outage, do not displace them.
+The changes of a room that is live, here or in the table, are never dropped. Of lives that began and ended unpublished,
+the oldest are dropped first. Those that the table may have, as their opening was asked for and not answered, are
+counted apart: the others, which are many in a long outage, do not displace them.
 """
 
 from __future__ import annotations

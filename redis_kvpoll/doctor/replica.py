@@ -11,7 +11,7 @@ from redis_kvpoll.doctor.findings import Observation, unknown
 from redis_kvpoll.doctor.node_view import Check, number
 from redis_kvpoll.protocol.durations import human
 from redis_kvpoll.sync.connect import transport_from_url
-from redis_kvpoll.transport.urls import parse
+from redis_kvpoll.transport.urls import parse, place
 
 
 class ReplicaLink(NamedTuple):
@@ -35,8 +35,7 @@ def replica_in(info: Mapping[str, str]) -> ReplicaLink | None:
     """Return the replica that INFO describes; None for a primary."""
     if info.get("role") != "slave":
         return None
-    host = info.get("master_host", "?")
-    primary = f"{f'[{host}]' if ':' in host else host}:{info.get('master_port', '?')}"
+    primary = place(info.get("master_host", "?"), info.get("master_port", "?"))
     is_linked = info.get("master_link_status") == "up"
     seconds = number(info, "master_last_io_seconds_ago" if is_linked else "master_link_down_since_seconds")
     return ReplicaLink(primary, is_linked, seconds if seconds >= 0 else None)

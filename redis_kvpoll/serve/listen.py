@@ -17,6 +17,7 @@ from redis_kvpoll.errors import KVPollError
 from redis_kvpoll.serve.app import make_app
 from redis_kvpoll.serve.config import ServeConfig
 from redis_kvpoll.serve.service import ExamineOf, Service
+from redis_kvpoll.transport.urls import place
 
 GRACE = 5
 """Seconds that requests in flight may take after a signal."""
@@ -83,11 +84,6 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
     server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
     with contextlib.closing(server):
         return [one.dup() for one in server.sockets]
-
-
-def place(host: str, port: int) -> str:
-    """Return a host and a port as a URL has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def run(config: ServeConfig, examine_of: ExamineOf | None = None) -> bool:

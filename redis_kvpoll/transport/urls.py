@@ -86,6 +86,11 @@ def parse(url: Any) -> Target:
         raise InvalidInputError(f"URL {shown}: {what}") from None
 
 
+def place(host: str, port: int | str) -> str:
+    """Return a host and a port as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _servers(base: str, kind: Kind, rest: str, shown: str) -> Target:
     if base == "unix":
         options = parse_url(f"unix://{rest}")

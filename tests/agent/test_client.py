@@ -142,8 +142,8 @@ def test_dropped_lives_of_a_former_agent_stay_counted(joined, agent):
 
 def test_held_room_that_cannot_be_written_hides_no_other(joined, agent):
     """After a reconnection each is told; one that cannot be told keeps nothing else from the agent."""
-    client, rooms, connection = joined
-    rooms.on_hold = lambda room, number, is_over, moment: client.add_life(messages.HOLD, room, number, is_over, moment)
+    _, rooms, connection = joined
+    rooms.on_hold = lambda room, *others: rooms.sender.post_life(messages.HOLD, room, *others)
     rooms.awaits_claims = True
     for room in (2**200, 7):
         rooms.statuses[room] = BOOT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import pytest
 
@@ -20,20 +19,7 @@ MESSAGES = 200
 
 
 def die_with_messages(engine, *options):
-    """Kill a client whose messages the agent, which stands still, has not read. Returns the payloads it learned."""
-    client = engine.client("victim", f"--messages={MESSAGES}", *options)
-    (agent,) = engine.agents()
-    os.kill(agent, signal.SIGSTOP)
-    tell(client, "send", "sent")
-    client.kill()
-    client.wait()
-    os.kill(agent, signal.SIGCONT)
-    return engine
-
-
-def learned(engine):
-    """What the session of the victim learned, in order."""
-    return [event.get("how", event.get("payload")) for event in engine.events(name="victim")[1:]]
+    agents.kill_with_messages(engine, MESSAGES, *options)
 
 
 EVERYTHING = [*map(str, range(MESSAGES)), "killed"]
@@ -44,13 +30,13 @@ class TestKilled:
     def test_messages_come_before_the_end(self, engine, way):
         die_with_messages(engine, *way)
         engine.until("ended", name="victim")
-        assert learned(engine) == EVERYTHING
+        assert agents.learned_of_victim(engine) == EVERYTHING
 
     def test_a_child_that_holds_the_socket_changes_nothing(self, engine):
         """The socket does not end, as a child has it, too: the kernel's word for the process counts."""
         die_with_messages(engine, "--hold")
         engine.until("ended", name="victim")
-        assert learned(engine) == EVERYTHING
+        assert agents.learned_of_victim(engine) == EVERYTHING
 
     @pytest.mark.parametrize("function", ["make", "make_without_peer_pidfd"])
     def test_the_kernel_tells_the_end_of_every_process(self, engine, function):
@@ -73,7 +59,7 @@ class TestKilled:
         """A gigabyte: the kernel needs some 0.2 s before it closes the socket and tells the death."""
         die_with_messages(engine, "--megabytes=1024")
         engine.until("ended", name="victim")
-        assert learned(engine) == EVERYTHING
+        assert agents.learned_of_victim(engine) == EVERYTHING
 
     def test_a_goodbye_is_not_a_death(self, engine):
         client = engine.client("victim", f"--messages={MESSAGES}")
@@ -81,7 +67,7 @@ class TestKilled:
         tell(client, "close", "closed")
         client.kill()
         engine.until("ended", name="victim")
-        assert learned(engine) == [*map(str, range(MESSAGES)), "goodbye"]
+        assert agents.learned_of_victim(engine) == [*map(str, range(MESSAGES)), "goodbye"]
 
 
 class TestVanished:

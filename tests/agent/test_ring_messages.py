@@ -11,7 +11,6 @@ from pathlib import Path
 from redis_kvpoll.agent import frames
 from tests.agent.application import ECHO, FLOOD, RECORD
 from tests.support import agents
-from tests.support.agents import tell
 from tests.support.internals import answers_of_agent, lock_of, ring_of
 from tests.support.interrupts import interrupted_at
 from tests.support.real import until
@@ -38,16 +37,9 @@ def test_large_and_small_messages_keep_their_order(engine):
 
 def test_a_killed_process_has_told_all_that_it_wrote(engine):
     """Far more than a socket holds, and than is read before the others' turn."""
-    client = engine.client("victim", "--messages=5000")
-    (agent,) = engine.agents()
-    os.kill(agent, signal.SIGSTOP)
-    tell(client, "send", "sent")
-    client.kill()
-    client.wait()
-    os.kill(agent, signal.SIGCONT)
+    agents.kill_with_messages(engine, 5000)
     engine.until("ended", name="victim", how="killed")
-    told = [event.get("how", event.get("payload")) for event in engine.events(name="victim")[1:]]
-    assert told == [*map(str, range(5000)), "killed"]
+    assert agents.learned_of_victim(engine) == [*map(str, range(5000)), "killed"]
 
 
 class TestSleep:

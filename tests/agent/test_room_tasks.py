@@ -36,12 +36,18 @@ async def turns():
         await asyncio.sleep(0)
 
 
-async def test_so_many_run_at_once_in_the_order_in_which_they_came():
+async def started(count):
+    """Return a server, and the tasks of so many rooms, which have asked it as far as they may."""
     server = Server()
     tasks = RoomTasks(server.publish)
-    for room in range(5):
+    for room in range(count):
         tasks.start(room)
     await turns()
+    return server, tasks
+
+
+async def test_so_many_run_at_once_in_the_order_in_which_they_came():
+    server, tasks = await started(5)
     assert server.asked == [0, 1]
     assert all(room in tasks for room in range(5))
     server.answers[1].set()
@@ -77,11 +83,7 @@ async def test_one_that_pauses_lets_another_run_and_waits_for_a_place():
 
 
 async def test_none_begins_once_they_are_cancelled():
-    server = Server()
-    tasks = RoomTasks(server.publish)
-    for room in range(5):
-        tasks.start(room)
-    await turns()
+    server, tasks = await started(5)
     tasks.cancel()
     await turns()
     assert server.asked == [0, 1]

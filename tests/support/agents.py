@@ -231,6 +231,22 @@ def tell(client, command, answer):
     assert client.stdout.readline() == answer + "\n"
 
 
+def kill_with_messages(engine, count, *options):
+    """Kill a client, the victim, while the agent stands still and has read none of its messages."""
+    client = engine.client("victim", f"--messages={count}", *options)
+    (agent,) = engine.agents()
+    os.kill(agent, signal.SIGSTOP)
+    tell(client, "send", "sent")
+    client.kill()
+    client.wait()
+    os.kill(agent, signal.SIGCONT)
+
+
+def learned_of_victim(engine):
+    """Return what the session of the victim learned, in order."""
+    return [event.get("how", event.get("payload")) for event in engine.events(name="victim")[1:]]
+
+
 def pair():
     """Two connected sockets of the kind that agents use."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

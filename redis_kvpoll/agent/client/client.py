@@ -151,10 +151,6 @@ class TableClient:
         if self.channel is not None:
             self.channel.poll()
 
-    def add_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
-        """Send a message that names a life, as a part of a change of the rooms."""
-        self._sender.post_life(kind, room, number, flag, moment)
-
     def post_life(self, kind: int, room: int, number: int) -> None:
         """Send a message that names a life."""
         self._rooms.change(lambda: self._sender.post_life(kind, room, number))

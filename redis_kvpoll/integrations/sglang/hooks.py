@@ -69,7 +69,7 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
     registry = _registry(manager)
     if registry is None or not isinstance(room, int):
         original(receiver, *args, **kwargs)
-    elif registry.lives.get(room) is None:
+    elif room not in registry.lives:
         registry.claim_during(room, _request_for(room), original, receiver, *args, **kwargs)
         receiver.kvpoll_life = registry.lives.get(room)
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:

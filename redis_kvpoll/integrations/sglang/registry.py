@@ -85,7 +85,7 @@ class RoomRegistry:
             before = dict.__getitem__(self.statuses, room)
             if status == FAILED:
                 self._fail(life, before)
-            elif before != FAILED and status > before:
+            elif before != FAILED and status > before:  # as merge, without a call: SGLang makes several a request
                 self._set(life, status)
             if room in self.unclaimed.rooms and status in CREATING:
                 self.unclaimed.asked(room)

@@ -28,9 +28,7 @@ def around_conclude(original: Callable[..., Any], manager: Any, *args: Any, **kw
         return registry.withhold_during(room, original, manager, *args, **kwargs)
 
     failed = getattr(manager, "kvpoll_failed_by_table", None)
-    if failed is None:
-        return registry.withhold_during(room, original, manager, *args, **kwargs)
-    return failed.conclude(room, kwargs.get("status"), tell)
+    return tell(False) if failed is None else failed.conclude(room, kwargs.get("status"), tell)
 
 
 def around_update(registry: Any, update_status: Callable[..., Any]) -> Callable[..., Any]:

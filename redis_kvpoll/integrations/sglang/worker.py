@@ -136,10 +136,10 @@ class TableWorker:
         return servers if number is not None and number == self.registry.lives.number(room) else None
 
     def _tell_hold(self, room: int, number: int, is_over: bool, moment: float) -> None:
-        self.client.add_life(messages.HOLD, room, number, is_over, moment)
+        self.registry.sender.post_life(messages.HOLD, room, number, is_over, moment)
 
     def _tell_waiting(self, room: int, is_waiting: bool) -> None:
-        self.client.add_life(messages.WANT_REASON, room, 0, is_waiting)
+        self.registry.sender.post_life(messages.WANT_REASON, room, 0, is_waiting)
 
     # Called by the client, in its channel's thread
 
