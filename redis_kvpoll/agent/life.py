@@ -11,6 +11,7 @@ class Life:
 
     __slots__ = (
         "generation",
+        "head",
         "is_over",
         "length",
         "number",
@@ -19,6 +20,7 @@ class Life:
         "request",
         "room",
         "status",
+        "told_length",
         "unsent",
     )
 
@@ -29,12 +31,16 @@ class Life:
         self.request = ""
         """SGLang's id of the request that it is for, if it is known."""
         self.status: int | None = None
-        """As the table is to have it."""
+        """As the table is to have it; None if it is not to have the life yet."""
         self.reason = ""
         self.length: int | None = None
+        self.told_length: int | None = None
+        """The length that the present session was told."""
         self.is_over = False
         self.generation = 0
         """Its generation in the table; 0 if that was not told."""
+        self.head = b""
+        """What each message about it begins with, since the first one."""
         self.unsent = 0
         """Which parts the present session was not told."""
 

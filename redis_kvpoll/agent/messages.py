@@ -66,8 +66,10 @@ STATUSES = frozenset(map(int, KVPoll))
 _ROOM_BYTES = 16
 _NO_STATUS = -1
 _FLAGS = IS_NEW | IS_OVER | HAS_LENGTH
-_CHANGE = Struct("<QqqBbqqdHH")
-"""The room's number is in two halves, low and high: ``to_bytes`` would take as long as all else of a message."""
+_HEAD = Struct("<Qqq")
+"""What a CHANGE begins with: the room and the number of its life. The room is in two halves, low and high."""
+_TAIL = Struct("<BbqqdHH")
+_CHANGE = Struct(_HEAD.format + _TAIL.format[1:])
 _HALF_BITS = 64
 _LOW_HALF = (1 << _HALF_BITS) - 1
 _LIFE = Struct(f"<{_ROOM_BYTES}sqBd")
@@ -120,8 +122,18 @@ class ClientHello:
         return cls(**{name: value for name, value in json.loads(payload).items() if name in known})
 
 
+def _tail(flags: int, status: int) -> bytes:
+    return _TAIL.pack(flags, status, -1, 0, 0.0, 0, 0)
+
+
+STATUS_ALONE: dict[int | None, bytes] = {status: _tail(0, status) for status in STATUSES}
+"""What follows a life's head in a CHANGE that has a status alone."""
+OVER_ALONE = _tail(IS_OVER, _NO_STATUS)
+"""The same if it only says that the life is over."""
+
+
 def encode_change(life: Life) -> bytes:
-    """Return the payload of CHANGE: what is unsent of a life."""
+    """Return the payload of CHANGE: what is unsent of a life. It sets the life's head."""
     unsent = life.unsent
     status: int | None = _NO_STATUS
     if unsent & HAS_STATUS and life.status in STATUSES:
@@ -135,21 +147,9 @@ def encode_change(life: Life) -> bytes:
             request = _text(life.request, MAX_REQUEST) if life.request else b""
         if unsent & HAS_REASON and life.reason[: MAX_REASON + 1].strip():  # the table would refuse a blank one
             reason = _text(life.reason, MAX_REASON)
-    low, high = life.room & _LOW_HALF, life.room >> _HALF_BITS
-    # Each argument by itself, since a starred one takes longer.
-    head = _CHANGE.pack(
-        low,
-        high,
-        life.number,
-        unsent & _FLAGS,
-        status,
-        length,
-        generation,
-        opened_at,
-        len(request),
-        len(reason),
-    )
-    return head + request + reason
+    life.head = head = _HEAD.pack(life.room & _LOW_HALF, life.room >> _HALF_BITS, life.number)
+    tail = _TAIL.pack(unsent & _FLAGS, status, length, generation, opened_at, len(request), len(reason))
+    return head + tail + request + reason
 
 
 def decode_change(payload: bytes) -> tuple[int, RoomLife]:

@@ -61,12 +61,16 @@ def _nobody() -> None:
     """Wake nobody: the ring is closed."""
 
 
+def _refuse(kind: int, payload: bytes) -> bool:
+    return False
+
+
 class RingWriter:
     """The writer's end. ``lock`` is that of all that the caller sends, ``unsent`` what it must send first; ``wake``
     wakes the reader. Slots, as with cold caches each line of memory counts.
     """
 
-    __slots__ = ("_data", "_head", "_limit", "_lock", "_pack_into", "_page", "_unsent", "_wake")
+    __slots__ = ("_data", "_head", "_limit", "_lock", "_pack", "_page", "_unsent", "_wake", "otherwise")
 
     def __init__(
         self,
@@ -80,31 +84,36 @@ class RingWriter:
         self._unsent = unsent
         self._limit = 0
         """How far the head may go without another look at the tail, within this round of the ring."""
-        self._pack_into = _RECORD.pack_into
+        self._pack = _RECORD.pack
         self._data = ring[HEAD_BYTES:]
         self._head = ring[:8].cast("Q")
         self._page = page
         self._wake = wake
+        self.otherwise: Callable[[int, bytes], bool] = _refuse
+        """Sends what ``write`` cannot, if it can be sent."""
 
     def write(self, kind: int, payload: bytes) -> bool:
-        """Write a message of one packet. False if it is larger, or there is no room, or another thread is writing."""
+        """Send a message. What is larger than a packet, or comes while there is no room or another thread is writing,
+        goes ``otherwise``."""
         if not self._lock.acquire(False):
-            return False
+            return self.otherwise(kind, payload)
         try:
             size = len(payload)
-            if size > _PIECE or self._unsent:
-                return False
             head, needed = self._head[0], size + 11 & -8  # 4 of the record's and packet's headers, rounded up to 8
-            if head + needed > self._limit and (head := self._make_room(head, needed)) < 0:
-                return False
-            at = head % SIZE
-            self._pack_into(self._data, at, size + _HEADER, kind, 0)
-            self._data[at + 4 : at + 4 + size] = payload
-            self._head[0] = head + needed
+            is_put = not self._unsent and size <= _PIECE
+            if is_put and head + needed > self._limit:
+                head = self._make_room(head, needed)
+                is_put = head >= 0
+            if is_put:
+                at = head % SIZE
+                self._data[at : at + 4 + size] = self._pack(size + _HEADER, kind, 0) + payload  # at once: it is faster
+                self._head[0] = head + needed
         except _CLOSED:
-            return False
+            is_put = False
         finally:
             self._lock.release()
+        if not is_put:
+            return self.otherwise(kind, payload)
         if self._page[SLEEP_WORD]:
             self._wake()
         return True

@@ -41,7 +41,3 @@ class Tombstones(Generic[V]):
                 return forgotten
             del self._rooms[oldest]
             forgotten.append(oldest)
-
-    def discard(self, room: int) -> None:
-        """Forget a room, because it is open again."""
-        self._rooms.pop(room, None)

@@ -21,7 +21,8 @@ class Client:
     """Lives, their sender, and what was sent on this connection."""
 
     def __init__(self):
-        self.sender = ChangeSender(self.send)
+        self.sender = ChangeSender()
+        self.sender.channel = self
         self.lives = {}
         self.sent = []
         self.room_left = 10**6
@@ -182,12 +183,12 @@ class TestSender:
 
     def test_last_message_waits_for_a_change_that_is_withheld(self, client):
         client.sender.withheld.append(ROOM)
-        client.open(ROOM, 1)
+        client.open(ROOM, 1, FAIL)
         client.sender.post_last(messages.LEAVE, b"")
         client.sender.send_changes()
         assert client.sent == []
         client.sender.release(ROOM)
-        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=BOOT)), messages.LEAVE]
+        assert client.sent == [(ROOM, RoomLife(1, is_new=True, status=FAIL)), messages.LEAVE]
 
     def test_lives_withheld_behind_a_full_channel_keep_their_order(self, client):
         client.room_left = 0

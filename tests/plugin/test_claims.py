@@ -105,7 +105,7 @@ class TestUnclaimed:
 
     def test_room_is_open_since_decodes_first_message(self, registry, now):
         """A failure in decode's table since then concerns it, whenever decode has asked anew or its sender came."""
-        update = registry.scoped(registry.write_status)
+        update = registry.scoped(registry.statuses.__setitem__)
         for now[0] in (1.0, 5.0):
             update(ROOM, WAIT)
         assert (registry.unclaimed.old(0.0), registry.unclaimed.old(1.0)) == ([ROOM], [])
@@ -143,7 +143,7 @@ class TestSecondSender:
     def sglang(self, registry):
         """A manager with a room that has a sender."""
         sglang = SimpleNamespace(request_status=registry.statuses, deferred_bootstrap=[], is_conflict=False)
-        sglang.update_status = registry.write_status
+        sglang.update_status = registry.statuses.__setitem__
         sglang.record_failure = registry.record_reason
         self.make(sglang)
         sglang.is_conflict = True

@@ -313,7 +313,7 @@ class TestFailureOfTheTable:
         """A manager that tells decode of a transfer's end, as SGLang's conclude_transfer."""
         manager = SimpleNamespace(request_status=registry.statuses, told=[], during=lambda: None)
         manager.kvpoll_failed_by_table = FailedByTable(registry)
-        registry.scoped(registry.write_status)
+        registry.scoped(registry.statuses.__setitem__)
 
         def conclude(manager, bootstrap_room, status, targets=None):
             manager.during()

@@ -39,22 +39,39 @@ class TestTold:
             registry.statuses.pop(ROOM)
         assert registry.told.take_all(ROOM) == [(True, OK, True), (True, FAIL, True)]
 
-    def test_withheld_changes_are_told_after_the_last_call(self, registry):
-        """Two threads may withhold a room at once; what the room is cleared of meanwhile is not lost."""
+    def test_withheld_failure_is_told_after_the_last_call(self, registry):
+        """Two threads may withhold a room at once; what follows the failure comes behind it."""
         registry.statuses[ROOM] = BOOT
         registry.told.take(ROOM)
 
         def first():
             registry.withhold_during(ROOM, second)
-            assert (registry.told.take(ROOM), len(registry.sender)) == (None, 1)
+            assert (registry.told.take(ROOM), len(registry.sender)) == (None, 2)
 
         def second():
             registry.statuses[ROOM] = FAIL
             registry.statuses.pop(ROOM)
+            registry.statuses[ROOM] = BOOT
 
         registry.withhold_during(ROOM, first)
-        assert registry.told.rooms() == [ROOM]
-        assert registry.told.take(ROOM) == RoomLife(1, status=FAIL, is_over=True)
+        assert [life for _, life in registry.told.changes] == [
+            RoomLife(1, status=FAIL, is_over=True),
+            RoomLife(2, is_new=True, status=BOOT),
+        ]
+
+    def test_room_that_does_not_fail_is_told_at_once(self, registry):
+        """Most transfers end so, and need not wait for SGLang's message."""
+
+        def succeed():
+            registry.statuses[ROOM] = OK
+            assert registry.told.take(ROOM) == RoomLife(1, status=OK)
+            registry.statuses.pop(ROOM)
+            assert registry.told.take(ROOM) == RoomLife(1, is_over=True)
+
+        registry.statuses[ROOM] = BOOT
+        registry.told.take(ROOM)
+        registry.withhold_during(ROOM, succeed)
+        assert (registry.told.rooms(), registry.sender.withheld) == ([], [])
 
     def test_write_without_change_is_not_told(self, registry):
         registry.statuses[ROOM] = BOOT
@@ -67,12 +84,21 @@ class TestTold:
         for room in range(3):
             registry.statuses[room] = BOOT
         registry.lengths[0] = 17
-        assert (registry.told.rooms(), registry.sender.is_behind) == ([0, 1, 2], True)
+        assert registry.told.rooms() == [0, 1, 2]
         registry.statuses[0] = WAIT
-        assert (registry.told.changes[3:], registry.sender.is_behind) == (
-            [(0, RoomLife(1, status=WAIT, length=17))],
-            False,
-        )
+        registry.statuses[0] = MOVE
+        assert [life for _, life in registry.told.changes[3:]] == [
+            RoomLife(1, status=WAIT, length=17),
+            RoomLife(1, status=MOVE),
+        ]
+
+    def test_later_length_goes_with_the_next_change(self, registry):
+        registry.statuses[ROOM] = BOOT
+        registry.told.take(ROOM)
+        for length, status in ((17, WAIT), (23, MOVE)):
+            registry.lengths[ROOM] = length
+            registry.statuses[ROOM] = status
+            assert registry.told.take(ROOM) == RoomLife(1, status=status, length=length)
 
     def test_failure_has_its_reason_and_opening_its_length(self, registry):
         registry.lengths[ROOM] = 17

@@ -82,7 +82,7 @@ class Told(RoomRegistry):
 
     def __init__(self):
         super().__init__()
-        self.sender.send = self.send
+        self.sender.channel = self
         self.is_full = False
         self.told = []
 

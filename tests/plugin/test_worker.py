@@ -33,8 +33,6 @@ class TestOneLife:
             sglang.req_to_decode_prefix_len[ROOM] = 17
             sglang.request_status[ROOM] = MOVE
             until_entry_is(table, ROOM, status=KVPoll.Transferring, decode_prefix_len=17)
-            sglang.req_to_decode_prefix_len[ROOM] = 23  # with no change that it could go with
-            until_entry_is(table, ROOM, status=KVPoll.Transferring, decode_prefix_len=23)
             sglang.request_status.pop(ROOM, None)
             real.until(lambda: table.entry(ROOM) is None, "it is cleared")
 

@@ -361,7 +361,7 @@ def known_servers_of(worker: Any) -> dict[int, Any]:
 
 def ring_of(channel: Any) -> Any:
     """The writer of an agent's channel, if there is one."""
-    return channel._ring
+    return channel._link.ring
 
 
 def lock_of(channel: Any) -> Any:

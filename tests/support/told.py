@@ -25,7 +25,7 @@ class Told:
 
     def __init__(self, sender: ChangeSender) -> None:
         self.changes: list[tuple[int, RoomLife]] = []
-        sender.send = self.send
+        sender.channel = self
         sender.connected()
         sender.send_changes()
 

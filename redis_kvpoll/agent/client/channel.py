@@ -33,7 +33,6 @@ from redis_kvpoll.agent.client.patience import DEFAULT_TIMING, AgentPatience, Ti
 from redis_kvpoll.agent.client.source import AgentSource, ServicePath
 from redis_kvpoll.agent.client.waiter import LinkWaiter
 from redis_kvpoll.agent.link import Link, start_of
-from redis_kvpoll.agent.ring import RingWriter
 
 logger = logging.getLogger("redis_kvpoll")
 
@@ -59,6 +58,10 @@ class AgentChannel:
         timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self.hello = hello
+        self.send: Callable[[int, bytes], bool] = self._send
+        """Sends a message; False if it cannot be sent now. After that, ``on_writable`` or ``on_connected`` is called.
+
+        Of a connection with a ring, once every thread may send, it is the ring's: the shortest way of a message."""
         self._source: AgentSource = ServicePath(source) if isinstance(source, str | os.PathLike) else source
         self._on_message, self._on_connected, self._on_away = on_message, on_connected, on_away
         self._on_writable, self._on_tick = on_writable, on_tick
@@ -71,8 +74,6 @@ class AgentChannel:
         """The connection since its welcome."""
         self._latest: Link | None = None
         """The connection, also before."""
-        self._ring: RingWriter | None = None
-        """The ring of the connection once every thread may send, for the shortest way of a message."""
         self._agent = 0
         self._newer_than = 0
         self._failures = ConnectionFailures(self._source, timing)
@@ -99,15 +100,8 @@ class AgentChannel:
         """The number of the agent of the last welcome; 0 before the first."""
         return self._agent
 
-    def send(self, kind: int, payload: bytes) -> bool:
-        """Send a message; False if it cannot be sent now. After that, ``on_writable`` or ``on_connected`` is called."""
-        ring = self._ring
-        if ring is not None and ring.write(kind, payload):
-            return True
-        return self._send(kind, payload)
-
     def _send(self, kind: int, payload: bytes) -> bool:
-        """Send what the ring has not taken, if it can be sent, and have the channel's thread see to it otherwise."""
+        """Send a message, and have the channel's thread see to one that cannot be sent now."""
         link = self._link
         if link is None:
             return False
@@ -136,7 +130,7 @@ class AgentChannel:
                 break
             time.sleep(0.005)
         self._is_closing = True
-        self._link = self._ring = None
+        self._link, self.send = None, self._send
         if not self._waiter.is_open:
             return
         self._waiter.wake()
@@ -145,8 +139,8 @@ class AgentChannel:
 
     def after_fork(self) -> None:
         """In a child: close the parent's socket, and leave its ring. The channel is away for good."""
-        self._ring = None
         link, self._link, self._is_closing = self._latest, None, True
+        self.send = self._send
         if link is not None:
             link.let_go()
         self._waiter.close()
@@ -248,13 +242,15 @@ class AgentChannel:
             self._call(self._on_connected, welcome.payload)
         finally:
             link.greeter = None
-            self._ring = link.ring
+            if link.ring is not None:
+                link.ring.otherwise = self._send
+                self.send = link.ring.write
             if self._link is not link:  # It was closed meanwhile, on another thread.
-                self._ring = None
+                self.send = self._send
 
     def _leave(self, link: Link) -> None:
         link.receive(self._deliver)  # What was sent before the end.
-        was_connected, self._link, self._ring = self._link is link, None, None
+        was_connected, self._link, self.send = self._link is link, None, self._send
         link.end()
         self._deliver_kept()
         self._latest = None

@@ -99,7 +99,7 @@ class TableClient:
             on_writable=lambda: self._rooms.change(self._sender.send_changes),
             on_tick=self._on_tick,
         )
-        self._sender.send = self.channel.send
+        self._sender.channel = self.channel
         self.channel.start()
         if not self._joined.wait(self._hello.join + START_SECONDS):
             what = "no answer within KVPOLL_JOIN" if self._had_agent else "there is no agent (the lines before say why)"

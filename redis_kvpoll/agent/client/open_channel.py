@@ -14,7 +14,7 @@ APPLICATION = "redis_kvpoll.agent.server.table_sessions:make"
 
 
 class ClientChannel(Protocol):
-    """What a client needs of a channel. ``send`` neither waits nor raises."""
+    """What a client needs of a channel. ``send`` neither waits nor raises; it may be replaced at any time."""
 
     hello: bytes
 

@@ -13,34 +13,42 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from typing import Protocol
 
-from redis_kvpoll.agent import messages
-from redis_kvpoll.agent.life import IS_OVER, Life
+from redis_kvpoll.agent.life import HAS_LENGTH, HAS_REASON, HAS_STATUS, IS_NEW, IS_OVER, Life
+from redis_kvpoll.agent.merge import FAILED
+from redis_kvpoll.agent.messages import CHANGE, OVER_ALONE, STATUS_ALONE, encode_change, encode_life
 from redis_kvpoll.agent.outbox import MAX_ENDED_LIVES
 
 logger = logging.getLogger("redis_kvpoll")
 
 
-def _refuse(kind: int, payload: bytes) -> bool:
-    return False
+class MessageChannel(Protocol):
+    """What messages are sent by."""
+
+    def send(self, kind: int, payload: bytes) -> bool:
+        """Send a message; return False if it cannot be sent now."""
+
+
+class NoChannel:
+    """The channel before there is one."""
+
+    def send(self, kind: int, payload: bytes) -> bool:
+        return False
 
 
 class ChangeSender:
-    """Sends the changes of lives. ``send`` sends a message, and returns False if it cannot be sent now.
+    """Sends the changes of lives. The channel may be replaced while there is no connection."""
 
-    It may be replaced while there is no connection.
-    """
-
-    def __init__(self, send: Callable[[int, bytes], bool] = _refuse) -> None:
-        self.send = send
+    def __init__(self) -> None:
+        self.channel: MessageChannel = NoChannel()
         self.is_online = False
         self.sent = 0
         """How many changes were sent on this connection."""
         self.dropped = 0
         """How many lives never reached the table."""
         self.withheld: list[int] = []
-        """Rooms whose changes stay here for now: each as often as it is withheld."""
+        """Rooms whose failures stay here for now, and what follows them: each as often as it is withheld."""
         self._is_open = False
         """Whether a change can be sent at once: nothing waits for the channel."""
         self._is_closed = False
@@ -51,8 +59,8 @@ class ChangeSender:
         deleted there."""
         self._unsent: OrderedDict[int, Life] = OrderedDict()
         """Those with something to send, in the order in which they changed."""
-        self._kept_back: dict[int, dict[int, Life]] = {}
-        """By room that is withheld: the same."""
+        self.kept_back: dict[int, dict[int, Life]] = {}
+        """By room whose changes are kept back: the same."""
         self._others: deque[tuple[int, bytes]] = deque()
         """Messages that are no changes, to be sent before what waits."""
         self._forgotten = 0
@@ -63,7 +71,7 @@ class ChangeSender:
 
     def __len__(self) -> int:
         """Return how many lives have something unsent."""
-        return len(self._unsent) + sum(map(len, self._kept_back.values()))
+        return len(self._unsent) + sum(map(len, self.kept_back.values()))
 
     @property
     def is_behind(self) -> bool:
@@ -74,10 +82,10 @@ class ChangeSender:
     # Changes of lives
 
     def begin(self, life: Life) -> None:
-        """Tell that the table is to have a life from now on."""
+        """Tell that the table is to have a life, with its status, from now on."""
         if not self._is_closed:
             self._lives[life.number] = life
-        self.tell(life, life.parts())
+        self.tell(life, IS_NEW | HAS_STATUS | HAS_REASON if life.reason else IS_NEW | HAS_STATUS)
 
     def end(self, life: Life) -> None:
         """Tell that a life is over."""
@@ -89,36 +97,37 @@ class ChangeSender:
                 self._drop_oldest()
 
     def tell(self, life: Life, changed: int) -> None:
-        """Send what has changed of a life, as parts of it, or keep it until it can be sent."""
-        life.unsent |= changed
-        if not self._is_open or (self.withheld and life.room in self.withheld):
+        """Send what has changed of a life, as parts of it, or keep it until it can be sent. A new length goes along."""
+        length = life.length
+        life.unsent |= changed if length == life.told_length else changed | HAS_LENGTH
+        if not self._is_open or (life.room in self.withheld and (life.status == FAILED or life.room in self.kept_back)):
             self._keep(life)
             return
         try:
-            payload = messages.encode_change(life)
+            if life.unsent == HAS_STATUS:  # most are, and each call costs SGLang's thread
+                payload = life.head + STATUS_ALONE[life.status]
+            elif life.unsent == IS_OVER:
+                payload = life.head + OVER_ALONE
+            else:
+                payload = encode_change(life)
         except Exception:
             logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", life.room)
             self._lives.pop(life.number, None)
         else:
-            if not self.send(messages.CHANGE, payload):
+            if not self.channel.send(CHANGE, payload):
                 self._is_open = False  # what changes now waits, too
                 self._keep(life)
                 return
             self.sent += 1
-        life.unsent = 0
+        life.unsent, life.told_length = 0, length
         if self._unsent:
             self._unsent.pop(life.number, None)
 
-    def tell_later(self, life: Life, changed: int) -> None:
-        """Send what has changed of a life with its next change, or with the next tick."""
-        life.unsent |= changed
-        self._keep(life)
-
     def release(self, room: int) -> None:
-        """Send what a room has changed while it was withheld, unless it is withheld still."""
+        """Send what was kept back while a room was withheld, unless it is withheld still."""
         self.withheld.remove(room)
         if room not in self.withheld:
-            kept = self._kept_back.pop(room, {})
+            kept = self.kept_back.pop(room, {})
             for number in sorted(kept):  # one that had waited for the channel before came behind a later one
                 self.tell(kept[number], 0)
             if self._last is not None:
@@ -128,14 +137,14 @@ class ChangeSender:
 
     def post(self, kind: int, payload: bytes) -> None:
         """Send a message that is no change, now or before all that waits. It is dropped without a connection."""
-        if self.is_online and not (self._is_open and self.send(kind, payload)):
+        if self.is_online and not (self._is_open and self.channel.send(kind, payload)):
             self._is_open = False
             self._others.append((kind, payload))
 
     def post_life(self, kind: int, room: int, number: int, flag: bool = False, moment: float = 0.0) -> None:
         """Post a message that names one life. A room that cannot be written is logged, and not raised."""
         try:
-            payload = messages.encode_life(room, number, flag, moment)
+            payload = encode_life(room, number, flag, moment)
         except Exception:
             logger.exception("redis_kvpoll: a change of room %r cannot be told to the table", room)
         else:
@@ -154,14 +163,14 @@ class ChangeSender:
             return
         self._is_open = False
         while self._others:
-            if not self.send(*self._others[0]):
+            if not self.channel.send(*self._others[0]):
                 return
             self._others.popleft()
         self._is_open = True
         while self._unsent and self._is_open:
             self.tell(next(iter(self._unsent.values())), 0)
         if self._is_open and self._last is not None and not self._is_last_sent and not len(self):
-            self._is_last_sent = self.send(*self._last)
+            self._is_last_sent = self.channel.send(*self._last)
 
     def connected(self) -> None:
         """Tell everything once more, to a session that knows nothing."""
@@ -171,7 +180,7 @@ class ChangeSender:
         self._forgotten = 0
         for life in self._lives.values():
             life.unsent = life.parts()
-        self._kept_back.clear()
+        self.kept_back.clear()
         self._unsent = OrderedDict(self._lives)
         self.is_online = True
 
@@ -183,7 +192,7 @@ class ChangeSender:
         """Drop everything, also from now on, because there is no session any more."""
         self.disconnected()
         self._is_closed = True
-        for lives in (self._lives, self._ended, self._unsent, self._kept_back):
+        for lives in (self._lives, self._ended, self._unsent, self.kept_back):
             lives.clear()
 
     # What the session says
@@ -209,7 +218,7 @@ class ChangeSender:
             return
         if life.room in self.withheld:
             self._unsent.pop(life.number, None)
-            self._kept_back.setdefault(life.room, {})[life.number] = life
+            self.kept_back.setdefault(life.room, {})[life.number] = life
         else:
             self._unsent.setdefault(life.number, life)
 
@@ -219,8 +228,8 @@ class ChangeSender:
         self._lives.pop(number, None)
         if life.unsent:
             self._unsent.pop(number, None)
-            if life.room in self._kept_back:
-                self._kept_back[life.room].pop(number, None)
+            if life.room in self.kept_back:
+                self.kept_back[life.room].pop(number, None)
             self.dropped += 1
         else:
             self._forgotten += 1

@@ -57,7 +57,8 @@ def around_sender(original: Callable[..., Any], sender: Any, *args: Any, **kwarg
         duplicates.make_apart(original, sender, args, kwargs)
         duplicates.refuse(sender, room)
     else:
-        registry.claim_during(room, _request_for(room), original, sender, *args, **kwargs)
+        admitted, request = _admission.request
+        registry.claim_during(room, request if admitted == room else "", original, sender, *args, **kwargs)
         sender.kvpoll_life = life = registry.lives.get(room)
         if registry.awaits_claims and life is not None:
             registry.unclaimed.watch(sender, life)
@@ -70,7 +71,8 @@ def around_receiver(original: Callable[..., Any], receiver: Any, *args: Any, **k
     if registry is None or not isinstance(room, int):
         original(receiver, *args, **kwargs)
     elif room not in registry.lives:
-        registry.claim_during(room, _request_for(room), original, receiver, *args, **kwargs)
+        admitted, request = _admission.request
+        registry.claim_during(room, request if admitted == room else "", original, receiver, *args, **kwargs)
         receiver.kvpoll_life = registry.lives.get(room)
         if (failures := getattr(receiver.kv_mgr, "kvpoll_failures", None)) is not None:
             failures.add(receiver)
@@ -97,16 +99,11 @@ def _tracker_kept(manager: Any, address: Any, room: int) -> Iterator[None]:
         tracked[address].discard(room)
 
 
-def _request_for(room: int) -> str:
-    admitted, request = _admission.request
-    return request if admitted == room else ""
-
-
 def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs: Any) -> Any:
     """A step of a sender or receiver is about the life that it has opened: SGLang clears, aborts and inits by room."""
     life = getattr(handle, "kvpoll_life", None)
-    registry = _registry(handle.kv_mgr) if life is not None else None
-    if registry is None:
+    registry = getattr(handle.kv_mgr.request_status, "registry", None)
+    if life is None or registry is None:
         return original(handle, *args, **kwargs)
     return registry.scopes.run(life, original, handle, *args, **kwargs)
 

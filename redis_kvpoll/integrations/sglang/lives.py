@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 from redis_kvpoll.agent.life import Life
 
 
 class RoomLives(dict[int, Life]):
     """By room: its current life. A dict, since each step of SGLang's looks a life up."""
 
-    __slots__ = ("_last_number",)
+    __slots__ = ("numbers",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._last_number = 0
-
-    def begin(self, room: int) -> Life:
-        """Begin the next life of a room."""
-        self._last_number += 1
-        self[room] = life = Life(room, self._last_number)
-        return life
+        self.numbers = itertools.count(1)
+        """Of the lives that are to come."""
 
     def number(self, room: int) -> int | None:
         """Return the number of a room's current life; None if the room is not open."""

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol, Self
 
-from redis_kvpoll.agent.merge import FAILED
+from redis_kvpoll.agent.client.sender import ChangeSender
+from redis_kvpoll.agent.life import HAS_STATUS, Life
+from redis_kvpoll.agent.merge import CREATING, FAILED
+from redis_kvpoll.integrations.sglang.changes import Changes, change
+from redis_kvpoll.integrations.sglang.lives import RoomLives
+from redis_kvpoll.integrations.sglang.scope import Scopes
+from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
 from redis_kvpoll.model import KVPoll
 
 MISSING: Any = object()
@@ -16,25 +22,34 @@ MISSING: Any = object()
 
 
 class RoomSource(Protocol):
-    """What the maps call: the RoomRegistry."""
+    """What the maps use: the RoomRegistry."""
+
+    changes: Changes
+    scopes: Scopes
+    lives: RoomLives
+    unclaimed: Unclaimed
+    sender: ChangeSender
 
     def last_status(self, room: int) -> int | None: ...
-    def write_status(self, room: int, status: int) -> None: ...
-    def clear(self, room: int, default: Any) -> Any: ...
+    def open(self, room: int, status: int) -> None: ...
+    def set_status(self, life: Life, status: int) -> None: ...
+    def fail(self, life: Life, before: int) -> None: ...
+    def clear(self, room: int) -> int | None: ...
+    def to_clear(self, room: int) -> int | None: ...
     def record_reason(self, room: int, reason: str) -> None: ...
     def await_reason(self, room: int) -> None: ...
-    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any: ...
-    def record_length(self, room: int, length: int) -> None: ...
+    def note_length(self, room: int) -> None: ...
 
 
 class RegistryMap(dict[int, Any]):
-    """A dict whose changes go through the registry, also those by methods that a dict implements in C."""
+    """A dict whose changes go through its own methods, also those by methods that a dict implements in C."""
 
-    __slots__ = ("registry",)
+    __slots__ = ("changes", "registry")
 
     def __init__(self, registry: RoomSource) -> None:
         super().__init__()
         self.registry = registry
+        self.changes = registry.changes
 
     def __delitem__(self, room: int) -> None:
         self.pop(room, MISSING)
@@ -60,7 +75,7 @@ class StatusMap(RegistryMap):
     """Replaces ``request_status``: the status of each room, as this process's rank has it.
 
     ``in``, ``get`` and ``[]`` are the dict's. Only ``[]`` of an absent room differs: a KeyError would end a thread of
-    SGLang's, or the scheduler. Writes merge as in SGLang's ``update_status``: see RoomRegistry.write_status.
+    SGLang's, or the scheduler.
     """
 
     __slots__ = ()
@@ -75,13 +90,46 @@ class StatusMap(RegistryMap):
         status = self.registry.last_status(room)
         return FAILED if status is None else status
 
+    @change
     def __setitem__(self, room: int, status: Any) -> None:
-        self.registry.write_status(room, status)
+        """Write a status that SGLang has decided on.
+
+        In the scope of the room, it merges into the life that the scope is about, or opens the room if that was absent
+        from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
+        scope, where SGLang writes nothing today, it is a dict's assignment.
+        """
+        registry = self.registry
+        scope, life = registry.scopes.current, registry.lives.get(room)
+        if scope is None or scope[0] != room:
+            registry.open(room, status) if life is None else registry.set_status(life, status)
+        elif life is None:
+            if scope[1] is None and status in CREATING:
+                registry.open(room, status)
+        elif scope[1] is life or scope[1] is None:
+            before = dict.__getitem__(self, room)
+            if status == FAILED:
+                registry.fail(life, before)
+            elif before != FAILED and status > before:  # as merge and set_status: SGLang makes several a request
+                self.store(room, status)
+                if life.status is not None:
+                    life.status = status
+                    registry.sender.tell(life, HAS_STATUS)
+            if life.status is None and status in CREATING:
+                registry.unclaimed.asked(room)
 
     def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.registry.clear(room, default)
+        """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
+        registry = self.registry
+        status = self.changes.make(registry.clear, registry.to_clear, room)
+        if status is not None:
+            return status
+        if default is not MISSING:
+            return default
+        if registry.scopes.is_late(room) and room in self:
+            return self[room]  # it stays, but is no KeyError: SGLang may just have found it by ``in``
+        raise KeyError(room)
 
-    # Called by the registry, once it has decided. These are the dict's own, as a method of ours would only call them.
+    # Called once a change is decided. These are the dict's own, as a method of ours would only call them.
 
     store = dict.__setitem__
     remove: Any = dict.pop
@@ -145,7 +193,7 @@ class ConsensusMap(StatusMap):
         return status
 
     def pop(self, room: int, default: Any = None) -> Any:
-        return self.registry.clear(room, default)
+        return super().pop(room, default)
 
     def close(self) -> None:
         """Close SGLang's own store, which SGLang no longer holds."""
@@ -163,16 +211,28 @@ class FailureRecords(RegistryMap):
     def pop(self, room: int, default: Any = MISSING) -> Any:
         """Return and drop the reason. SGLang pops it after clearing the room, so this waits for another rank's."""
         self.registry.await_reason(room)
-        return self.registry.pop(self, room, default)
+        found = self.changes.make(dict.pop, dict.get, self, room, default)
+        if found is MISSING:
+            raise KeyError(room)
+        return found
 
 
 class PrefixLengths(RegistryMap):
-    """Replaces ``req_to_decode_prefix_len``."""
+    """Replaces ``req_to_decode_prefix_len``: how much of a room's prefix the decode side has.
+
+    A length goes into the table with the room's next change: SGLang records it just before it writes the status of the
+    same message. It needs no lock then.
+    """
 
     __slots__ = ()
 
     def __setitem__(self, room: int, length: int) -> None:
-        self.registry.record_length(room, length)
+        dict.__setitem__(self, room, length)
+        life = self.registry.lives.get(room)
+        if life is None:
+            self.registry.note_length(room)
+        else:
+            life.length = length
 
-    def pop(self, room: int, default: Any = MISSING) -> Any:
-        return self.registry.pop(self, room, default)
+    pop: Any = dict.pop
+    """The table keeps a length until the room is cleared."""

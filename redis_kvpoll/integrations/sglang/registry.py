@@ -15,14 +15,14 @@ from functools import partial
 from typing import Any
 
 from redis_kvpoll.agent.client.sender import ChangeSender
-from redis_kvpoll.agent.life import HAS_LENGTH, HAS_REASON, HAS_STATUS, Life
-from redis_kvpoll.agent.merge import CREATING, FAILED, SUCCESS
+from redis_kvpoll.agent.life import HAS_REASON, HAS_STATUS, Life
+from redis_kvpoll.agent.merge import FAILED, SUCCESS
 from redis_kvpoll.agent.tombstones import Tombstones
 from redis_kvpoll.integrations.sglang.changes import Changes, change
 from redis_kvpoll.integrations.sglang.lives import RoomLives
-from redis_kvpoll.integrations.sglang.maps import MISSING, FailureRecords, PrefixLengths, StatusMap
+from redis_kvpoll.integrations.sglang.maps import FailureRecords, PrefixLengths, StatusMap
 from redis_kvpoll.integrations.sglang.reason_wait import ReasonWait
-from redis_kvpoll.integrations.sglang.scope import Absent, Scopes
+from redis_kvpoll.integrations.sglang.scope import Scopes
 from redis_kvpoll.integrations.sglang.unclaimed import Unclaimed
 
 GENERIC_REASON = "Aborted by AbortReq."
@@ -33,16 +33,16 @@ class RoomRegistry:
     """The rooms of one process. ``clock`` gives seconds, and ``sender`` tells their changes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.statuses = StatusMap(self)
-        self.reasons = FailureRecords(self)
-        self.lengths = PrefixLengths(self)
-        self.update_status: Callable[[int, int], Any] = self.write_status
-        """SGLang's own, once it is scoped."""
         self._clock = clock
         self.lives = RoomLives()
         self.scopes = Scopes(self.lives)
         self.changes = Changes(self.scopes)
         self.change = self.changes.do
+        self.statuses = StatusMap(self)
+        self.reasons = FailureRecords(self)
+        self.lengths = PrefixLengths(self)
+        self.update_status: Callable[[int, int], Any] = self.statuses.__setitem__
+        """SGLang's own, once it is scoped."""
         self.sender = ChangeSender()
         self.waiting = ReasonWait(self.changes, clock)
         self._tombstones: Tombstones[int | None] = Tombstones(clock)
@@ -67,70 +67,47 @@ class RoomRegistry:
             status: int | None = dict.get(self.statuses, room, self._tombstones.get(room))
             return status
 
-    @change
-    def write_status(self, room: int, status: int) -> None:
-        """Write a status that SGLang has decided on.
+    # Parts of a change that a map has decided on
 
-        In the scope of the room, it merges into the life that the scope is about, or opens the room if that was absent
-        from the beginning and the status is one that opens. Every other write is late and does nothing. Outside a
-        scope, where SGLang writes nothing today, it is a dict's assignment.
-        """
-        scope, life = self.scopes.current, self.lives.get(room)
-        if scope is None or scope.room != room:
-            self._open(room, status) if life is None else self._set(life, status)
-        elif life is None:
-            if type(scope) is Absent and status in CREATING:
-                self._open(room, status)
-        elif scope is life or type(scope) is Absent:
-            before = dict.__getitem__(self.statuses, room)
-            if status == FAILED:
-                self._fail(life, before)
-            elif before != FAILED and status > before:  # as merge, without a call: SGLang makes several a request
-                self._set(life, status)
-            if room in self.unclaimed.rooms and status in CREATING:
-                self.unclaimed.asked(room)
-
-    def _fail(self, life: Life, before: int) -> None:
+    def fail(self, life: Life, before: int) -> None:
+        """Fail a life, because SGLang does, perhaps for a failure in a table; ``before``: its status."""
         failure = self.scopes.failure
         if failure is None or failure.life is not life:
-            self._set(life, FAILED)
+            self.set_status(life, FAILED)
         elif before != SUCCESS:  # what the life was for is done: a table's failure does not undo it
-            self._set(life, FAILED, failure.publish)
+            self.set_status(life, FAILED, failure.publish)
 
-    def _set(self, life: Life, status: int, publish: bool = True) -> None:
+    def set_status(self, life: Life, status: int, publish: bool = True) -> None:
+        """Set the status of a life."""
         room = life.room
         if status == dict.__getitem__(self.statuses, room):
             return
         self.statuses.store(room, status)
-        if publish and room not in self.unclaimed.rooms:
+        if publish and life.status is not None:
             changed, life.status = HAS_STATUS, status
             if status == FAILED and (reason := dict.get(self.reasons, room)):
                 changed, life.reason = HAS_STATUS | HAS_REASON, reason
             self.sender.tell(life, changed)
 
-    def clear(self, room: int, default: Any) -> Any:
-        """Clear a room and return its last status; ``default``, or a KeyError, if there is no such room."""
-        status = self.changes.make(self._clear, self._to_clear, room)
-        if status is None and default is MISSING and self.scopes.is_late(room):
-            status = self.statuses.get(room)  # it stays, but is no KeyError: SGLang may just have found it by ``in``
-        if status is None and default is MISSING:
-            raise KeyError(room)
-        return default if status is None else status
-
-    def _clear(self, room: int) -> int | None:
-        life = None if self.scopes.is_late(room) else self.lives.pop(room, None)
-        if life is None:
+    def clear(self, room: int) -> int | None:
+        """Clear a room and return its last status; None if it is not open, or this thread acts on a former life."""
+        scope, life = self.scopes.current, self.lives.get(room)
+        if life is None or not (scope is None or scope[0] != room or scope[1] is None or scope[1] is life):
             return None
+        del self.lives[room]
         status: int = self.statuses.remove(room)
         dict.pop(self.lengths, room, None)
         if self.unclaimed.rooms.pop(room, None) is None:
+            self.unclaimed.senders.pop(life.number, None)
             self.sender.end(life)
         else:
             self.on_hold(room, life.number, True, self._clock())
-        self._add_tombstone(room, status)
+        if forgotten := self._tombstones.add(room, status):
+            self._forget(forgotten)
         return status
 
-    def _to_clear(self, room: int) -> int | None:
+    def to_clear(self, room: int) -> int | None:
+        """Return what ``clear`` would."""
         return None if self.scopes.is_late(room) else self.statuses.get(room)
 
     def claim_during(self, room: int, request: str, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
@@ -158,11 +135,12 @@ class RoomRegistry:
             is_left = self.lives.get(room) is life and room not in self.unclaimed.rooms
             if is_left and dict.__getitem__(self.statuses, room) == FAILED:
                 self.sender.end(life)
-                self._await_claim(self.lives.begin(room))
+                self.lives[room] = next_life = Life(room, next(self.lives.numbers))
+                self._await_claim(next_life)
 
-    def _open(self, room: int, status: int) -> None:
-        life = self.lives.begin(room)
-        self._tombstones.discard(room)
+    def open(self, room: int, status: int) -> None:
+        """Begin the next life of a room."""
+        self.lives[room] = life = Life(room, next(self.lives.numbers))
         dict.pop(self.reasons, room, None)  # the last life's: this one's reason is recorded after its opening
         self.statuses.store(room, status)
         claim = self.scopes.claim
@@ -194,7 +172,7 @@ class RoomRegistry:
         dict.__setitem__(self.reasons, room, reason)
         life = self.lives.get(room)
         if life is None:
-            self._add_tombstone(room, None)
+            self._remember(room)
         elif dict.__getitem__(self.statuses, room) == FAILED and room not in self.unclaimed.rooms:
             life.reason = reason
             self.sender.tell(life, HAS_REASON)
@@ -202,40 +180,22 @@ class RoomRegistry:
 
     def await_reason(self, room: int) -> None:
         """Return once there is a reason, or none is to come: wait a moment for another rank's."""
-        if room not in self.reasons and self.waiting.longest and room in self._tombstones:
+        if room not in self.reasons and self.waiting.longest and room not in self.lives and room in self._tombstones:
             self.waiting.wait(room, self.reasons)
 
-    @change
-    def record_length(self, room: int, length: int) -> None:
-        """Record how much of a room's prefix the decode side has. It goes into the table with the next change.
-
-        SGLang records it just before it writes the status of the same message: together they are one for the agent.
-        """
-        dict.__setitem__(self.lengths, room, length)
-        life = self.lives.get(room)
-        if life is None:
-            self._add_tombstone(room, None)
-        elif room not in self.unclaimed.rooms:
-            life.length = length
-            self.sender.tell_later(life, HAS_LENGTH)
-
-    def pop(self, records: dict[int, Any], room: int, default: Any) -> Any:
-        """Return a reason or a length, and forget it here; the table keeps it until the room is cleared."""
-        found = default
-        if room in records or self.changes.is_changing:  # SGLang pops each length once more when it clears the room
-            found = self.changes.make(dict.pop, dict.get, records, room, default)
-        if found is MISSING:
-            raise KeyError(room)
-        return found
-
     def withhold_during(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
-        """Make a call, and keep a room's changes from the table until it has returned."""
+        """Make a call, and keep a failure of a room, and what follows it, from the table until it has returned."""
+        withheld, kept_back = self.sender.withheld, self.sender.kept_back
         with self.changes.lock:
-            self.sender.withheld.append(room)
+            withheld.append(room)
         try:
             return call(*arguments, **words)
         finally:
-            self._release(room)
+            with self.changes.lock:
+                if room in kept_back or self.changes.is_changing:
+                    self._release(room)
+                else:  # as that, without calls: most transfers do not fail
+                    withheld.remove(room)
 
     @change
     def _release(self, room: int) -> None:
@@ -260,7 +220,7 @@ class RoomRegistry:
     def end_unclaimed(self, room: int, age: float = 0.0) -> bool:
         """Clear one of these rooms, unless a sender has come, or decode has asked anew."""
         is_old = partial(self.unclaimed.is_old, room, age)
-        return self.changes.make(lambda: is_old() and self._clear(room) is not None, is_old)
+        return self.changes.make(lambda: is_old() and self.clear(room) is not None, is_old)
 
     def fail_from_table(self, room: int, number: int, reason: str, publish: bool) -> None:
         """Fail a life that has failed in the table, by SGLang's own update_status: more may hang on it.
@@ -286,11 +246,19 @@ class RoomRegistry:
             dict.__setitem__(self.reasons, room, reason)
             self.waiting.recorded()
 
-    def _add_tombstone(self, room: int, status: int | None) -> None:
-        """Let the records of a room that is not open expire. Without a status, it is not known to have been open."""
-        if status is None and room in self._tombstones:
-            return
-        for forgotten in self._tombstones.add(room, status):
+    @change
+    def note_length(self, room: int) -> None:
+        """Let a length expire that was recorded for a room that is not open."""
+        if room not in self.lives:
+            self._remember(room)
+
+    def _remember(self, room: int) -> None:
+        """Let the records of a room expire that is not open."""
+        if room not in self._tombstones:
+            self._forget(self._tombstones.add(room, None))
+
+    def _forget(self, rooms: list[int]) -> None:
+        for forgotten in rooms:
             if forgotten not in self.lives:
                 dict.pop(self.reasons, forgotten, None)
                 dict.pop(self.lengths, forgotten, None)

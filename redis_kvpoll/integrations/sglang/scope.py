@@ -4,7 +4,6 @@ SGLang reads a status, decides, and writes the next one, in separate steps that 
 such steps: it begins with the life that the room has at that moment, and a write inside it applies to that life only.
 So the maps do not depend on how SGLang reads, and nothing is left in a thread's memory after the steps.
 
-The scope of a life is the life itself: each change begins one, and that must cost nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +16,10 @@ from redis_kvpoll.agent.life import Life
 from redis_kvpoll.agent.merge import FAILED
 from redis_kvpoll.integrations.sglang.lives import RoomLives
 
-
-class Absent:
-    """The scope of a room that was absent when the steps began. They may open it."""
-
-    __slots__ = ("room",)
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-
-class Apart(Absent):
-    """The scope of steps that change nothing, whatever the room is."""
-
-    __slots__ = ()
+Scope = tuple[int, Life | None]
+"""A room, and the life that it had when the steps began. None: it was absent, and they may open it."""
+_NO_LIFE = Life(0, 0)
+"""A life that no room has: of steps that change nothing, whatever the room is."""
 
 
 class TableFailure(NamedTuple):
@@ -44,7 +33,7 @@ class TableFailure(NamedTuple):
 class Scopes(threading.local):
     """Of each thread, its innermost scope. ``lives`` has the current life of each room."""
 
-    current: Life | Absent | None = None
+    current: Scope | None = None
     claim: tuple[int, str] | None = None
     """For which room this thread makes the sender or receiver, and for which request of SGLang's; empty if that is not
     known."""
@@ -61,9 +50,9 @@ class Scopes(threading.local):
 
         def scoped_update_status(bootstrap_room: int, status: int) -> Any:
             outer = threads.current
-            if outer is not None and outer.room == bootstrap_room:
+            if outer is not None and outer[0] == bootstrap_room:
                 return update_status(bootstrap_room, status)
-            threads.current = lives.get(bootstrap_room) or Absent(bootstrap_room)
+            threads.current = bootstrap_room, lives.get(bootstrap_room)
             try:
                 return update_status(bootstrap_room, status)
             finally:
@@ -71,9 +60,9 @@ class Scopes(threading.local):
 
         return scoped_update_status
 
-    def run(self, scope: Life | Absent, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
-        """Make a call whose steps on the scope's room act in it."""
-        outer, self.current = self.current, scope
+    def run(self, life: Life, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call whose steps on a life's room act on that life."""
+        outer, self.current = self.current, (life.room, life)
         try:
             return call(*arguments, **words)
         finally:
@@ -81,7 +70,11 @@ class Scopes(threading.local):
 
     def run_apart(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
         """Make a call whose steps on a room change nothing."""
-        return self.run(Apart(room), call, *arguments, **words)
+        outer, self.current = self.current, (room, _NO_LIFE)
+        try:
+            return call(*arguments, **words)
+        finally:
+            self.current = outer
 
     def fail(self, life: Life, publish: bool, update_status: Callable[..., Any]) -> None:
         """Fail a life by SGLang's ``update_status``, because of a failure in a table."""
@@ -93,10 +86,7 @@ class Scopes(threading.local):
 
     def is_late(self, room: int) -> bool:
         """Return whether this thread acts on a former life of a room, or must change nothing there."""
-        scope = self.current
-        return (
-            scope is not None
-            and scope.room == room
-            and type(scope) is not Absent
-            and scope is not self._lives.get(room)
-        )
+        if self.current is None or self.current[0] != room:
+            return False
+        _, life = self.current
+        return life is not None and life is not self._lives.get(room)

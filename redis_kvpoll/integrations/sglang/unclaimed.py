@@ -19,8 +19,8 @@ class Unclaimed:
         """By room: since when it has had no sender, and when decode last asked for it."""
         self._lives = lives
         self._clock = clock
-        self._senders: dict[int, weakref.ref[Any]] = {}
-        """By number of a life: its sender, as long as that is there."""
+        self.senders: dict[int, weakref.ref[Any]] = {}
+        """By number of a life that is not over: its sender, as long as that is there."""
         self.dropped: deque[Life] = deque()
         """Each life whose sender is gone. To look whether there is one; ``take_dropped`` takes them."""
 
@@ -43,11 +43,11 @@ class Unclaimed:
         """Take note of it when the sender of a life is gone, and the life is not over."""
 
         def note_gone(_: object) -> None:  # in any line of any thread, with any lock: it takes none
-            self._senders.pop(life.number, None)
+            self.senders.pop(life.number, None)
             if self._lives.get(life.room) is life:
                 self.dropped.append(life)
 
-        self._senders[life.number] = weakref.ref(sender, note_gone)  # weakref.finalize takes five times as long
+        self.senders[life.number] = weakref.ref(sender, note_gone)  # weakref.finalize takes five times as long
 
     def take_dropped(self) -> Iterator[Life]:
         """Return each life that was noted since the last call."""

@@ -22,13 +22,16 @@ def around_conclude(original: Callable[..., Any], manager: Any, *args: Any, **kw
     if registry is None or room is None:
         return original(manager, *args, **kwargs)
 
+    failed = getattr(manager, "kvpoll_failed_by_table", None)
+    if failed is None:
+        return registry.withhold_during(room, original, manager, *args, **kwargs)
+
     def tell(is_hidden: bool) -> Any:
         if is_hidden and "targets" in inspect.signature(original).parameters:
             kwargs["targets"] = []  # decode hears of it from the rank that has failed, or by its own rules
         return registry.withhold_during(room, original, manager, *args, **kwargs)
 
-    failed = getattr(manager, "kvpoll_failed_by_table", None)
-    return tell(False) if failed is None else failed.conclude(room, kwargs.get("status"), tell)
+    return failed.conclude(room, kwargs.get("status"), tell)
 
 
 def around_update(registry: Any, update_status: Callable[..., Any]) -> Callable[..., Any]:
