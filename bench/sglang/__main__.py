@@ -61,7 +61,11 @@ def _sections(ground: Ground, sizes: Sizes) -> list[Section]:
         namespace = f"{environment['KVPOLL_NAMESPACE']}-prefill"
         sections.append(calls.publishing(ground, worker, namespace, sizes.published))
     progress("a scheduler's loop beside requests")
-    with processes.started(context, processes.SCHEDULER, [{"environment": _environment(ground, "loop")}]) as (worker,):
+    loop: list[processes.Job] = [{"environment": _environment(ground, "loop")}]
+    with (
+        processes.started(context, processes.SCHEDULER, loop) as (worker,),
+        processes.on_its_own_cpu(worker, ground.server),
+    ):
         sections += rounds.measure(worker, *sizes.loops)
     progress(f"{RANKS} ranks in {RANKS} processes: starting them")
     ports, environment = free_ports(2), _environment(ground, "many")

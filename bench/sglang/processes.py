@@ -44,6 +44,7 @@ class WorkerProcess:
     """A process, from its parent's side."""
 
     pipe: Connection[Any, Any]
+    pid: int
 
     def send(self, name: str, *arguments: Any) -> Self:
         """Send a command without waiting for the answer."""
@@ -106,6 +107,33 @@ def agent_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@contextlib.contextmanager
+def on_its_own_cpu(worker: WorkerProcess, server: int | None) -> Iterator[None]:
+    """Keep a process on one CPU, and its agent and the server on the others, as far as there are others.
+
+    A host with GPUs has tens of CPUs. On two, the kernel has agent and server run on SGLang's while that sleeps, and
+    then SGLang finds the caches cold: that is no work of its process.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(cpus) < 2:
+        yield
+        return
+    others = [pid for pid, _ in _agents()] + ([] if server is None else [server])
+    _keep_on(cpus[:1], worker.pid)
+    _keep_on(cpus[1:], *others)
+    try:
+        yield
+    finally:
+        _keep_on(cpus, worker.pid, *others)
+
+
+def _keep_on(cpus: list[int], *pids: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cpus)
+
+
 def _agents() -> Iterator[tuple[int, Path]]:
     """Yield the process ids of this run's agents, and the log of each; some have ended."""
     for log in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.log"):
@@ -134,9 +162,9 @@ def started(context: ForkServerContext, module: str, jobs: list[Job]) -> Iterato
     try:
         for job in jobs:
             ours, theirs = context.Pipe()
-            workers.append(WorkerProcess(ours))
             processes.append(context.Process(target=_work, args=(module, job, theirs), daemon=True))
             processes[-1].start()
+            workers.append(WorkerProcess(ours, processes[-1].pid or 0))
             theirs.close()
         for worker in workers:
             worker.receive(IMPORT_SECONDS)

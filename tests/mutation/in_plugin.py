@@ -338,9 +338,9 @@ IN_THE_PLUGIN = [
     ),
     (
         "the sender of a cleared room counts as dropped",
-        f"{_PLUGIN}.unclaimed:Unclaimed.watch",
-        "if self._lives.get(life.room) is life:",
-        "if True:",
+        f"{_PLUGIN}.registry:RoomRegistry.clear",
+        "self.unclaimed.senders.pop(life.number, None)",
+        "pass",
         "plugin/test_claims.py::TestDroppedSender::test_sender_of_a_cleared_room_is_not_noted",
     ),
     (

@@ -104,7 +104,7 @@ class ChangeSender:
             self._keep(life)
             return
         try:
-            if life.unsent == HAS_STATUS:  # most are, and each call costs SGLang's thread
+            if life.unsent == HAS_STATUS:  # as encode_change, without a call: SGLang's thread sends several a request
                 payload = life.head + STATUS_ALONE[life.status]
             elif life.unsent == IS_OVER:
                 payload = life.head + OVER_ALONE

@@ -85,7 +85,7 @@ class Changes:
 
 
 def change(method: F) -> F:
-    """Decorate a method of a registry that is a change without a result."""
+    """Decorate a method of a registry, or of its maps, that is a change without a result."""
 
     @wraps(method)
     def made(self: Any, *arguments: Any) -> None:  # as Changes.make, without a call: SGLang makes several a request

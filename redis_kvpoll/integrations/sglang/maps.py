@@ -1,6 +1,7 @@
 """The maps that replace SGLang's dicts.
 
-They are dicts, so that a read is a dict's own look-up. Every change goes through the RoomRegistry, which decides it.
+They are dicts, so that a read is a dict's own look-up. StatusMap decides what a write does to a room; the RoomRegistry
+opens and clears rooms, and has them told to the table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MISSING: Any = object()
 
 
 class RoomSource(Protocol):
-    """What the maps use: the RoomRegistry."""
+    """What the maps use of the RoomRegistry. Those of its methods that change a room are parts of a change."""
 
     changes: Changes
     scopes: Scopes

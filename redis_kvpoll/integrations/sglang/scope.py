@@ -3,7 +3,6 @@
 SGLang reads a status, decides, and writes the next one, in separate steps that differ between releases. A scope covers
 such steps: it begins with the life that the room has at that moment, and a write inside it applies to that life only.
 So the maps do not depend on how SGLang reads, and nothing is left in a thread's memory after the steps.
-
 """
 
 from __future__ import annotations

@@ -40,12 +40,11 @@ class Unclaimed:
         return since
 
     def watch(self, sender: Any, life: Life) -> None:
-        """Take note of it when the sender of a life is gone, and the life is not over."""
+        """Take note of it when the sender of a life is gone. Who ends the life before removes it from ``senders``."""
 
         def note_gone(_: object) -> None:  # in any line of any thread, with any lock: it takes none
             self.senders.pop(life.number, None)
-            if self._lives.get(life.room) is life:
-                self.dropped.append(life)
+            self.dropped.append(life)
 
         self.senders[life.number] = weakref.ref(sender, note_gone)  # weakref.finalize takes five times as long
 
