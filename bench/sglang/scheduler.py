@@ -43,27 +43,28 @@ class Worker(SenderWorker):
         self._turns = _turns_of(WORK_SECONDS)
 
     def rounds(self, how: str, rate: int, seconds: float) -> tuple[float, float]:
-        """Run the loop beside so many requests a second; return its rounds a second, and the other CPU seconds."""
+        """Run the loop beside so many requests a second; return its rounds a second, and the CPU seconds that the
+        requests' steps and the process's other threads take: not the loop's own, which differ by chance."""
         steps = self._steps(how, rate, seconds)
         due = next(steps, None)
-        before, start = time.process_time(), time.monotonic()
-        count, worked = 0, 0.0
+        before, start = time.process_time() - time.thread_time(), time.monotonic()
+        count, stepped = 0, 0.0
         while (now := time.monotonic() - start) < seconds:
+            begun = time.thread_time()
             while due is not None and due[0] <= now:
                 next(due[1], None)
                 due = next(steps, None)
-            begun = time.thread_time()
+            stepped += time.thread_time() - begun
             _work(self._turns)
-            worked += time.thread_time() - begun
             time.sleep(SLEEP_SECONDS)
             count += 1
         taken = time.monotonic() - start
-        cpu = time.process_time() - before - worked
+        beside = time.process_time() - time.thread_time() - before
         while due is not None:
             next(due[1], None)
             due = next(steps, None)
         self._await_all()
-        return count / taken, cpu
+        return count / taken, stepped + beside
 
     def _steps(self, how: str, rate: int, seconds: float) -> Iterator[tuple[float, Iterator[bool]]]:
         """Yield the steps of all requests: when each is due, and the life that it is a step of."""

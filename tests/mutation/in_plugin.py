@@ -136,8 +136,8 @@ IN_THE_PLUGIN = [
     (
         "a receiver clears the next use of its room",
         f"{_PLUGIN}.registry:RoomRegistry.clear",
-        "scope[1] is None or scope[1] is life",
-        "True",
+        "scope[1] not in (None, life)",
+        "False",
         "plugin/test_claims.py::TestLives::test_clear_of_a_former_life_leaves_the_next",
     ),
     (

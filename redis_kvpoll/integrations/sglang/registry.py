@@ -92,7 +92,8 @@ class RoomRegistry:
     def clear(self, room: int) -> int | None:
         """Clear a room and return its last status; None if it is not open, or this thread acts on a former life."""
         scope, life = self.scopes.current, self.lives.get(room)
-        if life is None or not (scope is None or scope[0] != room or scope[1] is None or scope[1] is life):
+        is_late = scope is not None and scope[0] == room and scope[1] not in (None, life)  # as Scopes.is_late
+        if life is None or is_late:
             return None
         del self.lives[room]
         status: int = self.statuses.remove(room)
