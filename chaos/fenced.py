@@ -163,8 +163,7 @@ def comes_back(generation: Generation) -> list[Violation]:
             continue
         absences = generation.absences_in(Span(first.record.began, second.record.ended))
         # A creator that has not seen a clear may undo it when all was lost: docs/guarantees.md.
-        informed = {call.worker for call in of_generation if _saw_end(call) and call.began < second.record.ended}
-        uninformed = _creators(generation.name, of_generation) - informed
+        uninformed = _uninformed([call for call in of_generation if call.began < second.record.ended])
         if not uninformed or all(generation.survives(first.record, absence.fault) for absence in absences):
             found.append(_violation("a generation came back", first, second))
     return found
@@ -272,6 +271,17 @@ def _place(record: CallRecord) -> float:
 def _missed(record: CallRecord) -> bool:
     """Whether a wait found its room absent."""
     return record.name == AWAIT and record.error.startswith("RoomNotFoundError")
+
+
+def _uninformed(of_generation: list[CallRecord]) -> set[int]:
+    """The workers that have seen no end of the generation since they opened it last."""
+    found = set()
+    for call in sorted(of_generation, key=lambda call: call.began):
+        if call.name == "open":
+            found.add(call.worker)
+        elif _saw_end(call):
+            found.discard(call.worker)
+    return found
 
 
 def _saw_end(record: CallRecord) -> bool:

@@ -88,6 +88,15 @@ class TestDataLoss:
         assert broken_rules(OPENED, released(2, 3, worker=1), seen, faults=[fault(10, 11)]) == [AGAIN]
         assert broken_rules(OPENED, released(2, 3), seen, faults=[fault(10, 11, loses="latest")]) == []
 
+    @pytest.mark.parametrize(("reopens", "rules"), [(True, []), (False, [AGAIN])])
+    def test_creator_that_opened_again_knows_no_later_clear(self, reopens, rules):
+        """It had seen an end before. Another creator's restored room let it in once more, until that one cleared it."""
+        shared = [OPENED, opened(1, 1.5, worker=1), released(2, 3)]
+        again = [opened(6, 7)] if reopens else []
+        faults = [fault(4, 4.5, loses="all"), fault(10, 11, loses="all")]
+        calls = *shared, *again, released(8, 9, worker=1), entry(BOOT, 14, 15)
+        assert broken_rules(*calls, faults=faults) == rules
+
     @pytest.mark.parametrize(("at", "rule"), [(11.5, []), (13.5, [AGAIN])])
     def test_creator_may_replay_over_a_clear_until_recovered(self, at, rule):
         """The creator may find the new server only after another worker has cleared the room there."""
