@@ -99,11 +99,10 @@ def own_agents() -> Iterator[None]:
 def agent_seconds() -> float:
     """Return the CPU seconds that this run's agents have taken so far, as far as they run."""
     ticks = 0
-    for pid, log in _agents():
+    for pid, _ in _agents():
         with contextlib.suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if _writes(pid, log):
-                ticks += int(stat[11]) + int(stat[12])  # utime and stime; the first field here is the third one
+            ticks += int(stat[11]) + int(stat[12])  # utime and stime; the first field here is the third one
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -135,15 +134,18 @@ def _keep_on(cpus: list[int], *pids: int) -> None:
 
 
 def _agents() -> Iterator[tuple[int, Path]]:
-    """Yield the process ids of this run's agents, and the log of each; some have ended."""
+    """Yield the process ids of this run's agents that run, and the log of each."""
     for log in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.log"):
-        for pid in re.findall(r"runs as process (\d+)", log.read_text()):
-            yield int(pid), log
+        for pid in map(int, re.findall(r"runs as process (\d+)", log.read_text())):
+            if _writes(pid, log):
+                yield pid, log
 
 
 def _writes(pid: int, log: Path) -> bool:
-    """Whether the process of that id writes this log, and is no later one with the same id."""
-    return Path(f"/proc/{pid}/fd/1").readlink() == log
+    """Whether the process of that id runs and writes this log, and is no later one with the same id."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/fd/1").readlink() == log
+    return False
 
 
 def _end_agent(pid: int, log: Path) -> None:

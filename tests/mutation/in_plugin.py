@@ -134,6 +134,13 @@ IN_THE_PLUGIN = [
         "plugin/test_worker.py::TestFailureFromTable::test_failure_of_a_room_runs_sglangs_update_status",
     ),
     (
+        "a write by a former life's receiver is taken for the present one's",
+        f"{_PLUGIN}.scope:Scopes.is_late",
+        "life is not None and life is not self._lives.get(room)",
+        "False",
+        "plugin/test_claims.py::TestLives::test_update_by_a_former_life_leaves_the_next[0]",
+    ),
+    (
         "a receiver clears the next use of its room",
         f"{_PLUGIN}.registry:RoomRegistry.clear",
         "scope[1] not in (None, life)",

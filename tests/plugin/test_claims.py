@@ -283,7 +283,7 @@ class TestLives:
         life = registry.lives.get(ROOM)
         registry.statuses.pop(ROOM)
         registry.statuses[ROOM] = BOOT
-        return partial(registry.scopes.run, life)
+        return partial(registry.scopes.run, (life.room, life))
 
     def test_clear_of_a_former_life_leaves_the_next(self, registry, former):
         assert former(registry.statuses.pop, ROOM, None) is None

@@ -105,7 +105,7 @@ def around_step(original: Callable[..., Any], handle: Any, *args: Any, **kwargs:
     registry = getattr(handle.kv_mgr.request_status, "registry", None)
     if life is None or registry is None:
         return original(handle, *args, **kwargs)
-    return registry.scopes.run(life, original, handle, *args, **kwargs)
+    return registry.scopes.run((life.room, life), original, handle, *args, **kwargs)
 
 
 def around_receiver_clear(original: Callable[..., Any], receiver: Any, *args: Any, **kwargs: Any) -> Any:

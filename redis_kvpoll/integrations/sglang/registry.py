@@ -174,7 +174,7 @@ class RoomRegistry:
         life = self.lives.get(room)
         if life is None:
             self._remember(room)
-        elif dict.__getitem__(self.statuses, room) == FAILED and room not in self.unclaimed.rooms:
+        elif dict.__getitem__(self.statuses, room) == FAILED and life.status is not None:
             life.reason = reason
             self.sender.tell(life, HAS_REASON)
         self.waiting.recorded()

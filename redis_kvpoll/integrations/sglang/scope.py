@@ -59,9 +59,9 @@ class Scopes(threading.local):
 
         return scoped_update_status
 
-    def run(self, life: Life, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
-        """Make a call whose steps on a life's room act on that life."""
-        outer, self.current = self.current, (life.room, life)
+    def run(self, scope: Scope, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
+        """Make a call whose steps on the scope's room act in it."""
+        outer, self.current = self.current, scope
         try:
             return call(*arguments, **words)
         finally:
@@ -69,17 +69,13 @@ class Scopes(threading.local):
 
     def run_apart(self, room: int, call: Callable[..., Any], /, *arguments: Any, **words: Any) -> Any:
         """Make a call whose steps on a room change nothing."""
-        outer, self.current = self.current, (room, _NO_LIFE)
-        try:
-            return call(*arguments, **words)
-        finally:
-            self.current = outer
+        return self.run((room, _NO_LIFE), call, *arguments, **words)
 
     def fail(self, life: Life, publish: bool, update_status: Callable[..., Any]) -> None:
         """Fail a life by SGLang's ``update_status``, because of a failure in a table."""
         outer, self.failure = self.failure, TableFailure(life, publish)
         try:
-            self.run(life, update_status, life.room, FAILED)
+            self.run((life.room, life), update_status, life.room, FAILED)
         finally:
             self.failure = outer
 
